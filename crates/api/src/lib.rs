@@ -1,0 +1,30 @@
+//! The words FetchML speaks: ids, states, requests, responses, error codes and the messages of the
+//! worker link. Everything here is plain data with `serde` and `utoipa` derives; nothing here does
+//! I/O, reads a clock or draws randomness.
+
+pub mod artifact;
+pub mod error;
+pub mod failure;
+pub mod health;
+pub mod ids;
+pub mod json;
+pub mod key;
+pub mod limits;
+pub mod link;
+pub mod record;
+pub mod snapshot;
+pub mod task;
+pub mod time;
+pub mod validate;
+pub mod worker;
+
+pub use artifact::*;
+pub use error::*;
+pub use failure::*;
+pub use health::*;
+pub use ids::*;
+pub use key::*;
+pub use record::*;
+pub use task::*;
+pub use time::Micros;
+pub use worker::*;

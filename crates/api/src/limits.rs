@@ -1,0 +1,63 @@
+//! Every limit of the wire formats, in one place. Limits of a running part (queues, buffers,
+//! waits) stand in that part's own `limits` module.
+
+/// Largest body of a JSON operation, bytes.
+pub const JSON_BODY_BYTES: usize = 1 << 20;
+/// Deepest nesting of a JSON body.
+pub const JSON_DEPTH: usize = 32;
+/// Longest `job_name`, code points.
+pub const JOB_NAME_CHARS: usize = 64;
+/// Longest `entrypoint` or `args`, code points.
+pub const COMMAND_CHARS: usize = 32_768;
+/// Most entries in `metadata`.
+pub const METADATA_ENTRIES: usize = 64;
+/// Longest `metadata` key, code points.
+pub const METADATA_KEY_CHARS: usize = 128;
+/// Longest `metadata` value, code points.
+pub const METADATA_VALUE_CHARS: usize = 4_096;
+/// Most entries in `env`.
+pub const ENV_ENTRIES: usize = 256;
+/// Longest `env` name, code points.
+pub const ENV_NAME_CHARS: usize = 256;
+/// Longest `env` value, code points.
+pub const ENV_VALUE_CHARS: usize = 32_768;
+/// Most cores one node of a task may ask for.
+pub const CPU_MAX: i64 = 4_096;
+/// Most memory one node of a task may ask for, GiB.
+pub const MEMORY_GB_MAX: i64 = 65_536;
+/// Most GPUs one node of a task may ask for.
+pub const GPU_MAX: i64 = 64;
+/// Longest `gpu_type`, code points.
+pub const GPU_TYPE_CHARS: usize = 64;
+/// Most retries a task may ask for.
+pub const MAX_RETRIES_MAX: i64 = 10;
+/// Longest `time_limit_s`: 365 days, seconds.
+pub const TIME_LIMIT_S_MAX: i64 = 365 * 24 * 3_600;
+/// Free requeues (causes that are not the task's fault) before the task fails.
+pub const REQUEUES_MAX: u32 = 5;
+/// Most tasks in one page of a list.
+pub const LIST_LIMIT_MAX: i64 = 1_000;
+/// Tasks in one page of a list by default.
+pub const LIST_LIMIT_DEFAULT: i64 = 50;
+/// Tail of the log shown as `output`, bytes.
+pub const OUTPUT_TAIL_BYTES: u64 = 64 << 10;
+/// Longest `error` of a task, bytes.
+pub const ERROR_BYTES: usize = 8 << 10;
+/// Largest snapshot manifest, bytes of JSON.
+pub const MANIFEST_BYTES: usize = 64 << 20;
+/// Most files in one snapshot.
+pub const MANIFEST_FILES: usize = 200_000;
+/// Longest path in a manifest or of an artifact, bytes.
+pub const PATH_BYTES: usize = 1_024;
+/// Largest file in a snapshot, bytes.
+pub const SNAPSHOT_FILE_BYTES: u64 = 10 << 30;
+/// Most artifacts one attempt may leave.
+pub const ARTIFACTS_MAX: usize = 10_000;
+/// Largest artifact, bytes.
+pub const ARTIFACT_BYTES: u64 = 50 << 30;
+/// Largest text message on the worker link, bytes.
+pub const LINK_MESSAGE_BYTES: usize = 8 << 20;
+/// Largest run of log bytes in one link message.
+pub const LINK_LOG_CHUNK_BYTES: usize = 256 << 10;
+/// Longest name of a user, a key label or a worker, code points.
+pub const NAME_CHARS: usize = 64;

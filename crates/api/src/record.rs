@@ -1,0 +1,291 @@
+//! Durable state: what the scheduler decides, the store keeps and a restart restores. These types
+//! are shared so that the scheduler and the store need not know each other.
+
+use crate::{
+    failure::FailureCause,
+    ids::{AttemptEpoch, AttemptId, KeyId, TaskId, WorkerId},
+    key::Role,
+    link::Outcome,
+    task::TaskStatus,
+    time::Micros,
+    worker::{Capabilities, SlotKind},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a task needs from a worker. Part of the immutable [`TaskSpec`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Demand {
+    /// Kind of slot.
+    pub slot: SlotKind,
+    /// Cores.
+    pub cpu: u32,
+    /// Memory, GiB; 0: nothing reserved.
+    pub memory_gb: u32,
+    /// Whole GPUs.
+    pub gpu: u32,
+    /// Token that the device name must hold, any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_type: Option<String>,
+}
+
+/// The part of a task that never changes after its submit.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// The task.
+    pub id: TaskId,
+    /// Who submitted it.
+    pub user_id: String,
+    /// Name for people.
+    pub job_name: String,
+    /// When it was submitted.
+    pub created_at: Micros,
+    /// What it needs.
+    pub demand: Demand,
+    /// Script or command; absent: `args` alone is the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<String>,
+    /// Arguments, split by shell rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<String>,
+    /// `sha256:<hex>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_id: Option<String>,
+    /// Extra environment of the process.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Counted retries allowed.
+    pub max_retries: u32,
+    /// Longest time in `running`, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit_s: Option<u32>,
+}
+
+/// The part of a task that the scheduler changes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TaskState {
+    /// The task.
+    pub id: TaskId,
+    /// Where it is in its life.
+    pub status: TaskStatus,
+    /// Priority asked for, 1..=10.
+    pub priority: u8,
+    /// When it last entered the queue.
+    pub queued_since: Micros,
+    /// Time spent queued before that, microseconds.
+    pub waited_before: i64,
+    /// Not placed before this instant (backoff).
+    pub not_before: Option<Micros>,
+    /// The current attempt; none while queued.
+    pub attempt: Option<AttemptId>,
+    /// Its epoch: the greatest this task ever had (kept while queued again).
+    pub epoch: Option<AttemptEpoch>,
+    /// Worker of the current or last attempt.
+    pub worker_id: Option<WorkerId>,
+    /// When user code of the current or last attempt started.
+    pub started_at: Option<Micros>,
+    /// When the task reached its terminal state.
+    pub ended_at: Option<Micros>,
+    /// Counted retries used.
+    pub retry_count: u32,
+    /// Free requeues used.
+    pub requeue_count: u32,
+    /// Attempts made so far.
+    pub attempt_count: u32,
+    /// Who asked to cancel, and it is not done yet or was done.
+    pub cancelled_by: Option<String>,
+    /// Cause of the last failure.
+    pub cause: Option<FailureCause>,
+    /// Exit code of the last attempt.
+    pub exit_code: Option<i32>,
+    /// Signal of the last attempt.
+    pub signal: Option<i32>,
+    /// One sentence: what happened, what to do.
+    pub error: Option<String>,
+    /// Hidden from reads (a DELETE of an ended task).
+    pub hidden: bool,
+}
+
+/// Where an attempt is in its life, as far as the server durably knows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptPhase {
+    /// Placed; the worker has not said anything yet.
+    Assigned,
+    /// The worker holds it: staging, or waiting for a local slot.
+    Accepted,
+    /// User code runs.
+    Running,
+    /// User code is dead, its slot and devices are free; logs and artifacts are being uploaded.
+    Collecting,
+    /// Over, and reported.
+    Ended,
+    /// Given up: its worker was lost, or it was taken back before it started.
+    Abandoned,
+}
+
+impl AttemptPhase {
+    /// The word used in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Assigned => "assigned",
+            Self::Accepted => "accepted",
+            Self::Running => "running",
+            Self::Collecting => "collecting",
+            Self::Ended => "ended",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// Whether the attempt is over.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Ended | Self::Abandoned)
+    }
+}
+
+/// One try of a task on one worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// The attempt.
+    pub id: AttemptId,
+    /// Its task.
+    pub task_id: TaskId,
+    /// Number among the task's attempts, from 1.
+    pub number: u32,
+    /// Its epoch.
+    pub epoch: AttemptEpoch,
+    /// Where it runs.
+    pub worker_id: WorkerId,
+    /// Devices given to it, by index on its worker.
+    pub gpus: Vec<u32>,
+    /// Where it is.
+    pub phase: AttemptPhase,
+    /// When it was placed.
+    pub created_at: Micros,
+    /// When user code started.
+    pub started_at: Option<Micros>,
+    /// When it was over.
+    pub ended_at: Option<Micros>,
+    /// How it ended, when it was reported.
+    pub outcome: Option<Outcome>,
+}
+
+/// A worker, as far as it outlives a restart of the server. Link state and last-heard are volatile.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkerRecord {
+    /// The worker.
+    pub id: WorkerId,
+    /// Name for people.
+    pub name: String,
+    /// What it has.
+    pub capabilities: Capabilities,
+    /// Batch slots.
+    pub batch_slots: u32,
+    /// Service slots.
+    pub service_slots: u32,
+    /// Takes nothing new.
+    pub draining: bool,
+    /// When it last said hello.
+    pub connected_at: Micros,
+}
+
+/// A stored API key: never its secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyRecord {
+    /// Public id.
+    pub id: KeyId,
+    /// The user it acts for.
+    pub user_id: String,
+    /// What it may do.
+    pub role: Role,
+    /// A label for people.
+    pub name: Option<String>,
+    /// HMAC-SHA-256 of the whole key under the server's pepper, 32 bytes.
+    pub digest: Vec<u8>,
+    /// When it was made.
+    pub created_at: Micros,
+    /// When it stops working by itself.
+    pub expires_at: Option<Micros>,
+    /// When it was revoked.
+    pub revoked_at: Option<Micros>,
+}
+
+/// A stored snapshot. Its manifest is the blob with the id's hash.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotRecord {
+    /// `sha256:<hex>`.
+    pub id: String,
+    /// Who stored it first.
+    pub user_id: String,
+    /// Number of files and links.
+    pub file_count: u64,
+    /// Sum of file sizes, bytes.
+    pub size_bytes: u64,
+    /// When it was first stored.
+    pub created_at: Micros,
+}
+
+/// The contract's eight kinds of audit event.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditKind {
+    /// A task entered the queue, or its place in it changed.
+    JobQueued,
+    /// User code started, or a notebook.
+    JobStarted,
+    /// A task ended, was cancelled or deleted.
+    JobCompleted,
+    /// A log, artifact or snapshot was read or stored.
+    FileAccess,
+    /// A key was used, made or revoked; a worker was admitted.
+    AuthAttempt,
+    /// A plugin's configuration changed.
+    PluginConfigured,
+    /// A worker was drained.
+    SchedulerDrain,
+    /// The log was verified, or an alarm raised.
+    AuditVerified,
+}
+
+impl AuditKind {
+    /// The word used in JSON and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::JobQueued => "job_queued",
+            Self::JobStarted => "job_started",
+            Self::JobCompleted => "job_completed",
+            Self::FileAccess => "file_access",
+            Self::AuthAttempt => "auth_attempt",
+            Self::PluginConfigured => "plugin_configured",
+            Self::SchedulerDrain => "scheduler_drain",
+            Self::AuditVerified => "audit_verified",
+        }
+    }
+}
+
+/// An audit event before the writer gives it its number and hash. Values must be strings, booleans,
+/// null or integers below 2^53: see `fetchml-audit`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuditDraft {
+    /// When it happened.
+    pub at: Micros,
+    /// The contract's kind.
+    pub kind: AuditKind,
+    /// Who, or `system`.
+    pub user_id: String,
+    /// What was acted on, such as `tasks/<id>` or `keys/<id>`.
+    pub resource: String,
+    /// Exactly what happened, such as `submit`, `start`, `complete`, `fail`, `requeue`, `cancel`.
+    pub action: String,
+    /// Whether it was done.
+    pub success: bool,
+    /// Address of the peer, for requests.
+    pub ip_address: Option<String>,
+    /// Why not, when it was not done.
+    pub error: Option<String>,
+    /// More facts: strings only, so that they hash the same everywhere.
+    pub metadata: BTreeMap<String, String>,
+}

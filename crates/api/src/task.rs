@@ -1,0 +1,307 @@
+//! Tasks as the API shows them and takes them.
+
+use crate::{
+    failure::Failure,
+    ids::{AttemptId, TaskId, WorkerId},
+    time::Micros,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::{IntoParams, ToSchema};
+
+/// Where a task is in its life: `queued -> preparing -> running -> collecting -> completed | failed`;
+/// a retry goes back to `queued`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskStatus {
+    /// Waiting to be placed.
+    Queued,
+    /// On a worker: code and environment are being staged.
+    Preparing,
+    /// User code runs.
+    Running,
+    /// User code has ended; logs and artifacts are being uploaded.
+    Collecting,
+    /// Ended well.
+    Completed,
+    /// Ended otherwise, cancelled included.
+    Failed,
+}
+
+impl TaskStatus {
+    /// All, in the order of a life.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Preparing, Self::Running, Self::Collecting, Self::Completed, Self::Failed];
+
+    /// The word used in JSON and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Collecting => "collecting",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether the task will not change any more.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed)
+    }
+
+    /// Whether it is on a worker.
+    pub const fn is_active(self) -> bool {
+        matches!(self, Self::Preparing | Self::Running | Self::Collecting)
+    }
+}
+
+impl std::str::FromStr for TaskStatus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| {
+            format!("unknown status {text:?}; one of queued, preparing, running, collecting, completed, failed")
+        })
+    }
+}
+
+/// A node of a task and its worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NodeAssignment {
+    /// Rank of the node, from 0.
+    pub node_id: i32,
+    /// Its worker.
+    #[schema(value_type = String)]
+    pub worker_id: WorkerId,
+    /// Whether the worker holds the slot and is ready.
+    pub slot_assigned: bool,
+}
+
+/// A task.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Task {
+    /// Unique task identifier
+    #[schema(value_type = String)]
+    pub id: TaskId,
+    /// Name for people; need not be unique.
+    #[schema(pattern = "^[a-zA-Z0-9_-]+$", max_length = 64)]
+    pub job_name: String,
+    /// Where it is in its life.
+    pub status: TaskStatus,
+    /// Priority asked for.
+    #[schema(minimum = 1, maximum = 10, default = 5)]
+    pub priority: i32,
+    /// When it was submitted.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Micros,
+    /// When user code of the current or last attempt started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Micros>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended_at: Option<Micros>,
+    /// Worker of the current or last attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub worker_id: Option<WorkerId>,
+    /// One sentence: what happened, what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The last 64 KiB of the log as UTF-8; not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Entrypoint script or command executed for this task
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<String>,
+    /// Arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<String>,
+    /// `sha256:<hex>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_id: Option<String>,
+    /// Names of its data sets.
+    #[serde(default)]
+    pub datasets: Vec<String>,
+    /// Cores.
+    pub cpu: i32,
+    /// Memory, GiB; 0: nothing reserved.
+    pub memory_gb: i32,
+    /// Whole GPUs.
+    pub gpu: i32,
+    /// Token that the device name must hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_type: Option<String>,
+    /// Who submitted it.
+    pub user_id: String,
+    /// Counted retries used.
+    pub retry_count: i32,
+    /// Counted retries allowed.
+    pub max_retries: i32,
+    /// Free requeues used: restarts that were not the task's fault.
+    pub requeue_count: i32,
+    /// Longest time in `running`, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit_s: Option<i64>,
+    /// Environment; values are `***` for everyone but the owner.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Worker node assignments
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_assignments: Vec<NodeAssignment>,
+    /// Effective priority with aging applied: `priority` plus time queued over the aging interval.
+    pub priority_aged: f64,
+    /// The current or last attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub attempt_id: Option<AttemptId>,
+    /// Why it failed, for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// On create only: body fields this server does not know and ignored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// A page of tasks, newest first.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TaskList {
+    /// The page; `output` is left out.
+    pub tasks: Vec<Task>,
+    /// All matches.
+    pub total: i64,
+    /// Page size asked for.
+    pub limit: i64,
+    /// Matches skipped.
+    pub offset: i64,
+}
+
+/// Counts over the whole queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct QueueStats {
+    /// Tasks waiting to run
+    pub queued: i64,
+    /// Tasks currently executing: preparing, running or collecting
+    pub running: i64,
+    /// Tasks completed today: since 00:00 UTC
+    pub completed: i64,
+    /// Tasks failed today: since 00:00 UTC
+    pub failed: i64,
+    /// Active workers
+    pub workers: i64,
+}
+
+/// A data set named in a task.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DatasetSpec {
+    /// Name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Expected SHA-256, lower-case hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where the task sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_path: Option<String>,
+}
+
+/// Asks for a new task. On the wire this is read by [`crate::validate::create_task`], which reports
+/// every problem at once; the derive serves clients and the document.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct CreateTaskRequest {
+    /// Name for people; rerunning a name is normal.
+    #[schema(pattern = "^[a-zA-Z0-9_-]+$", max_length = 64, example = "digits")]
+    pub job_name: String,
+    /// Higher runs first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10, default = 5, nullable = false)]
+    pub priority: Option<i32>,
+    /// Command-line arguments for the entrypoint, split by shell rules (no shell runs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 32768, nullable = false)]
+    pub args: Option<String>,
+    /// Entrypoint script or command (e.g., train.py, run.sh, /bin/bash -c "echo hello"): `*.py` runs by the
+    /// environment's Python, `*.sh` by bash, an executable itself, anything else is split by shell rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 32768, nullable = false, example = "train.py")]
+    pub entrypoint: Option<String>,
+    /// Reference to experiment snapshot: `sha256:<hex>` from `POST /v1/snapshots`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub snapshot_id: Option<String>,
+    /// Names of data sets. Not supported yet: must be empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<String>,
+    /// Data sets with their sources. Not supported yet: must be empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dataset_specs: Vec<DatasetSpec>,
+    /// CPU cores requested; absent: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 4096, nullable = false)]
+    pub cpu: Option<i32>,
+    /// Memory (GB) requested, in GiB; absent: nothing reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 65536, nullable = false)]
+    pub memory_gb: Option<i32>,
+    /// GPUs requested; absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 64, nullable = false)]
+    pub gpu: Option<i32>,
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// A whole token of the GPU's device name, any case, such as `H100`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64, nullable = false)]
+    pub gpu_type: Option<String>,
+    /// How often a failure of the task's own is tried again; absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 10, nullable = false)]
+    pub max_retries: Option<i32>,
+    /// Longest time in `running`, seconds; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31536000, nullable = false)]
+    pub time_limit_s: Option<i64>,
+    /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+/// Query of `GET /v1/tasks`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub struct TaskListQuery {
+    /// Only this status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline, nullable = false)]
+    pub status: Option<TaskStatus>,
+    /// Page size, 0..=1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 0, maximum = 1000, default = 50, nullable = false)]
+    pub limit: Option<i64>,
+    /// Matches to skip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 0, default = 0, nullable = false)]
+    pub offset: Option<i64>,
+    /// Filter by user who submitted the task
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(nullable = false)]
+    pub user_id: Option<String>,
+    /// Only this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(nullable = false)]
+    pub job_name: Option<String>,
+    /// Only tasks older than this one (keyset paging: pass the last id of the page before).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, nullable = false)]
+    pub after: Option<TaskId>,
+}

@@ -1,0 +1,414 @@
+//! Reading request bodies field by field, so that every problem is reported at once and unknown
+//! fields are named with the nearest known one.
+
+use crate::{
+    error::Problem,
+    limits,
+    snapshot::is_snapshot_id,
+    task::{CreateTaskRequest, DatasetSpec},
+};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// What reading a body yields.
+#[derive(Debug)]
+pub struct Read<T> {
+    /// The request.
+    pub request: T,
+    /// One line per unknown field, with the nearest known name.
+    pub warnings: Vec<String>,
+}
+
+/// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
+/// They are refused, never ignored.
+pub const NOT_SUPPORTED_YET: &[&str] = &[
+    "array",
+    "depends_on",
+    "experiment_id",
+    "image",
+    "lost_after_s",
+    "network",
+    "on_lost",
+    "plugin_configs",
+    "reservation_id",
+    "secrets",
+];
+
+const CREATE_TASK_FIELDS: &[&str] = &[
+    "job_name",
+    "priority",
+    "args",
+    "entrypoint",
+    "snapshot_id",
+    "datasets",
+    "dataset_specs",
+    "cpu",
+    "memory_gb",
+    "gpu",
+    "metadata",
+    "gpu_type",
+    "max_retries",
+    "time_limit_s",
+    "env",
+    "node_count",
+];
+
+/// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
+///
+/// # Errors
+/// Every problem of the body.
+pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>, Vec<Problem>> {
+    let mut fields = Fields::new(body)?;
+    let request = CreateTaskRequest {
+        job_name: fields.required("job_name", |f, name| {
+            let text = f.text(name, limits::JOB_NAME_CHARS)?;
+            let ok = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            if !ok {
+                f.problem(name, format!("must match ^[a-zA-Z0-9_-]+$, got {text:?}"));
+            }
+            ok.then_some(text)
+        }),
+        priority: fields.int("priority", 1, 10).map(|n| n as i32),
+        args: fields.text("args", limits::COMMAND_CHARS),
+        entrypoint: fields.text("entrypoint", limits::COMMAND_CHARS),
+        snapshot_id: fields.text("snapshot_id", 71),
+        datasets: Vec::new(),
+        dataset_specs: Vec::<DatasetSpec>::new(),
+        cpu: fields.int("cpu", 0, limits::CPU_MAX).map(|n| n as i32),
+        memory_gb: fields.int("memory_gb", 0, limits::MEMORY_GB_MAX).map(|n| n as i32),
+        gpu: fields.int("gpu", 0, limits::GPU_MAX).map(|n| n as i32),
+        metadata: fields.string_map(
+            "metadata",
+            limits::METADATA_ENTRIES,
+            limits::METADATA_KEY_CHARS,
+            limits::METADATA_VALUE_CHARS,
+        ),
+        gpu_type: fields.text("gpu_type", limits::GPU_TYPE_CHARS),
+        max_retries: fields.int("max_retries", 0, limits::MAX_RETRIES_MAX).map(|n| n as i32),
+        time_limit_s: fields.int("time_limit_s", 1, limits::TIME_LIMIT_S_MAX),
+        env: fields.string_map("env", limits::ENV_ENTRIES, limits::ENV_NAME_CHARS, limits::ENV_VALUE_CHARS),
+    };
+    if let Some(id) = &request.snapshot_id
+        && !is_snapshot_id(id)
+    {
+        fields.problem("snapshot_id", "must be sha256: and 64 lower-case hex digits, as POST /v1/snapshots returns it");
+    }
+    for (name, text) in [("entrypoint", &request.entrypoint), ("args", &request.args)] {
+        if text.as_ref().is_some_and(|t| name == "entrypoint" && t.trim().is_empty()) {
+            fields.problem(name, "is empty; leave it out or name a script or command");
+        }
+    }
+    let words = |text: &Option<String>| text.as_deref().is_some_and(|t| !t.trim().is_empty());
+    if !fields.saw_problem("entrypoint")
+        && !fields.saw_problem("args")
+        && !words(&request.entrypoint)
+        && !words(&request.args)
+    {
+        fields.problem("entrypoint", "nothing to run: give entrypoint (a script or command), args, or both");
+    }
+    if let Some(gpu_type) = &request.gpu_type {
+        if gpu_type.trim().is_empty() {
+            fields.problem("gpu_type", "is empty; leave it out for any GPU");
+        } else if request.gpu.unwrap_or(0) == 0 {
+            fields.problem("gpu_type", "needs gpu of at least 1");
+        }
+    }
+    for name in request.env.keys() {
+        let ok = !name.starts_with(|c: char| c.is_ascii_digit())
+            && !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !ok {
+            fields.problem(format!("env.{name}"), "names are letters, digits and _, not beginning with a digit");
+        } else if name.starts_with("FETCHML_") {
+            fields.problem(format!("env.{name}"), "names beginning with FETCHML_ are set by the system");
+        }
+    }
+    for name in ["datasets", "dataset_specs"] {
+        match fields.take(name) {
+            None => {}
+            Some(Value::Array(items)) if items.is_empty() => {}
+            Some(Value::Array(_)) => fields.problem(name, "not supported yet"),
+            Some(other) => fields.wrong_type(name, "an array", &other),
+        }
+    }
+    if fields.int("node_count", 1, 4_096).is_some_and(|n| n > 1) {
+        fields.problem("node_count", "not supported yet: only 1 node");
+    }
+    for name in NOT_SUPPORTED_YET {
+        if fields.take(name).is_some() {
+            fields.problem(*name, "not supported yet");
+        }
+    }
+    fields.finish(request, strict, &[CREATE_TASK_FIELDS, NOT_SUPPORTED_YET])
+}
+
+/// Takes the fields of a JSON object one by one and collects what is wrong with them.
+pub struct Fields {
+    object: Map<String, Value>,
+    problems: Vec<Problem>,
+}
+
+impl Fields {
+    /// Starts on a body.
+    ///
+    /// # Errors
+    /// The body is not an object.
+    pub fn new(body: Value) -> Result<Self, Vec<Problem>> {
+        match body {
+            Value::Object(object) => Ok(Self { object, problems: Vec::new() }),
+            other => Err(vec![Problem::new("", format!("must be a JSON object, got {}", kind(&other)))]),
+        }
+    }
+
+    /// Notes a problem.
+    pub fn problem(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.problems.push(Problem::new(field, problem));
+    }
+
+    fn saw_problem(&self, field: &str) -> bool {
+        self.problems.iter().any(|p| p.field == field)
+    }
+
+    fn wrong_type(&mut self, name: &str, wanted: &str, got: &Value) {
+        self.problem(name, format!("must be {wanted}, got {}", kind(got)));
+    }
+
+    /// The raw value; `null` counts as present.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.object.remove(name)
+    }
+
+    /// A field that must be there; the default stands in when it is not, with a problem noted.
+    pub fn required<T: Default>(&mut self, name: &str, read: impl FnOnce(&mut Self, &str) -> Option<T>) -> T {
+        if !self.object.contains_key(name) {
+            self.problem(name, "is required");
+            return T::default();
+        }
+        read(self, name).unwrap_or_default()
+    }
+
+    /// An optional string of at most `max` code points, without U+0000.
+    pub fn text(&mut self, name: &str, max: usize) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) => match check_text(&text, max) {
+                Ok(()) => Some(text),
+                Err(why) => {
+                    self.problem(name, why);
+                    None
+                }
+            },
+            other => {
+                self.wrong_type(name, "a string", &other);
+                None
+            }
+        }
+    }
+
+    /// An optional integer within `min..=max`. A number with a fraction or exponent is refused.
+    pub fn int(&mut self, name: &str, min: i64, max: i64) -> Option<i64> {
+        let value = self.take(name)?;
+        match &value {
+            Value::Number(n) if n.is_i64() || n.is_u64() => match n.as_i64() {
+                Some(n) if (min..=max).contains(&n) => return Some(n),
+                _ => self.problem(name, format!("must be between {min} and {max}, got {n}")),
+            },
+            other => self.wrong_type(name, "an integer", other),
+        }
+        None
+    }
+
+    /// An optional boolean.
+    pub fn boolean(&mut self, name: &str) -> Option<bool> {
+        match self.take(name)? {
+            Value::Bool(b) => Some(b),
+            other => {
+                self.wrong_type(name, "a boolean", &other);
+                None
+            }
+        }
+    }
+
+    /// An optional object of strings; absent is empty.
+    pub fn string_map(
+        &mut self,
+        name: &str,
+        entries: usize,
+        key_chars: usize,
+        value_chars: usize,
+    ) -> BTreeMap<String, String> {
+        let mut map = BTreeMap::new();
+        let object = match self.take(name) {
+            None => return map,
+            Some(Value::Object(object)) => object,
+            Some(other) => {
+                self.wrong_type(name, "an object", &other);
+                return map;
+            }
+        };
+        if object.len() > entries {
+            self.problem(name, format!("has {} entries; at most {entries} are allowed", object.len()));
+        }
+        for (key, value) in object {
+            let field = format!("{name}.{key}");
+            if let Err(why) = check_text(&key, key_chars) {
+                self.problem(&field, format!("the name {why}"));
+            }
+            match value {
+                Value::String(text) => match check_text(&text, value_chars) {
+                    Ok(()) => drop(map.insert(key, text)),
+                    Err(why) => self.problem(&field, why),
+                },
+                other => self.wrong_type(&field, "a string", &other),
+            }
+        }
+        map
+    }
+
+    /// Ends reading: fields left over are unknown.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn finish<T>(mut self, request: T, strict: bool, known: &[&[&str]]) -> Result<Read<T>, Vec<Problem>> {
+        let mut warnings = Vec::new();
+        let leftover: Vec<String> = self.object.keys().cloned().collect();
+        for name in leftover {
+            let shown: String = name.chars().take(64).collect();
+            let nearest = nearest(&shown, known.iter().flat_map(|names| names.iter().copied()));
+            let text = match nearest {
+                Some(nearest) => format!("unknown field {shown:?}; did you mean {nearest:?}?"),
+                None => format!("unknown field {shown:?}"),
+            };
+            if strict {
+                self.problem(shown, text);
+            } else {
+                warnings.push(format!("{text} It was ignored."));
+            }
+        }
+        if self.problems.is_empty() { Ok(Read { request, warnings }) } else { Err(self.problems) }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(n) if n.is_f64() => "a number with a fraction or exponent",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Checks a text for U+0000 (which also stands for a lone surrogate, see [`crate::json`]) and length.
+fn check_text(text: &str, max: usize) -> Result<(), String> {
+    if text.contains('\0') {
+        return Err("contains U+0000 or half of a surrogate pair".into());
+    }
+    let chars = text.chars().count();
+    if chars > max {
+        return Err(format!("is {chars} characters long; at most {max} are allowed"));
+    }
+    Ok(())
+}
+
+/// Whether `name` may name a user: letters, digits, `_ . @ -`, 1 to 64 characters.
+pub fn is_user_id(name: &str) -> bool {
+    (1..=limits::NAME_CHARS).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'@' | b'-'))
+}
+
+/// The known name nearest to `name` by edit distance, if near enough to be a slip.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|candidate| (edit_distance(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance by one row, code points.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn problems(body: Value) -> Vec<(String, String)> {
+        create_task(body, false).unwrap_err().into_iter().map(|p| (p.field, p.problem)).collect()
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let found = problems(json!({
+            "job_name": "no spaces", "priority": 11, "cpu": 1.5, "gpu": -1, "memory_gb": "8", "max_retries": 11,
+            "time_limit_s": 0, "args": "a\0b", "env": {"1A": "x", "FETCHML_X": "y", "OK": 3}, "metadata": [],
+            "datasets": ["d"], "node_count": 2, "depends_on": [], "snapshot_id": "abc", "gpu_type": "H100"
+        }));
+        let fields: Vec<&str> = found.iter().map(|(f, _)| f.as_str()).collect();
+        for field in [
+            "job_name",
+            "priority",
+            "cpu",
+            "gpu",
+            "memory_gb",
+            "max_retries",
+            "time_limit_s",
+            "args",
+            "env.1A",
+            "env.FETCHML_X",
+            "env.OK",
+            "metadata",
+            "datasets",
+            "node_count",
+            "depends_on",
+            "snapshot_id",
+            "gpu_type",
+        ] {
+            assert!(fields.contains(&field), "{field} is missing from {fields:?}");
+        }
+    }
+
+    #[test]
+    fn null_is_not_absence() {
+        assert_eq!(
+            problems(json!({"job_name": "a", "args": "x", "priority": null})),
+            [("priority".into(), "must be an integer, got null".into())]
+        );
+    }
+
+    #[test]
+    fn something_must_be_run() {
+        assert_eq!(problems(json!({"job_name": "a"}))[0].0, "entrypoint");
+        assert_eq!(problems(json!({"job_name": "a", "entrypoint": "  "})).len(), 1);
+        assert!(create_task(json!({"job_name": "a", "args": "true"}), true).is_ok());
+    }
+
+    #[test]
+    fn unknown_fields_warn_or_fail_with_the_nearest_name() {
+        let body = json!({"job_name": "a", "args": "x", "priorty": 3});
+        let read = create_task(body.clone(), false).unwrap();
+        assert_eq!(read.warnings, ["unknown field \"priorty\"; did you mean \"priority\"? It was ignored."]);
+        assert_eq!(create_task(body, true).unwrap_err()[0].field, "priorty");
+    }
+
+    #[test]
+    fn lengths_count_code_points() {
+        let ok = "é".repeat(limits::METADATA_VALUE_CHARS);
+        assert!(create_task(json!({"job_name": "a", "args": "x", "metadata": {"k": ok}}), true).is_ok());
+    }
+}

@@ -1,0 +1,121 @@
+//! Workers as the API shows them and as they describe themselves.
+
+use crate::{
+    ids::{TaskId, WorkerId},
+    time::Micros,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Which kind of slot a task takes: batch work, or a long-running service such as a notebook.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotKind {
+    /// Training and other work that ends by itself.
+    Batch,
+    /// Notebooks and tools.
+    Service,
+}
+
+/// One GPU device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Gpu {
+    /// Index on its worker, from 0.
+    pub index: u32,
+    /// NVML's UUID, or a made-up one for simulated devices.
+    pub uuid: String,
+    /// Device name, such as `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// Device memory, bytes.
+    pub memory_bytes: u64,
+}
+
+/// What a worker has.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Capabilities {
+    /// Number of GPUs
+    pub gpu_count: u32,
+    /// GPU type (e.g., A100, H100): the name of the first device
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_type: Option<String>,
+    /// Cores usable for tasks.
+    pub cpu_cores: u32,
+    /// Memory usable for tasks, GiB, rounded down.
+    pub memory_gb: u32,
+    /// The devices.
+    #[serde(default)]
+    pub gpus: Vec<Gpu>,
+    /// Executors this worker can use; `process` always.
+    #[serde(default)]
+    pub executors: Vec<String>,
+    /// How user code is isolated: `none` until a sandbox is built.
+    #[serde(default)]
+    pub isolation: String,
+    /// Version of the worker's binary.
+    #[serde(default)]
+    pub version: String,
+    /// Host name.
+    #[serde(default)]
+    pub hostname: String,
+}
+
+/// Slots of a worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Slots {
+    /// Free batch slots.
+    pub batch_available: u32,
+    /// All batch slots.
+    pub batch_total: u32,
+    /// Free service slots.
+    pub service_available: u32,
+    /// All service slots.
+    pub service_total: u32,
+}
+
+/// Whether a worker takes work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerStatus {
+    /// Connected and taking work.
+    Active,
+    /// Finishing what it has, taking nothing new.
+    Draining,
+    /// Not heard for 15 s or not connected.
+    Offline,
+}
+
+impl WorkerStatus {
+    /// The word used in JSON and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+/// A worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Worker {
+    /// Worker unique identifier
+    #[schema(value_type = String)]
+    pub id: WorkerId,
+    /// Name for people: the host name unless set.
+    pub name: String,
+    /// When worker connected
+    #[schema(value_type = String, format = DateTime)]
+    pub connected_at: Micros,
+    /// Last heartbeat timestamp
+    #[schema(value_type = String, format = DateTime)]
+    pub last_heartbeat: Micros,
+    /// What it has.
+    pub capabilities: Capabilities,
+    /// Its slots.
+    pub slots: Slots,
+    /// IDs of tasks currently running on this worker
+    #[schema(value_type = Vec<String>)]
+    pub active_tasks: Vec<TaskId>,
+    /// Whether it takes work.
+    pub status: WorkerStatus,
+}

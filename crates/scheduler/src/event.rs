@@ -1,0 +1,150 @@
+//! What the core is told and what it decides: the whole surface between the pure scheduler and the
+//! driver that owns it.
+
+use fetchml_api::{
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, TaskId, TaskState, WorkerId,
+    WorkerRecord,
+    link::{Held, Report},
+};
+
+/// A task that entered the system: only what scheduling needs. The rest of the task never enters
+/// the core.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewTask {
+    /// The task.
+    pub id: TaskId,
+    /// Who submitted it.
+    pub user_id: String,
+    /// What it needs.
+    pub demand: Demand,
+    /// 1..=10.
+    pub priority: u8,
+    /// Counted retries allowed.
+    pub max_retries: u32,
+}
+
+/// Something that happened. Stamped with logical time by the driver; the core never asks.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// A validated task was submitted.
+    TaskSubmitted(NewTask),
+    /// A user asked to stop a task.
+    CancelRequested {
+        /// The task.
+        task: TaskId,
+        /// Who asked.
+        by: String,
+    },
+    /// A worker opened a session (first, again, or in place of an older one).
+    WorkerJoined {
+        /// The worker.
+        worker: WorkerId,
+        /// Name for people.
+        name: String,
+        /// What it has.
+        capabilities: Capabilities,
+        /// Batch slots.
+        batch_slots: u32,
+        /// Service slots.
+        service_slots: u32,
+        /// Attempts it holds.
+        inventory: Vec<Held>,
+    },
+    /// A heartbeat, or any other message, arrived from a worker.
+    WorkerHeard {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The link of a worker closed. Its attempts keep their lease.
+    WorkerDisconnected {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker reported about one of its attempts.
+    AttemptReported {
+        /// The worker that sent it.
+        worker: WorkerId,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Its task.
+        task: TaskId,
+        /// Its epoch.
+        epoch: AttemptEpoch,
+        /// What happened.
+        report: Report,
+    },
+    /// Nothing but time passed.
+    TimePassed,
+    /// The batch is complete: place what can be placed. The driver ends every turn with this.
+    TurnEnded,
+}
+
+/// Something to do about it. Nothing of it happens before the whole turn is durable.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Insert a task; the driver adds its immutable part.
+    InsertTask(TaskState),
+    /// Write the changed part of a task. Also tells streams.
+    UpdateTask(TaskState),
+    /// Insert or update an attempt.
+    PutAttempt(AttemptRecord),
+    /// Insert or update a worker.
+    PutWorker(WorkerRecord),
+    /// Append to the audit log.
+    Audit(AuditDraft),
+    /// Send to a worker, if it is connected; repeated by the core when it joins again.
+    Send {
+        /// The worker.
+        worker: WorkerId,
+        /// What to send.
+        message: Message,
+    },
+}
+
+/// A message to a worker, without what the driver adds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Run an attempt of a task; the driver adds the task's immutable part.
+    Assign {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Its task.
+        task: TaskId,
+        /// Number among the task's attempts.
+        number: u32,
+        /// Its epoch.
+        epoch: AttemptEpoch,
+        /// Devices by index.
+        gpus: Vec<u32>,
+    },
+    /// Stop an attempt.
+    Cancel {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Why.
+        cause: FailureCause,
+    },
+    /// Give an attempt back if user code has not started.
+    Revoke {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// The attempt is over for the server.
+    Forget {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+}
+
+/// What became of a command. A refusal produces no effects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Done; the effects say what.
+    Done,
+    /// The core does not know the task: it has ended, or never was.
+    NotActive,
+    /// Already so; nothing changed.
+    Unchanged,
+    /// The report is of no current attempt and changed nothing (the worker is told to forget it).
+    Stale,
+}

@@ -1,0 +1,165 @@
+//! What goes into the store and what comes out: writes, queries and their answers.
+
+use fetchml_api::{
+    Artifact, AttemptId, AttemptRecord, AuditDraft, KeyId, KeyRecord, Micros, SnapshotRecord, TaskId, TaskSpec,
+    TaskState, TaskStatus, WorkerRecord,
+};
+use std::sync::Arc;
+
+/// One durable change. A list of these is committed in one transaction, whole or not at all.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A new task.
+    TaskInsert(Arc<TaskSpec>, TaskState),
+    /// The changing part of a task.
+    TaskUpdate(TaskState),
+    /// A new or changed attempt; its outcome's artifacts go to their own table.
+    AttemptPut(AttemptRecord),
+    /// A new or changed worker.
+    WorkerPut(WorkerRecord),
+    /// A new key. A known id is refused for data.
+    KeyInsert(KeyRecord),
+    /// A key stops working. Repeating it changes nothing.
+    KeyRevoke {
+        /// The key.
+        id: KeyId,
+        /// When.
+        at: Micros,
+    },
+    /// A stored snapshot. Repeating it changes nothing.
+    SnapshotPut(SnapshotRecord),
+    /// A named value of the installation, such as `incarnation` or `log_id`.
+    MetaPut {
+        /// Name.
+        name: &'static str,
+        /// Value.
+        value: String,
+    },
+    /// An audit event; the writer numbers and chains it.
+    Audit(AuditDraft),
+    /// A change event for streams; the writer numbers it.
+    Change(ChangeDraft),
+}
+
+/// A change event before the writer numbers it.
+#[derive(Clone, Debug)]
+pub struct ChangeDraft {
+    /// When.
+    pub at: Micros,
+    /// `job`, `worker`, `reservation` or `status`.
+    pub kind: &'static str,
+    /// Id of what changed.
+    pub entity: String,
+    /// JSON shown to streams.
+    pub body: String,
+}
+
+/// What a commit did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Committed {
+    /// Number of the last audit event after this commit; 0: none yet.
+    pub audit_sequence: u64,
+    /// Number of the last change event after this commit; 0: none yet.
+    pub change_sequence: u64,
+}
+
+/// Why a commit or a read failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refuses these rows: constraint, type, size. Nothing was written; other commits go on.
+    #[error("the database refuses this data: {0}")]
+    Data(String),
+    /// Full, busy, disconnected before COMMIT. Nothing was written; try again later.
+    #[error("the database cannot be written now: {0}")]
+    Unavailable(String),
+    /// The connection broke during COMMIT: it may or may not be durable. Ask the store.
+    #[error("the outcome of the commit is unknown: {0}")]
+    Unknown(String),
+    /// The disk failed to sync: what is in memory may be more than what is durable. Exit.
+    #[error("the disk failed: {0}")]
+    Fatal(String),
+}
+
+/// Filter of a task list; all that are set must match.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TaskFilter {
+    /// Status.
+    pub status: Option<TaskStatus>,
+    /// Submitter.
+    pub user_id: Option<String>,
+    /// Name.
+    pub job_name: Option<String>,
+    /// Only tasks with a smaller id.
+    pub before: Option<TaskId>,
+    /// Matches to skip.
+    pub offset: i64,
+    /// Most tasks to return.
+    pub limit: i64,
+}
+
+/// A task as stored.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StoredTask {
+    /// Immutable part.
+    pub spec: Arc<TaskSpec>,
+    /// Changing part.
+    pub state: TaskState,
+}
+
+/// All that a restart needs: tasks that have not ended, their live attempts, all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// Tasks not ended, in id order.
+    pub tasks: Vec<StoredTask>,
+    /// The current attempt of each active task.
+    pub attempts: Vec<AttemptRecord>,
+    /// Every worker ever admitted.
+    pub workers: Vec<WorkerRecord>,
+    /// Greatest task id ever stored, to seed the id generator.
+    pub last_task_id: Option<TaskId>,
+    /// Latest time stored anywhere: logical time does not go behind it.
+    pub last_time: Micros,
+}
+
+/// Counts for `/v1/queue`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct QueueCounts {
+    /// Queued.
+    pub queued: i64,
+    /// Preparing, running, collecting.
+    pub running: i64,
+    /// Completed since the given instant.
+    pub completed: i64,
+    /// Failed since the given instant.
+    pub failed: i64,
+}
+
+/// A row of the audit log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuditRow {
+    /// Position, from 1.
+    pub sequence: u64,
+    /// The exact canonical bytes that were hashed.
+    pub body: Vec<u8>,
+    /// Hash of the event before.
+    pub prev_hash: [u8; 32],
+    /// Hash of this event.
+    pub event_hash: [u8; 32],
+}
+
+/// A row of the change log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChangeRow {
+    /// Position, from 1.
+    pub sequence: u64,
+    /// `job`, `worker`, `reservation` or `status`.
+    pub kind: String,
+    /// Id of what changed.
+    pub entity: String,
+    /// JSON.
+    pub body: String,
+}
+
+/// Artifacts of an attempt, as stored.
+pub type StoredArtifacts = Option<(AttemptId, Vec<Artifact>)>;
+

@@ -1,8 +1,9 @@
 //! Tasks as the API shows them and takes them.
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, RetryRule},
     ids::{AttemptId, TaskId, WorkerId},
+    record::{TaskSpec, TaskState},
     time::Micros,
 };
 use serde::{Deserialize, Serialize};
@@ -304,4 +305,68 @@ pub struct TaskListQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>, nullable = false)]
     pub after: Option<TaskId>,
+}
+
+/// Where in its history a task's effective priority is measured.
+///
+/// # Source
+/// Effective priority = priority + time queued / aging interval, time queued being the sum of all
+/// stays in the queue (microseconds) until `now`.
+pub fn priority_aged(state: &TaskState, now: Micros, aging_interval_s: i64) -> f64 {
+    let queued_now = if state.status == TaskStatus::Queued { now.since(state.queued_since).max(0) } else { 0 };
+    let waited = state.waited_before.saturating_add(queued_now) as f64;
+    f64::from(state.priority) + waited / (aging_interval_s.max(1) as f64 * crate::time::SECOND as f64)
+}
+
+impl Task {
+    /// Puts the two durable parts of a task together as the API shows them, without `output`. The
+    /// values of `env` stay as they are: callers mask them for everyone but the owner.
+    pub fn from_records(spec: &TaskSpec, state: &TaskState, now: Micros, aging_interval_s: i64) -> Self {
+        let assigned = state.worker_id.filter(|_| state.attempt.is_some());
+        Self {
+            id: spec.id,
+            job_name: spec.job_name.clone(),
+            status: state.status,
+            priority: i32::from(state.priority),
+            created_at: spec.created_at,
+            started_at: state.started_at,
+            ended_at: state.ended_at,
+            worker_id: state.worker_id,
+            error: state.error.clone(),
+            output: None,
+            entrypoint: spec.entrypoint.clone(),
+            args: spec.args.clone(),
+            snapshot_id: spec.snapshot_id.clone(),
+            datasets: Vec::new(),
+            cpu: spec.demand.cpu as i32,
+            memory_gb: spec.demand.memory_gb as i32,
+            gpu: spec.demand.gpu as i32,
+            gpu_type: spec.demand.gpu_type.clone(),
+            user_id: spec.user_id.clone(),
+            retry_count: state.retry_count as i32,
+            max_retries: spec.max_retries as i32,
+            requeue_count: state.requeue_count as i32,
+            time_limit_s: spec.time_limit_s.map(i64::from),
+            env: spec.env.clone(),
+            metadata: spec.metadata.clone(),
+            node_assignments: assigned
+                .map(|worker_id| NodeAssignment { node_id: 0, worker_id, slot_assigned: state.status.is_active() })
+                .into_iter()
+                .collect(),
+            priority_aged: priority_aged(state, now, aging_interval_s),
+            attempt_id: state.attempt,
+            failure: state.cause.filter(|_| state.status == TaskStatus::Failed).map(|cause| Failure {
+                cause,
+                retryable: cause.retry_rule(true) != RetryRule::Final,
+                exit_code: state.exit_code,
+                signal: state.signal,
+            }),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Replaces every `env` value by `***`.
+    pub fn mask_env(&mut self) {
+        self.env.values_mut().for_each(|value| "***".clone_into(value));
+    }
 }

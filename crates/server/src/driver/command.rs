@@ -1,0 +1,121 @@
+//! What the driver is asked, and what it answers.
+
+use fetchml_api::{
+    AttemptId, TaskId, TaskSpec, WorkerId,
+    link::{Hello, SpooledReport, ToWorker},
+};
+use fetchml_store::StoredTask;
+use std::{net::IpAddr, sync::Arc};
+use tokio::sync::{mpsc, oneshot};
+
+/// A validated task that is to be submitted.
+#[derive(Clone, Debug)]
+pub struct NewTaskDraft {
+    /// Immutable part; `id` and `created_at` are set by the driver.
+    pub spec: TaskSpec,
+    /// 1..=10.
+    pub priority: u8,
+    /// Address of the peer, for the audit log.
+    pub ip: Option<IpAddr>,
+}
+
+/// What became of a cancel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CancelAnswer {
+    /// Recorded: a queued task has ended, an active one is being stopped.
+    Recorded,
+    /// It was cancelled before; nothing changed.
+    Unchanged,
+    /// The task is not queued or active.
+    NotActive,
+}
+
+/// What became of a hello.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum JoinAnswer {
+    /// The session is open.
+    Welcome {
+        /// The server's incarnation.
+        incarnation: u64,
+        /// Attempts of the inventory that are over for the server.
+        forget: Vec<AttemptId>,
+        /// Attempts of the inventory that go on.
+        keep: Vec<AttemptId>,
+    },
+    /// Not now.
+    Refused {
+        /// One sentence.
+        reason: String,
+    },
+}
+
+/// Why a command was not done.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Too many commands wait.
+    #[error("too many requests wait to be stored")]
+    Overloaded {
+        /// Seconds after which trying again makes sense.
+        retry_after_s: u32,
+    },
+    /// The store cannot be written now.
+    #[error("{reason}")]
+    Unavailable {
+        /// One sentence, without internals.
+        reason: String,
+        /// Seconds after which trying again makes sense.
+        retry_after_s: u32,
+    },
+    /// The database refused the rows of this command.
+    #[error("the database refused this request: {0}")]
+    Refused(String),
+    /// The server is stopping.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// Where messages for a connected worker go.
+#[derive(Clone, Debug)]
+pub struct SessionHandle {
+    /// Number of the session in this process.
+    pub id: u64,
+    /// Bounded; a worker that does not drain it is cut off.
+    pub outbox: mpsc::Sender<ToWorker>,
+}
+
+/// A command, kept until its turn is durable so that it can be replayed.
+#[derive(Clone, Debug)]
+pub(super) enum Input {
+    Submit(Arc<NewTaskDraft>),
+    Cancel { task: TaskId, by: String, ip: Option<IpAddr> },
+    Join { hello: Arc<Hello>, session: SessionHandle },
+    Heard { worker: WorkerId, session: u64 },
+    Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
+    Closed { worker: WorkerId, session: u64 },
+}
+
+/// Where the answer goes.
+pub(super) enum Reply {
+    Submit(oneshot::Sender<Result<StoredTask, CommandError>>),
+    Cancel(oneshot::Sender<Result<CancelAnswer, CommandError>>),
+    Join(oneshot::Sender<Result<JoinAnswer, CommandError>>),
+    None,
+}
+
+impl Reply {
+    /// Answers with an error. A caller that is gone needs no answer.
+    pub(super) fn fail(self, error: &CommandError) {
+        match self {
+            Self::Submit(reply) => drop(reply.send(Err(error.clone()))),
+            Self::Cancel(reply) => drop(reply.send(Err(error.clone()))),
+            Self::Join(reply) => drop(reply.send(Err(error.clone()))),
+            Self::None => {}
+        }
+    }
+}
+
+/// A command and where its answer goes.
+pub(super) struct Item {
+    pub(super) input: Input,
+    pub(super) reply: Reply,
+}

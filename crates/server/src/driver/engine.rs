@@ -1,0 +1,597 @@
+//! The turn: step a batch, commit its effects in one transaction, then act on them. And what
+//! happens when a commit fails.
+
+use super::{
+    DriverSettings, LiveTasks, TaskChanged,
+    clock::Clock,
+    command::{CancelAnswer, CommandError, Input, Item, JoinAnswer, NewTaskDraft, Reply, SessionHandle},
+    ids::TaskIds,
+    views::Views,
+};
+use crate::limits;
+use fetchml_api::{
+    AttemptId, AuditDraft, AuditKind, FailureCause, HealthStatus, Micros, Task, TaskId, TaskSpec, TaskState, WorkerId,
+    link::{Assignment, Hello, Report, SpooledReport, ToWorker},
+};
+use fetchml_scheduler::{Answer, Effect, Event, Message, NewTask, Scheduler, Settings};
+use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, Write};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io::Write as _,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+/// Name of the incarnation in the store's meta table.
+const INCARNATION: &str = "incarnation";
+
+pub(super) struct Engine {
+    store: Store,
+    settings: DriverSettings,
+    clock: Clock,
+    core: Scheduler,
+    ids: TaskIds,
+    /// Immutable parts of all tasks that the core holds.
+    specs: HashMap<TaskId, Arc<TaskSpec>>,
+    sessions: HashMap<WorkerId, Session>,
+    views: Arc<Views>,
+    workers_shown: Instant,
+    workers_changed: bool,
+    /// Set while the store cannot be written: when to try next, and after how long again.
+    outage: Option<Outage>,
+}
+
+struct Session {
+    handle: SessionHandle,
+    agent_run: u64,
+    heard: Instant,
+}
+
+struct Outage {
+    next_probe: Instant,
+    backoff: Duration,
+    reason: String,
+}
+
+/// Everything a turn has decided and not yet done.
+#[derive(Default)]
+struct Turn {
+    writes: Vec<Write>,
+    sends: Vec<(WorkerId, Message)>,
+    changed: Vec<TaskChanged>,
+    /// Immutable parts of the tasks submitted in this turn.
+    submitted: HashMap<TaskId, Arc<TaskSpec>>,
+    /// Highest spool number dealt with, per worker.
+    acks: BTreeMap<WorkerId, u64>,
+    joined: Vec<(WorkerId, Session)>,
+    workers_changed: bool,
+}
+
+/// What a command comes to, once its turn is durable.
+enum Outcome {
+    Submitted(StoredTask),
+    Cancelled(CancelAnswer),
+    Joined(JoinAnswer),
+    Nothing,
+}
+
+impl Engine {
+    /// Takes the next incarnation and restores the core.
+    pub(super) async fn boot(store: Store, settings: DriverSettings) -> Result<Self, StoreError> {
+        let stored = store.meta(INCARNATION).await?.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let beside = read_incarnation(&settings.incarnation_file);
+        let incarnation = 1 + stored.max(beside);
+        store.commit(vec![Write::MetaPut { name: INCARNATION, value: incarnation.to_string() }]).await?;
+        write_incarnation(&settings.incarnation_file, incarnation)
+            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", settings.incarnation_file.display())))?;
+        let restored = store.restore().await?;
+        let clock = Clock::start(restored.last_time);
+        let mut engine = Self {
+            store,
+            clock,
+            core: Scheduler::new(core_settings(&settings, incarnation, 0)),
+            ids: TaskIds::after(restored.last_task_id),
+            settings,
+            specs: HashMap::new(),
+            sessions: HashMap::new(),
+            views: Arc::new(Views::new()),
+            workers_shown: Instant::now(),
+            workers_changed: false,
+            outage: None,
+        };
+        info!(incarnation, tasks = restored.tasks.len(), workers = restored.workers.len(), "state restored");
+        engine.views.set_incarnation(incarnation);
+        engine.adopt(restored, incarnation, 0);
+        Ok(engine)
+    }
+
+    pub(super) fn views(&self) -> Arc<Views> {
+        Arc::clone(&self.views)
+    }
+
+    pub(super) const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Puts restored rows in place of whatever the core held.
+    fn adopt(&mut self, restored: Restored, incarnation: u64, epochs_used: u64) {
+        let live: LiveTasks = restored.tasks.iter().map(|task| (task.state.id, task.clone())).collect();
+        self.specs = restored.tasks.iter().map(|task| (task.state.id, Arc::clone(&task.spec))).collect();
+        let tasks = restored
+            .tasks
+            .into_iter()
+            .map(|task| (task.spec.demand.clone(), task.spec.max_retries, task.spec.user_id.clone(), task.state))
+            .collect();
+        self.core = Scheduler::restore(
+            core_settings(&self.settings, incarnation, epochs_used),
+            self.clock.now(),
+            tasks,
+            restored.attempts,
+            restored.workers,
+        );
+        // Dropping the outboxes ends the sessions: the workers come back with inventory and spool.
+        self.sessions.clear();
+        self.views.set_incarnation(incarnation);
+        self.views.replace_live(live);
+        self.show_workers();
+    }
+
+    /// Runs until told to stop or until the disk fails to sync.
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Item>, mut stopping: watch::Receiver<bool>) {
+        let mut batch = Vec::with_capacity(limits::DRIVER_BATCH);
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => break,
+                received = inbox.recv_many(&mut batch, limits::DRIVER_BATCH) => if received == 0 { break },
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+            if self.outage.is_some() && !self.probe().await {
+                self.refuse(batch.drain(..));
+                continue;
+            }
+            let fine = self.turn(std::mem::take(&mut batch)).await;
+            if !fine {
+                break;
+            }
+            self.refresh_workers();
+        }
+        inbox.close();
+        while let Ok(item) = inbox.try_recv() {
+            item.reply.fail(&CommandError::ShuttingDown);
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let mut wake = now + limits::DRIVER_IDLE;
+        if let Some(outage) = &self.outage {
+            return wake.min(outage.next_probe);
+        }
+        if let Some(deadline) = self.core.next_deadline() {
+            wake = wake.min(self.clock.instant_of(deadline));
+        }
+        if self.workers_changed {
+            wake = wake.min(self.workers_shown + limits::WORKERS_SHOWN_EVERY);
+        }
+        wake
+    }
+
+    /// One turn. Returns false when the process must exit.
+    async fn turn(&mut self, items: Vec<Item>) -> bool {
+        let (turn, outcomes) = self.decide(&items);
+        let Err(error) = self.commit(&turn).await else {
+            self.act(turn);
+            reply(items, outcomes);
+            return true;
+        };
+        match error {
+            StoreError::Data(problem) if items.len() == 1 => {
+                error!(%problem, "the database refused a command");
+                let refused = CommandError::Refused(problem);
+                items.into_iter().for_each(|item| item.reply.fail(&refused));
+                self.rebuild().await;
+            }
+            StoreError::Data(problem) if items.is_empty() => {
+                // Placements alone never carry a user's data: this is a bug, and going on would spin.
+                self.begin_outage(format!("internal rows were refused: {problem}")).await;
+            }
+            StoreError::Data(_) => {
+                // Somebody's row is at fault: from the durable state, one by one, only its own
+                // command fails.
+                self.rebuild().await;
+                for item in items {
+                    if self.outage.is_some() {
+                        self.refuse(std::iter::once(item));
+                    } else if !Box::pin(self.turn(vec![item])).await {
+                        return false;
+                    }
+                }
+            }
+            StoreError::Unavailable(reason) | StoreError::Unknown(reason) => {
+                self.begin_outage(reason).await;
+                self.refuse(items.into_iter());
+            }
+            StoreError::Fatal(reason) => {
+                error!(%reason, "the disk failed to sync; exiting, because memory may be ahead of what is durable");
+                self.views.set_health(HealthStatus::Unhealthy, Some("the disk failed".into()));
+                self.views.set_fatal();
+                self.refuse(items.into_iter());
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn commit(&self, turn: &Turn) -> Result<(), StoreError> {
+        if turn.writes.is_empty() {
+            return Ok(());
+        }
+        self.store.commit(turn.writes.clone()).await.map(drop)
+    }
+
+    /// Steps the core through a batch. Nothing leaves the engine yet.
+    fn decide(&mut self, items: &[Item]) -> (Turn, Vec<Outcome>) {
+        let mut turn = Turn::default();
+        let now = self.clock.now();
+        self.step(now, Event::TimePassed, None, &mut turn);
+        let outcomes = items.iter().map(|item| self.apply(&item.input, now, &mut turn)).collect();
+        self.step(now, Event::TurnEnded, None, &mut turn);
+        (turn, outcomes)
+    }
+
+    fn apply(&mut self, input: &Input, now: Micros, turn: &mut Turn) -> Outcome {
+        match input {
+            Input::Submit(draft) => self.apply_submit(draft, now, turn),
+            Input::Cancel { task, by, ip } => {
+                let event = Event::CancelRequested { task: *task, by: by.clone() };
+                Outcome::Cancelled(match self.step(now, event, *ip, turn) {
+                    Answer::Done => CancelAnswer::Recorded,
+                    Answer::Unchanged => CancelAnswer::Unchanged,
+                    Answer::NotActive | Answer::Stale => CancelAnswer::NotActive,
+                })
+            }
+            Input::Join { hello, session } => Outcome::Joined(self.apply_join(hello, session, now, turn)),
+            Input::Heard { worker, session } => {
+                if self.is_current(*worker, *session, turn) {
+                    self.step(now, Event::WorkerHeard { worker: *worker }, None, turn);
+                    if let Some(session) = self.sessions.get_mut(worker) {
+                        session.heard = Instant::now();
+                    }
+                    turn.workers_changed = true;
+                }
+                Outcome::Nothing
+            }
+            Input::Reports { worker, session, reports } => {
+                if self.is_current(*worker, *session, turn) {
+                    self.apply_reports(*worker, reports, now, turn);
+                }
+                Outcome::Nothing
+            }
+            Input::Closed { worker, session } => {
+                if self.is_current(*worker, *session, turn) {
+                    self.sessions.remove(worker);
+                    self.step(now, Event::WorkerDisconnected { worker: *worker }, None, turn);
+                    turn.workers_changed = true;
+                }
+                Outcome::Nothing
+            }
+        }
+    }
+
+    fn apply_submit(&mut self, draft: &NewTaskDraft, now: Micros, turn: &mut Turn) -> Outcome {
+        let mut spec = draft.spec.clone();
+        spec.id = self.ids.next(now);
+        spec.created_at = now;
+        let spec = Arc::new(spec);
+        turn.submitted.insert(spec.id, Arc::clone(&spec));
+        let event = Event::TaskSubmitted(NewTask {
+            id: spec.id,
+            user_id: spec.user_id.clone(),
+            demand: spec.demand.clone(),
+            priority: draft.priority,
+            max_retries: spec.max_retries,
+        });
+        self.step(now, event, draft.ip, turn);
+        // The answer shows the task as submitted, even when it is placed in the same turn.
+        let state = self.core.task(spec.id).expect("a task that was just submitted is held by the core");
+        Outcome::Submitted(StoredTask { spec, state })
+    }
+
+    fn apply_join(&mut self, hello: &Hello, handle: &SessionHandle, now: Micros, turn: &mut Turn) -> JoinAnswer {
+        let worker = hello.worker_id;
+        let other = turn.joined.iter().rev().find(|(id, _)| *id == worker).map(|(_, session)| session);
+        if let Some(open) = other.or_else(|| self.sessions.get(&worker))
+            && open.agent_run != hello.agent_run
+            && open.heard.elapsed() < limits::CLONE_SILENCE
+            && !open.handle.outbox.is_closed()
+        {
+            return JoinAnswer::Refused {
+                reason: format!("another agent with worker id {worker} is connected; a data directory must not be copied"),
+            };
+        }
+        if hello.incarnation_seen > self.views.incarnation() {
+            // The database is older than what this worker has seen: never reissue its epochs.
+            self.raise_incarnation(hello.incarnation_seen, turn);
+        }
+        let event = Event::WorkerJoined {
+            worker,
+            name: hello.name.clone(),
+            capabilities: hello.capabilities.clone(),
+            batch_slots: hello.batch_slots,
+            service_slots: hello.service_slots,
+            inventory: hello.inventory.clone(),
+        };
+        self.step(now, event, None, turn);
+        let (keep, forget) =
+            hello.inventory.iter().map(|held| held.attempt).partition(|attempt| self.core.holds(worker, *attempt));
+        let session = Session { handle: handle.clone(), agent_run: hello.agent_run, heard: Instant::now() };
+        turn.joined.push((worker, session));
+        turn.workers_changed = true;
+        JoinAnswer::Welcome { incarnation: self.views.incarnation(), forget, keep }
+    }
+
+    fn raise_incarnation(&mut self, seen: u64, turn: &mut Turn) {
+        let incarnation = seen + 1;
+        warn!(seen, incarnation, "a worker has seen a later incarnation than the database: was it restored from a backup?");
+        if let Err(error) = write_incarnation(&self.settings.incarnation_file, incarnation) {
+            warn!(%error, "cannot write the incarnation file");
+        }
+        self.core.raise_incarnation(incarnation);
+        self.views.set_incarnation(incarnation);
+        turn.writes.push(Write::MetaPut { name: INCARNATION, value: incarnation.to_string() });
+    }
+
+    fn apply_reports(&mut self, worker: WorkerId, reports: &[SpooledReport], now: Micros, turn: &mut Turn) {
+        for SpooledReport { seq, attempt, task, epoch, report } in reports {
+            let event = Event::AttemptReported {
+                worker,
+                attempt: *attempt,
+                task: *task,
+                epoch: *epoch,
+                report: report.clone(),
+            };
+            let answer = self.step(now, event, None, turn);
+            if answer == Answer::Done
+                && matches!(report, Report::Ended(_))
+                && let Some(change) = turn.changed.iter_mut().rev().find(|change| change.task.state.id == *task)
+            {
+                change.attempt_over = Some(*attempt);
+            }
+            let ack = turn.acks.entry(worker).or_default();
+            *ack = (*ack).max(*seq);
+        }
+    }
+
+    /// Whether a session is the worker's current one, counting joins of this very turn.
+    fn is_current(&self, worker: WorkerId, session: u64, turn: &Turn) -> bool {
+        let joined = turn.joined.iter().rev().find(|(id, _)| *id == worker).map(|(_, session)| session);
+        joined.or_else(|| self.sessions.get(&worker)).is_some_and(|open| open.handle.id == session)
+    }
+
+    /// Steps the core once and sorts its effects into the turn.
+    fn step(&mut self, now: Micros, event: Event, ip: Option<IpAddr>, turn: &mut Turn) -> Answer {
+        let mut effects = Vec::new();
+        let answer = self.core.step(now, event, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::InsertTask(state) => {
+                    let spec = turn.submitted.get(&state.id).expect("only a submit inserts a task, and it left its spec");
+                    let task = StoredTask { spec: Arc::clone(spec), state };
+                    turn.writes.push(Write::TaskInsert(Arc::clone(&task.spec), task.state.clone()));
+                    self.change(task, now, turn);
+                }
+                Effect::UpdateTask(state) => {
+                    let Some(spec) = self.specs.get(&state.id).or_else(|| turn.submitted.get(&state.id)) else {
+                        unreachable!("the core holds only tasks whose spec the driver holds");
+                    };
+                    let task = StoredTask { spec: Arc::clone(spec), state };
+                    turn.writes.push(Write::TaskUpdate(task.state.clone()));
+                    self.change(task, now, turn);
+                }
+                Effect::PutAttempt(attempt) => turn.writes.push(Write::AttemptPut(attempt)),
+                Effect::PutWorker(worker) => {
+                    turn.workers_changed = true;
+                    turn.writes.push(Write::WorkerPut(worker));
+                }
+                Effect::Audit(mut draft) => {
+                    draft.ip_address = ip.map(|ip| ip.to_string());
+                    turn.writes.push(Write::Audit(draft));
+                }
+                Effect::Send { worker, message } => {
+                    turn.workers_changed = true;
+                    turn.sends.push((worker, message));
+                }
+            }
+        }
+        answer
+    }
+
+    /// Records a task's change for streams and views.
+    fn change(&self, task: StoredTask, now: Micros, turn: &mut Turn) {
+        let mut shown = Task::from_records(&task.spec, &task.state, now, self.settings.aging_interval_s);
+        shown.mask_env();
+        turn.writes.push(Write::Change(ChangeDraft {
+            at: now,
+            kind: "job",
+            entity: task.state.id.to_string(),
+            body: serde_json::to_string(&shown).expect("a task has only string keys and finite numbers"),
+        }));
+        turn.changed.push(TaskChanged { task, attempt_over: None });
+    }
+
+    /// Does what a durable turn has decided.
+    fn act(&mut self, turn: Turn) {
+        self.specs.extend(turn.submitted);
+        for (worker, session) in turn.joined {
+            info!(%worker, session = session.handle.id, "worker joined");
+            self.sessions.insert(worker, session);
+        }
+        for (worker, message) in turn.sends {
+            if let Some(message) = self.to_worker(message) {
+                self.send(worker, message);
+            }
+        }
+        for (worker, seq) in turn.acks {
+            self.send(worker, ToWorker::Ack { seq });
+        }
+        for change in &turn.changed {
+            if change.task.state.status.is_terminal() {
+                self.specs.remove(&change.task.state.id);
+            }
+        }
+        self.views.publish(turn.changed);
+        self.workers_changed |= turn.workers_changed;
+    }
+
+    fn to_worker(&self, message: Message) -> Option<ToWorker> {
+        Some(match message {
+            Message::Assign { attempt, task, number, epoch, gpus } => ToWorker::Assign(Box::new(Assignment {
+                attempt,
+                number,
+                epoch,
+                // Gone only when the task ended later in the same turn: nothing to run then.
+                spec: TaskSpec::clone(self.specs.get(&task)?),
+                gpus,
+                grace_s: limits::GRACE_S,
+            })),
+            Message::Cancel { attempt, cause } => ToWorker::Cancel { attempt, cause, grace_s: limits::GRACE_S },
+            Message::Revoke { attempt } => ToWorker::Revoke { attempt },
+            Message::Forget { attempt } => ToWorker::Forget { attempt },
+        })
+    }
+
+    fn send(&mut self, worker: WorkerId, message: ToWorker) {
+        let Some(session) = self.sessions.get(&worker) else { return };
+        if session.handle.outbox.try_send(message).is_err() {
+            // Full or closed. The session ends; the worker joins again and everything is repeated.
+            warn!(%worker, "a worker does not take its messages; its session is closed");
+            self.sessions.remove(&worker);
+            let mut ignored = Vec::new();
+            self.core.step(self.clock.now(), Event::WorkerDisconnected { worker }, &mut ignored);
+            debug_assert!(ignored.is_empty(), "the state of a link is volatile");
+            self.workers_changed = true;
+        }
+    }
+
+    /// Restores the core from what is durable. On failure an outage begins.
+    async fn rebuild(&mut self) {
+        let (incarnation, epochs_used) = (self.views.incarnation(), self.core.epochs_used());
+        match self.store.restore().await {
+            Ok(restored) => self.adopt(restored, incarnation, epochs_used),
+            Err(error) => {
+                error!(%error, "cannot restore the state");
+                self.pause(error.to_string(), limits::PROBE_FIRST);
+            }
+        }
+    }
+
+    /// Rebuilds once and refuses work until a probe write passes.
+    async fn begin_outage(&mut self, reason: String) {
+        error!(%reason, "the store cannot be written");
+        self.rebuild().await;
+        self.pause(reason, limits::PROBE_FIRST);
+    }
+
+    fn pause(&mut self, reason: String, backoff: Duration) {
+        self.views.set_health(HealthStatus::Degraded, Some("the database cannot be written".into()));
+        self.outage = Some(Outage { next_probe: Instant::now() + backoff, backoff, reason });
+    }
+
+    /// Whether the outage is over.
+    async fn probe(&mut self) -> bool {
+        let Some(outage) = &self.outage else { return true };
+        if Instant::now() < outage.next_probe {
+            return false;
+        }
+        let backoff = (outage.backoff * 2).min(limits::PROBE_LONGEST);
+        if let Err(error) = self.store.probe_write().await {
+            warn!(%error, "the store still cannot be written");
+            self.pause(error.to_string(), backoff);
+            return false;
+        }
+        // What the failed commit left is settled now; the core starts again from it.
+        let (incarnation, epochs_used) = (self.views.incarnation(), self.core.epochs_used());
+        match self.store.restore().await {
+            Ok(restored) => {
+                info!(after = %outage.reason, "the store can be written again");
+                self.outage = None;
+                self.adopt(restored, incarnation, epochs_used);
+                self.views.set_health(HealthStatus::Healthy, None);
+                true
+            }
+            Err(error) => {
+                self.pause(error.to_string(), backoff);
+                false
+            }
+        }
+    }
+
+    fn refuse(&mut self, items: impl Iterator<Item = Item>) {
+        let error = CommandError::Unavailable {
+            reason: "the database cannot be written now; nothing was lost, try again".into(),
+            retry_after_s: limits::RETRY_AFTER_S,
+        };
+        for item in items {
+            if let Input::Reports { worker, .. } | Input::Heard { worker, .. } = &item.input {
+                // Unacknowledged reports must come again: the session ends.
+                self.sessions.remove(worker);
+            }
+            item.reply.fail(&error);
+        }
+    }
+
+    fn refresh_workers(&mut self) {
+        if self.workers_changed && self.workers_shown.elapsed() >= limits::WORKERS_SHOWN_EVERY {
+            self.show_workers();
+        }
+    }
+
+    fn show_workers(&mut self) {
+        self.views.set_workers(self.core.workers(self.clock.now()));
+        self.workers_shown = Instant::now();
+        self.workers_changed = false;
+    }
+}
+
+fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
+    for (item, outcome) in items.into_iter().zip(outcomes) {
+        // A caller that is gone needs no answer: its command is done all the same.
+        match (item.reply, outcome) {
+            (Reply::Submit(reply), Outcome::Submitted(task)) => drop(reply.send(Ok(task))),
+            (Reply::Cancel(reply), Outcome::Cancelled(answer)) => drop(reply.send(Ok(answer))),
+            (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
+            (Reply::None, Outcome::Nothing) => {}
+            _ => unreachable!("each input has one kind of outcome"),
+        }
+    }
+}
+
+fn core_settings(settings: &DriverSettings, incarnation: u64, epochs_used: u64) -> Settings {
+    Settings {
+        incarnation,
+        epochs_used,
+        aging_interval_s: settings.aging_interval_s,
+        lost_after_s: settings.lost_after_s,
+        ..Settings::default()
+    }
+}
+
+fn read_incarnation(path: &Path) -> u64 {
+    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Write, sync, rename, sync the directory.
+fn write_incarnation(path: &Path, incarnation: u64) -> std::io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = std::fs::File::create(&temporary)?;
+    writeln!(file, "{incarnation}")?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
+}

@@ -1,0 +1,184 @@
+//! The driver: the one task that owns the scheduling core. It takes batches of commands, steps the
+//! core, commits every effect in one transaction and only then sends, publishes and replies.
+//!
+//! Architecture Invariant: nothing leaves this module (reply, message, event) before the transaction
+//! that it reports is durable.
+
+mod clock;
+mod command;
+mod engine;
+mod ids;
+mod views;
+
+pub use command::{CancelAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};
+pub use views::{LiveTasks, TaskChanged};
+
+use crate::limits;
+use clock::Clock;
+use command::{Input, Item, Reply};
+use fetchml_api::{HealthStatus, Micros, TaskId, Worker, WorkerId, link::Hello, link::SpooledReport};
+use fetchml_store::{Store, StoreError, StoredTask};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use views::Views;
+
+/// What the driver needs to know.
+#[derive(Clone, Debug)]
+pub struct DriverSettings {
+    /// Queue time that lifts a task by one level of priority, seconds.
+    pub aging_interval_s: i64,
+    /// Lease of a worker's attempts, seconds.
+    pub lost_after_s: i64,
+    /// Keeps the incarnation outside the database, so that a restored backup cannot reissue epochs.
+    pub incarnation_file: PathBuf,
+}
+
+/// A handle on the driver; cheap to clone.
+#[derive(Clone)]
+pub struct Driver {
+    commands: mpsc::Sender<Item>,
+    views: Arc<Views>,
+    clock: Clock,
+    aging_interval_s: i64,
+}
+
+/// The running driver.
+pub struct DriverTask {
+    task: tokio::task::JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl DriverTask {
+    /// Ends the driver after the turn in flight. Commands that wait are refused.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        // A panic of the driver was logged by the panic hook already.
+        let _ = self.task.await;
+    }
+}
+
+impl Driver {
+    /// Takes a new incarnation, restores the core from the store and starts the task.
+    ///
+    /// # Errors
+    /// The store cannot be read or written, or the incarnation file cannot be.
+    pub async fn start(store: Store, settings: DriverSettings) -> Result<(Self, DriverTask), StoreError> {
+        let (commands, inbox) = mpsc::channel(limits::DRIVER_QUEUE);
+        let (stop, stopping) = watch::channel(false);
+        let engine = engine::Engine::boot(store, settings.clone()).await?;
+        let driver = Self {
+            commands,
+            views: engine.views(),
+            clock: engine.clock(),
+            aging_interval_s: settings.aging_interval_s,
+        };
+        let task = tokio::spawn(engine.run(inbox, stopping));
+        Ok((driver, DriverTask { task, stop }))
+    }
+
+    /// The logical time: follows the wall clock as it was at boot, never goes back.
+    pub fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
+    /// The incarnation of this life of the server.
+    pub fn incarnation(&self) -> u64 {
+        self.views.incarnation()
+    }
+
+    /// Queue time that lifts a task by one level of priority, seconds.
+    pub const fn aging_interval_s(&self) -> i64 {
+        self.aging_interval_s
+    }
+
+    /// Whether writes work, and if not why.
+    pub fn health(&self) -> (HealthStatus, Option<String>) {
+        self.views.health()
+    }
+
+    /// Becomes true when the disk failed to sync: the process must exit.
+    pub fn fatal(&self) -> watch::Receiver<bool> {
+        self.views.fatal()
+    }
+
+    /// All workers as of a recent turn (at most 100 ms old).
+    pub fn workers(&self) -> Arc<Vec<Worker>> {
+        self.views.workers()
+    }
+
+    /// A task that has not ended, as last committed.
+    pub fn live(&self, id: TaskId) -> Option<StoredTask> {
+        self.views.live(id)
+    }
+
+    /// Committed changes of tasks. A slow reader lags and must read the state again.
+    pub fn subscribe(&self) -> broadcast::Receiver<TaskChanged> {
+        self.views.subscribe()
+    }
+
+    /// Submits a task; durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`]; nothing was stored, except that after `Unavailable` it may have been.
+    pub async fn submit(&self, draft: NewTaskDraft) -> Result<StoredTask, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.offer(Item { input: Input::Submit(Arc::new(draft)), reply: Reply::Submit(reply) })?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
+    }
+
+    /// Asks to stop a task; the request is durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn cancel(&self, task: TaskId, by: &str, ip: Option<IpAddr>) -> Result<CancelAnswer, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.offer(Item { input: Input::Cancel { task, by: by.to_owned(), ip }, reply: Reply::Cancel(reply) })?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
+    }
+
+    /// Opens a worker's session. Messages for the worker go to `session` from then on.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn join(&self, hello: Box<Hello>, session: SessionHandle) -> Result<JoinAnswer, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let item = Item { input: Input::Join { hello: Arc::from(hello), session }, reply: Reply::Join(reply) };
+        self.push(item).await?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
+    }
+
+    /// Notes a sign of life.
+    pub(crate) async fn heard(&self, worker: WorkerId, session: u64) -> Result<(), CommandError> {
+        self.push(Item { input: Input::Heard { worker, session }, reply: Reply::None }).await
+    }
+
+    /// Hands over reports; they are acknowledged through the session when durable.
+    pub(crate) async fn reports(
+        &self,
+        worker: WorkerId,
+        session: u64,
+        reports: Vec<SpooledReport>,
+    ) -> Result<(), CommandError> {
+        let input = Input::Reports { worker, session, reports: reports.into() };
+        self.push(Item { input, reply: Reply::None }).await
+    }
+
+    /// Notes that a session ended.
+    pub(crate) async fn closed(&self, worker: WorkerId, session: u64) {
+        // When the driver is gone there is nobody to tell.
+        let _ = self.push(Item { input: Input::Closed { worker, session }, reply: Reply::None }).await;
+    }
+
+    /// For requests: refused at once when the queue is full.
+    fn offer(&self, item: Item) -> Result<(), CommandError> {
+        self.commands.try_send(item).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => CommandError::Overloaded { retry_after_s: limits::RETRY_AFTER_S },
+            mpsc::error::TrySendError::Closed(_) => CommandError::ShuttingDown,
+        })
+    }
+
+    /// For worker sessions: waits for room, which slows the worker down.
+    async fn push(&self, item: Item) -> Result<(), CommandError> {
+        self.commands.send(item).await.map_err(|_| CommandError::ShuttingDown)
+    }
+}

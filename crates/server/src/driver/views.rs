@@ -1,0 +1,114 @@
+//! What others may see of the driver's state: only what is committed.
+
+use fetchml_api::{AttemptId, HealthStatus, TaskId, Worker};
+use fetchml_store::StoredTask;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::{broadcast, watch};
+
+/// Tasks that have not ended, as committed.
+pub type LiveTasks = HashMap<TaskId, StoredTask>;
+
+/// A committed change of a task.
+#[derive(Clone, Debug)]
+pub struct TaskChanged {
+    /// The task after the change.
+    pub task: StoredTask,
+    /// The attempt that ended with this change.
+    pub attempt_over: Option<AttemptId>,
+}
+
+/// The shared views.
+pub(super) struct Views {
+    live: RwLock<LiveTasks>,
+    workers: RwLock<Arc<Vec<Worker>>>,
+    health: RwLock<(HealthStatus, Option<String>)>,
+    incarnation: AtomicU64,
+    changes: broadcast::Sender<TaskChanged>,
+    fatal: watch::Sender<bool>,
+}
+
+impl Views {
+    pub(super) fn new() -> Self {
+        Self {
+            live: RwLock::default(),
+            workers: RwLock::default(),
+            health: RwLock::new((HealthStatus::Healthy, None)),
+            incarnation: AtomicU64::new(0),
+            changes: broadcast::channel(crate::limits::TASK_CHANGES).0,
+            fatal: watch::channel(false).0,
+        }
+    }
+
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_incarnation(&self, incarnation: u64) {
+        self.incarnation.store(incarnation, Ordering::Relaxed);
+    }
+
+    // A poisoned lock means that a thread panicked while it held it; none of these sections leaves
+    // the data half-changed, so what is there stays usable.
+    pub(super) fn live(&self, id: TaskId) -> Option<StoredTask> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    pub(super) fn replace_live(&self, live: LiveTasks) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Applies committed changes and tells subscribers.
+    pub(super) fn publish(&self, changed: Vec<TaskChanged>) {
+        if changed.is_empty() {
+            return;
+        }
+        {
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            for change in &changed {
+                if change.task.state.status.is_terminal() {
+                    live.remove(&change.task.state.id);
+                } else {
+                    live.insert(change.task.state.id, change.task.clone());
+                }
+            }
+        }
+        for change in changed {
+            // Fails only when nobody listens.
+            let _ = self.changes.send(change);
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<TaskChanged> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn workers(&self) -> Arc<Vec<Worker>> {
+        Arc::clone(&self.workers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_workers(&self, workers: Vec<Worker>) {
+        *self.workers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(workers);
+    }
+
+    pub(super) fn health(&self) -> (HealthStatus, Option<String>) {
+        self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_health(&self, status: HealthStatus, reason: Option<String>) {
+        *self.health.write().unwrap_or_else(PoisonError::into_inner) = (status, reason);
+    }
+
+    pub(super) fn fatal(&self) -> watch::Receiver<bool> {
+        self.fatal.subscribe()
+    }
+
+    pub(super) fn set_fatal(&self) {
+        self.fatal.send_replace(true);
+    }
+}

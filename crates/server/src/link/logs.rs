@@ -1,0 +1,77 @@
+//! Log bytes of one worker session on their way to disk: written in order, acknowledged when
+//! durable, bounded in flight.
+
+use crate::{app::App, limits};
+use bytes::Bytes;
+use fetchml_api::{AttemptId, TaskId, link::ToWorker};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// Carries chunks of the attempts that this session may write.
+pub(super) struct LogPump {
+    app: Arc<App>,
+    outbox: mpsc::Sender<ToWorker>,
+    tasks: HashMap<AttemptId, TaskId>,
+    in_flight: FuturesOrdered<BoxFuture<'static, Option<(AttemptId, u64)>>>,
+}
+
+impl LogPump {
+    pub(super) fn new(app: &Arc<App>, outbox: mpsc::Sender<ToWorker>) -> Self {
+        Self { app: Arc::clone(app), outbox, tasks: HashMap::new(), in_flight: FuturesOrdered::new() }
+    }
+
+    /// The worker was given this attempt and may write its log.
+    pub(super) fn admit(&mut self, attempt: AttemptId, task: TaskId) {
+        self.tasks.insert(attempt, task);
+    }
+
+    /// Admits attempts that the worker brought along; cuts each log to what the worker knows to be
+    /// durable and returns where it goes on.
+    pub(super) async fn resume(&mut self, kept: Vec<(AttemptId, (TaskId, u64))>) -> Vec<(AttemptId, u64)> {
+        let mut offsets = Vec::with_capacity(kept.len());
+        for (attempt, (task, acked)) in kept {
+            self.admit(attempt, task);
+            match self.app.logs.resume(task, attempt, 0, acked).await {
+                Ok(length) => offsets.push((attempt, length)),
+                Err(error) => warn!(%attempt, %error, "cannot go on with a log"),
+            }
+        }
+        offsets
+    }
+
+    /// Takes a chunk. Waits while too much is in flight.
+    pub(super) async fn push(&mut self, attempt: AttemptId, node: u32, offset: u64, bytes: Bytes) {
+        let Some(task) = self.tasks.get(&attempt).copied() else { return };
+        while self.in_flight.len() >= limits::LOG_CHUNKS_IN_FLIGHT {
+            self.settle().await;
+        }
+        let app = Arc::clone(&self.app);
+        self.in_flight.push_back(Box::pin(async move {
+            match app.logs.append(task, attempt, node, offset, bytes).await {
+                Ok(durable) => Some((attempt, durable)),
+                Err(error) => {
+                    // Not acknowledged: the worker keeps the bytes and sends them again.
+                    warn!(%attempt, %error, "log bytes could not be stored");
+                    None
+                }
+            }
+        }));
+    }
+
+    /// Completes one chunk and acknowledges it; pends while none is in flight.
+    pub(super) async fn settle(&mut self) {
+        match self.in_flight.next().await {
+            None => std::future::pending().await,
+            Some(None) => {}
+            Some(Some((attempt, offset))) => {
+                // Full: the driver cuts the session off soon; the bytes come again.
+                let _ = self.outbox.try_send(ToWorker::LogAck { attempt, offset });
+            }
+        }
+    }
+}

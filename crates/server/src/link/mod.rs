@@ -1,0 +1,208 @@
+//! Worker sessions: one WebSocket per worker. Reads frames, hands reports to the driver and log
+//! bytes to the log store, and sends what the driver decides.
+//!
+//! Nothing a worker sends may harm the server: messages are bounded, unknown attempts are ignored,
+//! silence and a full outbox end the session, and the driver fences every report.
+
+mod finisher;
+mod logs;
+
+pub use finisher::start_finisher;
+
+use crate::{app::App, driver::JoinAnswer, driver::SessionHandle, limits};
+use axum::extract::ws::{Message, WebSocket};
+use fetchml_api::{
+    AttemptId, TaskId, WorkerId,
+    limits::NAME_CHARS,
+    link::{Hello, LogChunk, PROTOCOL, ToServer, ToWorker, Welcome},
+};
+use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
+use logs::LogPump;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::{sync::mpsc, time::timeout};
+use tracing::{debug, info, warn};
+
+type Outgoing = SplitSink<WebSocket, Message>;
+
+/// Why a session ended, for the log.
+type End = String;
+
+static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
+
+/// Serves one worker until it goes, falls silent, or misbehaves.
+pub async fn serve(socket: WebSocket, app: Arc<App>) {
+    let (mut outgoing, mut incoming) = socket.split();
+    let hello = match read_hello(&mut incoming).await {
+        Ok(hello) => hello,
+        Err(reason) => {
+            refuse(&mut outgoing, reason, false).await;
+            return;
+        }
+    };
+    let worker = hello.worker_id;
+    let (outbox, inbox) = mpsc::channel(limits::SESSION_OUTBOX);
+    let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
+    let held: HashMap<AttemptId, (TaskId, u64)> =
+        hello.inventory.iter().map(|held| (held.attempt, (held.task, held.log_acked))).collect();
+    let joined = app.driver.join(hello, SessionHandle { id, outbox: outbox.clone() }).await;
+    let end = match joined {
+        Ok(JoinAnswer::Welcome { incarnation, forget, keep }) => {
+            let kept = keep.into_iter().filter_map(|attempt| Some((attempt, *held.get(&attempt)?))).collect();
+            let mut session = Session { app: &app, worker, id, outgoing, inbox, logs: LogPump::new(&app, outbox) };
+            session.run(&mut incoming, incarnation, forget, kept).await
+        }
+        Ok(JoinAnswer::Refused { reason }) => {
+            refuse(&mut outgoing, reason.clone(), true).await;
+            reason
+        }
+        Err(error) => {
+            refuse(&mut outgoing, error.to_string(), true).await;
+            error.to_string()
+        }
+    };
+    info!(%worker, session = id, reason = %end, "worker session ended");
+    app.driver.closed(worker, id).await;
+}
+
+async fn read_hello(incoming: &mut futures_util::stream::SplitStream<WebSocket>) -> Result<Box<Hello>, String> {
+    let frame = timeout(limits::HELLO_TIMEOUT, incoming.next()).await.map_err(|_| "no hello in time".to_owned())?;
+    let Some(Ok(Message::Text(text))) = frame else {
+        return Err("the first message must be a hello".into());
+    };
+    let hello = match serde_json::from_str(&text) {
+        Ok(ToServer::Hello(hello)) => hello,
+        Ok(_) => return Err("the first message must be a hello".into()),
+        Err(error) => return Err(format!("the hello cannot be read ({error}); upgrade the older of worker and server")),
+    };
+    if hello.protocol + 1 < PROTOCOL {
+        return Err(format!("worker protocol {} is too old for this server (protocol {PROTOCOL}); upgrade the worker", hello.protocol));
+    }
+    let names = [&hello.name, &hello.capabilities.hostname];
+    if names.iter().any(|name| name.chars().count() > NAME_CHARS || name.contains(char::is_control)) {
+        return Err(format!("worker and host names are at most {NAME_CHARS} characters without control characters"));
+    }
+    Ok(hello)
+}
+
+async fn refuse(outgoing: &mut Outgoing, reason: String, retry: bool) {
+    warn!(%reason, "worker refused");
+    // The worker may be gone already; it finds out either way.
+    let _ = send(outgoing, &ToWorker::Refused { reason, retry }).await;
+    let _ = outgoing.close().await;
+}
+
+async fn send(outgoing: &mut Outgoing, message: &ToWorker) -> Result<(), End> {
+    let text = serde_json::to_string(message).expect("link messages have only string keys and finite numbers");
+    match timeout(limits::LINK_SEND_TIMEOUT, outgoing.feed(Message::Text(text.into()))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("cannot send: {error}")),
+        Err(_) => Err("the worker does not read its messages".into()),
+    }
+}
+
+struct Session<'a> {
+    app: &'a Arc<App>,
+    worker: WorkerId,
+    id: u64,
+    outgoing: Outgoing,
+    inbox: mpsc::Receiver<ToWorker>,
+    logs: LogPump,
+}
+
+impl Session<'_> {
+    async fn run(
+        &mut self,
+        incoming: &mut futures_util::stream::SplitStream<WebSocket>,
+        incarnation: u64,
+        forget: Vec<AttemptId>,
+        kept: Vec<(AttemptId, (TaskId, u64))>,
+    ) -> End {
+        let log_offsets = self.logs.resume(kept).await;
+        let welcome = Welcome {
+            protocol: PROTOCOL,
+            incarnation,
+            heartbeat_s: limits::HEARTBEAT_S,
+            lost_after_s: u32::try_from(self.app.options.lost_after_s).unwrap_or(u32::MAX),
+            forget,
+            log_offsets,
+        };
+        if let Err(end) = send(&mut self.outgoing, &ToWorker::Welcome(welcome)).await {
+            return end;
+        }
+        loop {
+            let done = tokio::select! {
+                frame = timeout(limits::LINK_SILENCE, incoming.next()) => match frame {
+                    Err(_) => Err("silence".into()),
+                    Ok(None) => Err("closed by the worker".into()),
+                    Ok(Some(Err(error))) => Err(error.to_string()),
+                    Ok(Some(Ok(frame))) => self.on_frame(frame).await,
+                },
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.on_message(message).await,
+                    None => Err("closed by the server; the worker joins again".into()),
+                },
+                () = self.logs.settle() => Ok(()),
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    /// Sends a message and all that wait behind it, then flushes once.
+    async fn on_message(&mut self, first: ToWorker) -> Result<(), End> {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            if let ToWorker::Assign(assignment) = &message {
+                self.logs.admit(assignment.attempt, assignment.spec.id);
+            }
+            send(&mut self.outgoing, &message).await?;
+            next = self.inbox.try_recv().ok();
+        }
+        match timeout(limits::LINK_SEND_TIMEOUT, self.outgoing.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("cannot send: {error}")),
+            Err(_) => Err("the worker does not read its messages".into()),
+        }
+    }
+
+    async fn on_frame(&mut self, frame: Message) -> Result<(), End> {
+        match frame {
+            Message::Text(text) => match serde_json::from_str::<ToServer>(&text) {
+                Ok(message) => self.on_report(message).await,
+                Err(error) => Err(format!("a message cannot be read: {error}")),
+            },
+            Message::Binary(frame) => match LogChunk::decode(&frame) {
+                Some(chunk) => {
+                    let bytes = frame.slice(LogChunk::HEADER_BYTES..);
+                    self.logs.push(chunk.attempt, chunk.node, chunk.offset, bytes).await;
+                    Ok(())
+                }
+                None => Err("a binary frame is no log chunk".into()),
+            },
+            Message::Close(_) => Err("closed by the worker".into()),
+            Message::Ping(_) | Message::Pong(_) => Ok(()),
+        }
+    }
+
+    async fn on_report(&mut self, message: ToServer) -> Result<(), End> {
+        let taken = match message {
+            ToServer::Hello(_) => return Err("a second hello".into()),
+            ToServer::Heartbeat(beat) => {
+                self.app.driver.heard(self.worker, self.id).await.map_err(|e| e.to_string())?;
+                return self.on_message(ToWorker::BeatAck { sent_ms: beat.sent_ms }).await;
+            }
+            ToServer::Reports { reports } => {
+                debug!(worker = %self.worker, count = reports.len(), "reports");
+                self.app.driver.reports(self.worker, self.id, reports).await
+            }
+        };
+        taken.map_err(|error| error.to_string())
+    }
+}

@@ -2,8 +2,8 @@
 //! driver that owns it.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, TaskId, TaskState, WorkerId,
-    WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, TaskId, TaskState,
+    WorkerId, WorkerRecord,
     link::{Held, Report},
 };
 

@@ -1,5 +1,121 @@
-//! The scheduling core: `step(now, Event) -> (Answer, Vec<Effect>)`. Deterministic: no I/O, no clock, no
-//! randomness, no hash-order iteration, no logging.
+//! The scheduling core: events in, effects out. [`Scheduler::step`] is told what happened and when,
+//! and says what is to be written and sent; it does neither. Deterministic: no I/O, no clock, no
+//! randomness, no hash order, no logging.
+//!
+//! A turn is any number of events and then [`Event::TurnEnded`], which places what can be placed.
+//! Nothing of the effects may happen before all of the turn's are durable; after a failed commit
+//! the core is thrown away and restored from rows.
 
+mod attempt;
+mod audit;
+mod ending;
 pub mod event;
+mod fleet;
+mod gpu;
+mod intern;
+mod invariants;
+pub mod limits;
+mod placement;
+mod queue;
+mod report;
+mod restore;
+mod session;
+mod settings;
+mod submission;
+mod task;
+mod timers;
+mod view;
+mod worker;
+
 pub use event::*;
+pub use restore::{DurableState, DurableTask};
+pub use settings::Settings;
+pub use task::priority_aged;
+
+use attempt::Attempt;
+use fetchml_api::{AttemptId, Micros, TaskId};
+use fleet::Fleet;
+use intern::Interner;
+use queue::{PerSlot, Queues};
+use std::collections::BTreeMap;
+use task::Task;
+use timers::Timers;
+
+/// The core. Holds every task that has not ended, their current attempts, and all workers.
+///
+/// Volatile, and so not in [`Scheduler::durable_state`]: link state, last sign of life and leases of
+/// workers, their mean slot occupancy, which attempts are assigned ahead, and patience with those.
+#[derive(Debug)]
+pub struct Scheduler {
+    settings: Settings,
+    /// Latest time any step was given; time does not run backwards here.
+    now: Micros,
+    /// Last epoch counter given out in this incarnation.
+    epochs_used: u64,
+    tasks: BTreeMap<TaskId, Task>,
+    users: Interner<String, ()>,
+    queues: Queues,
+    /// Tasks in backoff: queued, but in no queue.
+    delayed: PerSlot<usize>,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    fleet: Fleet,
+    timers: Timers,
+}
+
+impl Scheduler {
+    /// A core that knows of nothing.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            now: Micros(i64::MIN),
+            epochs_used: settings.epochs_used,
+            tasks: BTreeMap::new(),
+            users: Interner::new(),
+            queues: Queues::new(),
+            delayed: PerSlot::default(),
+            attempts: BTreeMap::new(),
+            fleet: Fleet::new(&settings),
+            timers: Timers::default(),
+            settings,
+        }
+    }
+
+    /// Tells the core that something happened at `now` (logical time; taken as the latest time told
+    /// so far if it lies before that) and appends what is to be done about it.
+    pub fn step(&mut self, now: Micros, event: Event, effects: &mut Vec<Effect>) -> Answer {
+        self.now = self.now.max(now);
+        match event {
+            Event::TaskSubmitted(new) => self.on_task_submitted(&new, effects),
+            Event::CancelRequested { task, by } => self.on_cancel_requested(task, &by, effects),
+            Event::WorkerJoined { worker, name, capabilities, batch_slots, service_slots, inventory } => {
+                let hello = session::Joined { worker, name, capabilities, batch_slots, service_slots };
+                self.on_worker_joined(hello, &inventory, effects)
+            }
+            Event::WorkerHeard { worker } => self.on_worker_heard(worker),
+            Event::WorkerDisconnected { worker } => self.on_worker_disconnected(worker),
+            Event::AttemptReported { worker, attempt, task, epoch, report } => {
+                let fence = report::Fence { worker, attempt, task, epoch };
+                self.on_attempt_reported(fence, report, effects)
+            }
+            Event::TimePassed => self.on_time_passed(effects),
+            Event::TurnEnded => {
+                self.on_time_passed(effects);
+                self.on_turn_ended(effects)
+            }
+        }
+    }
+
+    /// Goes on in a later incarnation: epochs made from now on order after all made before. A lower or
+    /// equal one changes nothing.
+    pub fn raise_incarnation(&mut self, incarnation: u64) {
+        if incarnation > self.settings.incarnation {
+            self.settings.incarnation = incarnation;
+            self.epochs_used = 0;
+        }
+    }
+
+    /// The earliest instant at which [`Event::TimePassed`] will do something: the end of a backoff, of
+    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence.
+    pub fn next_deadline(&self) -> Option<Micros> {
+        self.timers.next()
+    }
+}

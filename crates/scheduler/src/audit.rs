@@ -1,0 +1,98 @@
+//! The audit events of tasks. Each names the status after it, so that replaying them gives the
+//! tasks' final states.
+
+use fetchml_api::{AttemptRecord, AuditDraft, AuditKind, FailureCause, Micros, TaskState};
+use std::collections::BTreeMap;
+
+/// The actor of what nobody asked for.
+pub(crate) const SYSTEM: &str = "system";
+
+/// What happened to a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Action {
+    /// Entered the system.
+    Submit,
+    /// User code started.
+    Start,
+    /// Queued again after a failure of its own.
+    Retry,
+    /// Queued again at no cost.
+    Requeue,
+    /// A user asked to stop it while it was on a worker.
+    CancelRequest,
+    /// Ended well.
+    Complete,
+    /// Ended otherwise.
+    Fail,
+    /// Ended because a user asked for it.
+    Cancel,
+}
+
+impl Action {
+    const fn kind(self) -> AuditKind {
+        match self {
+            Self::Submit | Self::Retry | Self::Requeue => AuditKind::JobQueued,
+            Self::Start => AuditKind::JobStarted,
+            Self::CancelRequest | Self::Complete | Self::Fail | Self::Cancel => AuditKind::JobCompleted,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Submit => "submit",
+            Self::Start => "start",
+            Self::Retry => "retry",
+            Self::Requeue => "requeue",
+            Self::CancelRequest => "cancel_request",
+            Self::Complete => "complete",
+            Self::Fail => "fail",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
+/// The event for a task that now is in `state`, with the attempt it concerns.
+pub(crate) fn draft(
+    now: Micros,
+    user: &str,
+    action: Action,
+    state: &TaskState,
+    attempt: Option<&AttemptRecord>,
+) -> AuditDraft {
+    let mut metadata = BTreeMap::new();
+    let mut put = |name: &str, value: String| {
+        metadata.insert(name.to_owned(), value);
+    };
+    put("status", state.status.as_str().to_owned());
+    match action {
+        Action::Submit => put("priority", state.priority.to_string()),
+        Action::Start | Action::CancelRequest => {}
+        Action::Retry | Action::Requeue | Action::Complete | Action::Fail | Action::Cancel => {
+            put("retry_count", state.retry_count.to_string());
+            put("requeue_count", state.requeue_count.to_string());
+            let ending = [("exit_code", state.exit_code), ("signal", state.signal)];
+            for (name, value) in ending.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+                put(name, value.to_string());
+            }
+            if let Some(cause) = state.cause {
+                put("cause", FailureCause::as_str(cause).to_owned());
+            }
+        }
+    }
+    if let Some(attempt) = attempt {
+        put("attempt", attempt.id.to_string());
+        put("epoch", attempt.epoch.to_string());
+        put("worker", attempt.worker_id.to_string());
+    }
+    AuditDraft {
+        at: now,
+        kind: action.kind(),
+        user_id: user.to_owned(),
+        resource: format!("tasks/{}", state.id),
+        action: action.as_str().to_owned(),
+        success: true,
+        ip_address: None,
+        error: state.error.clone().filter(|_| matches!(action, Action::Fail | Action::Cancel)),
+        metadata,
+    }
+}

@@ -1,0 +1,119 @@
+//! What must hold after every step. Tests call this each time; it looks at everything, so a server
+//! does not.
+
+use crate::{Scheduler, attempt::Holding, timers::Timer, worker::Used};
+use fetchml_api::{AttemptId, AttemptPhase, TaskId, TaskStatus};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Scheduler {
+    /// Panics, saying what is wrong, unless slots, cores, memory and GPUs are conserved, each active
+    /// task has its one current attempt, each waiting task its one place, and indexes and timers are
+    /// what they are derived from.
+    pub fn assert_invariants(&self) {
+        self.queues.assert_invariants();
+        self.fleet.assert_invariants();
+        self.assert_waiting();
+        self.assert_attempts();
+        self.assert_rooms();
+        self.assert_timers();
+    }
+
+    fn assert_waiting(&self) {
+        let mut waiting: BTreeSet<TaskId> = BTreeSet::new();
+        for (shape, user, (key, id)) in self.queues.places() {
+            let task = self.tasks.get(&id).expect("who is in a queue has not ended");
+            assert_eq!((task.shape, task.user), (shape, user), "{id} is in its own queue");
+            assert_eq!(task.key(self.settings.aging_interval()), key, "{id} is in its place");
+            assert!(waiting.insert(id), "{id} waits once");
+        }
+        for (at, timer) in self.timers.iter() {
+            if let Timer::BackoffEnds(id) = timer {
+                assert_eq!(self.tasks[&id].history().and_then(|h| h.not_before), Some(at), "{id} waits for its time");
+                assert!(waiting.insert(id), "{id} waits once");
+            }
+        }
+        let queued = self.tasks.iter().filter(|(_, task)| task.status == TaskStatus::Queued);
+        assert_eq!(queued.map(|(&id, _)| id).collect::<BTreeSet<_>>(), waiting, "the queued tasks are those that wait");
+        let depth = |kind| self.queue_depth(kind);
+        let depths = depth(fetchml_api::SlotKind::Batch) + depth(fetchml_api::SlotKind::Service);
+        assert_eq!(depths, waiting.len(), "depths count what waits");
+        assert!(self.tasks.values().all(|task| !task.status.is_terminal()), "ended tasks leave");
+    }
+
+    fn assert_attempts(&self) {
+        let mut owned: BTreeMap<AttemptId, TaskId> = BTreeMap::new();
+        for (&id, task) in &self.tasks {
+            assert_eq!(task.status.is_active(), task.attempt().is_some(), "an active task has an attempt: {id}");
+            owned.extend(task.attempt().map(|attempt| (attempt, id)));
+        }
+        let held: BTreeMap<_, _> = self.attempts.iter().map(|(&id, attempt)| (id, attempt.record.task_id)).collect();
+        assert_eq!(owned, held, "the attempts held are the current ones");
+        for (id, attempt) in &self.attempts {
+            let (record, state) = (&attempt.record, self.tasks[&attempt.record.task_id].state(attempt.record.task_id));
+            assert!(!record.phase.is_over(), "{id} is not over");
+            assert_eq!(state.epoch, Some(record.epoch), "the task knows its epoch");
+            assert_eq!(state.worker_id, Some(record.worker_id), "the task knows its worker");
+            assert_eq!(state.attempt_count, record.number, "the current attempt is the last");
+            assert!(record.epoch <= self.last_epoch(), "epochs come from here or before");
+            let status = match record.phase {
+                AttemptPhase::Running => TaskStatus::Running,
+                AttemptPhase::Collecting => TaskStatus::Collecting,
+                _ => TaskStatus::Preparing,
+            };
+            assert_eq!(state.status, status, "status follows phase");
+        }
+    }
+
+    fn assert_rooms(&self) {
+        let mut on_workers = 0;
+        for (id, worker) in self.fleet.iter() {
+            on_workers += worker.attempts.len();
+            let (mut used, mut ahead) = (Used::default(), BTreeMap::new());
+            let mut devices: BTreeMap<u32, AttemptId> = BTreeMap::new();
+            for attempt_id in &worker.attempts {
+                let attempt = &self.attempts[attempt_id];
+                assert_eq!(attempt.record.worker_id, id, "an attempt is on its worker");
+                match attempt.holding {
+                    Holding::Ahead { .. } => {
+                        ahead.insert(attempt.record.epoch, *attempt_id);
+                        assert!(attempt.record.phase < AttemptPhase::Running, "what runs has its room");
+                    }
+                    Holding::Room { .. } => {
+                        used.add(self.queues.shapes.key(self.tasks[&attempt.record.task_id].shape));
+                        for &gpu in &attempt.record.gpus {
+                            assert_eq!(devices.insert(gpu, *attempt_id), None, "GPU {gpu} of {id} has one owner");
+                        }
+                        assert!(attempt.record.phase < AttemptPhase::Collecting, "what is dead holds nothing");
+                    }
+                    Holding::Nothing => {
+                        assert_eq!(attempt.record.phase, AttemptPhase::Collecting, "what lives has a place");
+                    }
+                }
+            }
+            assert_eq!(*worker.used(), used, "what is used of {id} is what its attempts hold");
+            assert_eq!(worker.ahead, ahead, "what waits ahead on {id}");
+            for (index, owner) in worker.devices() {
+                assert_eq!(owner, devices.get(&index).copied(), "owner of GPU {index} of {id}");
+            }
+        }
+        assert_eq!(on_workers, self.attempts.len(), "every attempt is on one worker");
+    }
+
+    fn assert_timers(&self) {
+        let mut expected = BTreeSet::new();
+        for (id, worker) in self.fleet.iter() {
+            let silent = worker.silent_at(self.settings.offline_after_s);
+            let lease = worker.lease_ends(self.settings.lost_after_s);
+            expected.extend(silent.map(|at| (at, Timer::WorkerSilent(id))));
+            expected.extend(lease.map(|at| (at, Timer::LeaseEnds(id))));
+        }
+        for (&id, attempt) in &self.attempts {
+            if let Holding::Ahead { patience_ends } = attempt.holding {
+                expected.insert((patience_ends, Timer::PatienceEnds(id)));
+            }
+        }
+        let is_backoff = |timer: Timer| matches!(timer, Timer::BackoffEnds(_));
+        let set: BTreeSet<_> = self.timers.iter().filter(|&(_, timer)| !is_backoff(timer)).collect();
+        assert_eq!(set, expected, "timers");
+    }
+}

@@ -1,0 +1,13 @@
+//! Limits and fixed measures of the core. What an operator may change stands in
+//! [`crate::Settings`]; limits of the wire formats stand in `fetchml_api::limits`.
+
+use fetchml_api::time::SECOND;
+
+/// Ends a worker must have shown before its mean slot occupancy says anything.
+pub const OCCUPANCY_SAMPLES_MIN: u32 = 4;
+/// Weight of a new end in the mean slot occupancy: one part in this many.
+pub const OCCUPANCY_WEIGHT: i64 = 8;
+/// Shapes looked at in one prefetch pass that found no worker to take them; bounds the pass.
+pub const PREFETCH_MISSES_MAX: usize = 64;
+/// How long a worker that is gone stays listed, microseconds.
+pub const GONE_WORKER_LISTED: i64 = 24 * 3_600 * SECOND;

@@ -1,0 +1,154 @@
+//! The end of a turn: waiting tasks get workers, best head first. What fits nowhere may be assigned
+//! ahead to a worker whose attempts are short, which hides the time a commit takes.
+
+use crate::{
+    Answer, Effect, Message, Scheduler,
+    attempt::{Attempt, Holding, attempt_id},
+    limits,
+    queue::Head,
+    timers::Timer,
+};
+use fetchml_api::{
+    AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, Micros, SlotKind, TaskStatus, WorkerId, time::SECOND,
+};
+use std::collections::BTreeSet;
+
+impl Scheduler {
+    pub(crate) fn on_turn_ended(&mut self, effects: &mut Vec<Effect>) -> Answer {
+        let epochs_before = self.epochs_used;
+        self.place(SlotKind::Service, effects);
+        self.place(SlotKind::Batch, effects);
+        self.place_ahead(effects);
+        if self.epochs_used == epochs_before { Answer::Unchanged } else { Answer::Done }
+    }
+
+    /// Places heads in their order. One that fits nowhere stops its shape until there is more room;
+    /// the head behind a placed one is never before it, so one pass is enough.
+    fn place(&mut self, kind: SlotKind, effects: &mut Vec<Effect>) {
+        let mut last = None;
+        while !self.fleet.is_full(kind) {
+            let Some(head) = self.queues.next(kind, last) else { return };
+            last = Some(head);
+            let generation = self.fleet.generation();
+            let shape = self.queues.shapes.value(head.shape);
+            if shape.stopped_at == Some(generation) {
+                continue;
+            }
+            match self.fleet.pick(self.queues.shapes.key(head.shape), &shape.gpu_tokens) {
+                Some((worker, gpus)) => {
+                    let attempt = self.assign(head, worker, gpus, effects);
+                    self.take_room(attempt);
+                }
+                None => self.queues.shapes.value_mut(head.shape).stopped_at = Some(generation),
+            }
+        }
+    }
+
+    /// Assigns work ahead. A head that cannot go ahead itself keeps its chance: a worker that it
+    /// waits for gets nothing ahead that would take the slot from under it.
+    fn place_ahead(&mut self, effects: &mut Vec<Effect>) {
+        let mut awaited = BTreeSet::new();
+        let (mut last, mut misses) = (None, 0);
+        while misses < limits::PREFETCH_MISSES_MAX {
+            if !self.fleet.takes_ahead().any(|(id, _)| !awaited.contains(&id)) {
+                return;
+            }
+            let Some(head) = self.queues.next(SlotKind::Batch, last) else { return };
+            last = Some(head);
+            let demand = self.queues.shapes.key(head.shape);
+            let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
+            let mut workers = self.fleet.takes_ahead().filter(|(id, _)| !awaited.contains(id));
+            let found = workers.find(|(_, worker)| worker.fits_one_slot(demand)).map(|(id, _)| id);
+            drop(workers);
+            if let Some(worker) = found {
+                let attempt = self.assign(head, worker, Vec::new(), effects);
+                let epoch = self.attempts[&attempt].record.epoch;
+                self.fleet.change(worker, |worker| worker.ahead.insert(epoch, attempt));
+            } else {
+                misses += 1;
+                let hosts = self.fleet.takes_ahead().filter(|(_, worker)| worker.could_host(demand, tokens));
+                awaited.extend(hosts.map(|(id, _)| id));
+            }
+        }
+    }
+
+    /// Makes a new attempt of a waiting task, assigned ahead until it takes its room.
+    fn assign(&mut self, head: Head, worker: WorkerId, gpus: Vec<u32>, effects: &mut Vec<Effect>) -> AttemptId {
+        let (id, now) = (head.task(), self.now);
+        let user = self.tasks[&id].user;
+        self.queues.remove(head.shape, user, head.place);
+        self.epochs_used += 1;
+        let epoch = AttemptEpoch { incarnation: self.settings.incarnation, n: self.epochs_used };
+        let attempt = attempt_id(now, epoch);
+
+        let task = self.task_mut(id);
+        task.status = TaskStatus::Preparing;
+        task.waited_before = task.waited_before.saturating_add(now.since(task.queued_since).max(0));
+        let history = task.history_mut();
+        history.not_before = None;
+        history.attempt = Some(attempt);
+        history.epoch = Some(epoch);
+        history.worker_id = Some(worker);
+        history.started_at = None;
+        history.attempt_count += 1;
+        let number = history.attempt_count;
+
+        let record = AttemptRecord {
+            id: attempt,
+            task_id: id,
+            number,
+            epoch,
+            worker_id: worker,
+            gpus: gpus.clone(),
+            phase: AttemptPhase::Assigned,
+            created_at: now,
+            started_at: None,
+            ended_at: None,
+            outcome: None,
+        };
+        effects.push(Effect::PutAttempt(record.clone()));
+        self.put_task(id, effects);
+        effects.push(Effect::Send { worker, message: Message::Assign { attempt, task: id, number, epoch, gpus } });
+
+        let patience_ends = self.patience_ends();
+        self.timers.set(Timer::PatienceEnds(attempt), None, Some(patience_ends));
+        self.attempts.insert(attempt, Attempt { record, holding: Holding::Ahead { patience_ends } });
+        self.fleet.change(worker, |worker| worker.attempts.insert(attempt));
+        self.arm(worker);
+        attempt
+    }
+
+    /// Gives an attempt that holds nothing yet its slot, cores, memory and devices.
+    pub(crate) fn take_room(&mut self, id: AttemptId) {
+        let attempt = self.attempts.get_mut(&id).expect("only current attempts hold anything");
+        let Holding::Ahead { patience_ends } = attempt.holding else {
+            unreachable!("an attempt takes its room once");
+        };
+        self.timers.set(Timer::PatienceEnds(id), Some(patience_ends), None);
+        attempt.holding = Holding::Room { since: self.now };
+        let record = &attempt.record;
+        let demand = self.queues.shapes.key(self.tasks[&record.task_id].shape);
+        self.fleet.change(record.worker_id, |worker| {
+            worker.ahead.remove(&record.epoch);
+            worker.hold(id, demand, &record.gpus);
+        });
+    }
+
+    /// Lets attempts that were assigned ahead move up, oldest first, as their worker does by itself.
+    pub(crate) fn promote(&mut self, worker: WorkerId) {
+        while let Some(id) = self.next_to_promote(worker) {
+            self.take_room(id);
+        }
+    }
+
+    fn next_to_promote(&self, id: WorkerId) -> Option<AttemptId> {
+        let worker = self.fleet.get(id)?;
+        let (_, &attempt) = worker.ahead.first_key_value()?;
+        let task = self.attempts[&attempt].record.task_id;
+        worker.has_room(self.queues.shapes.key(self.tasks[&task].shape)).then_some(attempt)
+    }
+
+    pub(crate) fn patience_ends(&self) -> Micros {
+        Micros(self.now.0.saturating_add(self.settings.prefetch_patience_ms.max(1).saturating_mul(SECOND / 1_000)))
+    }
+}

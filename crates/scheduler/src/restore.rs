@@ -1,0 +1,142 @@
+//! The core from rows, and what of it is in rows: `restore(rows) == durable state`.
+
+use crate::{
+    Scheduler, Settings,
+    attempt::{Attempt, Holding},
+    task::Task,
+    timers::Timer,
+    worker::Worker,
+};
+use fetchml_api::{
+    AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+};
+use std::collections::BTreeMap;
+
+/// What of the core outlives a restart. Left out, being volatile: link state, last sign of life,
+/// leases, mean slot occupancy, which attempts are assigned ahead, and patience with those.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DurableState {
+    /// Tasks that have not ended.
+    pub tasks: BTreeMap<TaskId, DurableTask>,
+    /// Their current attempts.
+    pub attempts: BTreeMap<AttemptId, AttemptRecord>,
+    /// All workers.
+    pub workers: BTreeMap<WorkerId, WorkerRecord>,
+}
+
+/// A task as far as it outlives a restart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DurableTask {
+    /// What it needs.
+    pub demand: Demand,
+    /// Counted retries allowed.
+    pub max_retries: u32,
+    /// Who submitted it.
+    pub user_id: String,
+    /// The part that changes.
+    pub state: TaskState,
+}
+
+impl Scheduler {
+    /// A core from rows: the tasks that have not ended with demand, `max_retries` and submitter, the
+    /// current attempt of each active one, and all workers. Nobody is connected, and every lease
+    /// starts at `now`. Panics if the rows contradict each other: they were written in one transaction.
+    pub fn restore(
+        settings: Settings,
+        now: Micros,
+        tasks: Vec<(Demand, u32, String, TaskState)>,
+        attempts: Vec<AttemptRecord>,
+        workers: Vec<WorkerRecord>,
+    ) -> Self {
+        let mut core = Self::new(settings);
+        core.now = now;
+        for record in workers {
+            core.fleet.insert(Worker::new(record, now));
+        }
+        for (demand, max_retries, user_id, state) in tasks {
+            core.restore_task(demand, max_retries, user_id, state);
+        }
+        core.restore_attempts(attempts);
+        for (id, task) in &core.tasks {
+            assert_eq!(task.status.is_active(), task.attempt().is_some(), "an active task has an attempt: {id}");
+            let known = task.attempt().is_none_or(|attempt| core.attempts.contains_key(&attempt));
+            assert!(known, "the attempt of an active task is given: {id}");
+        }
+        core
+    }
+
+    /// What of the core is in rows.
+    pub fn durable_state(&self) -> DurableState {
+        let task = |(&id, task): (&TaskId, &Task)| {
+            let durable = DurableTask {
+                demand: self.queues.shapes.key(task.shape).clone(),
+                max_retries: task.max_retries,
+                user_id: self.users.key(task.user).clone(),
+                state: task.state(id),
+            };
+            (id, durable)
+        };
+        DurableState {
+            tasks: self.tasks.iter().map(task).collect(),
+            attempts: self.attempts.iter().map(|(&id, attempt)| (id, attempt.record.clone())).collect(),
+            workers: self.fleet.iter().map(|(id, worker)| (id, worker.record.clone())).collect(),
+        }
+    }
+
+    fn restore_task(&mut self, demand: Demand, max_retries: u32, user_id: String, state: TaskState) {
+        if state.status.is_terminal() {
+            return;
+        }
+        self.count_epoch(state.epoch);
+        let (id, not_before) = (state.id, state.not_before);
+        let shape = self.queues.shape_take(demand);
+        let user = self.users.take(user_id, |_| ());
+        let task = Task::from_state(state, max_retries, shape, user);
+        let waits = task.status == TaskStatus::Queued;
+        self.tasks.insert(id, task);
+        match not_before {
+            Some(at) if waits && at > self.now => self.begin_backoff(id, at),
+            _ if waits => self.enqueue(id),
+            _ => {}
+        }
+    }
+
+    /// Attempts whose user code runs have their room; the others take what is left, oldest first, and
+    /// wait ahead where nothing is.
+    fn restore_attempts(&mut self, mut records: Vec<AttemptRecord>) {
+        records.retain(|record| self.tasks.get(&record.task_id).is_some_and(|t| t.attempt() == Some(record.id)));
+        records.sort_by_key(|record| (record.phase < AttemptPhase::Running, record.epoch));
+        for record in records {
+            self.count_epoch(Some(record.epoch));
+            let (id, worker_id, epoch, phase) = (record.id, record.worker_id, record.epoch, record.phase);
+            let demand = self.queues.shapes.key(self.tasks[&record.task_id].shape);
+            let (patience_ends, may_wait) =
+                (self.patience_ends(), record.phase < AttemptPhase::Running && demand.gpu == 0);
+            let worker = self.fleet.get(worker_id).expect("the worker of an attempt is known");
+            let waits = may_wait
+                && demand.slot == fetchml_api::SlotKind::Batch
+                && !(worker.ahead.is_empty() && worker.has_room(demand));
+            let holding =
+                if phase >= AttemptPhase::Collecting { Holding::Nothing } else { Holding::Ahead { patience_ends } };
+            self.attempts.insert(id, Attempt { record, holding });
+            self.fleet.change(worker_id, |worker| {
+                worker.attempts.insert(id);
+                if waits {
+                    worker.ahead.insert(epoch, id);
+                }
+            });
+            if waits {
+                self.timers.set(Timer::PatienceEnds(id), None, Some(patience_ends));
+            } else if phase < AttemptPhase::Collecting {
+                self.take_room(id);
+            }
+            self.arm(worker_id);
+        }
+    }
+
+    fn count_epoch(&mut self, epoch: Option<fetchml_api::AttemptEpoch>) {
+        if let Some(epoch) = epoch.filter(|epoch| epoch.incarnation == self.settings.incarnation) {
+            self.epochs_used = self.epochs_used.max(epoch.n);
+        }
+    }
+}

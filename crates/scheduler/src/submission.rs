@@ -1,0 +1,76 @@
+//! What users ask for: submit and cancel.
+
+use crate::{
+    Answer, Effect, Message, NewTask, Scheduler,
+    audit::{self, Action},
+    ending::Failing,
+    task::Task,
+};
+use fetchml_api::{FailureCause, TaskId, TaskStatus};
+
+impl Scheduler {
+    pub(crate) fn on_task_submitted(&mut self, new: &NewTask, effects: &mut Vec<Effect>) -> Answer {
+        if self.tasks.contains_key(&new.id) {
+            return Answer::Unchanged;
+        }
+        let id = new.id;
+        let shape = self.queues.shape_take(new.demand.clone());
+        let user = self.users.take(new.user_id.clone(), |_| ());
+        let task = Task::new(new, self.now, shape, user);
+        let state = task.state(id);
+        self.tasks.insert(id, task);
+        self.enqueue(id);
+        effects.push(Effect::Audit(audit::draft(self.now, &new.user_id, Action::Submit, &state, None)));
+        effects.push(Effect::InsertTask(state));
+        Answer::Done
+    }
+
+    pub(crate) fn on_cancel_requested(&mut self, id: TaskId, by: &str, effects: &mut Vec<Effect>) -> Answer {
+        let Some(task) = self.tasks.get_mut(&id) else { return Answer::NotActive };
+        if task.cancelled_by().is_some() {
+            return Answer::Unchanged;
+        }
+        let waits = task.status == TaskStatus::Queued;
+        task.history_mut().cancelled_by = Some(by.to_owned());
+        if waits {
+            self.unqueue(id);
+            self.finish_failed(id, &Failing::cancelled(by), Action::Cancel, by, None, effects);
+            return Answer::Done;
+        }
+        let attempt = task.attempt().expect("an active task has an attempt");
+        self.put_task(id, effects);
+        self.put_audit(id, by, Action::CancelRequest, effects);
+        let worker = self.attempts[&attempt].record.worker_id;
+        let message = Message::Cancel { attempt, cause: FailureCause::Cancelled };
+        effects.push(Effect::Send { worker, message });
+        Answer::Done
+    }
+
+    /// Puts a task that waits into its queue.
+    pub(crate) fn enqueue(&mut self, id: TaskId) {
+        let task = &self.tasks[&id];
+        let place = (task.key(self.settings.aging_interval()), id);
+        self.queues.insert(task.shape, task.user, place);
+    }
+
+    /// Takes a waiting task out of its queue, or out of its backoff.
+    pub(crate) fn unqueue(&mut self, id: TaskId) {
+        if self.end_backoff(id) {
+            return;
+        }
+        let task = &self.tasks[&id];
+        let place = (task.key(self.settings.aging_interval()), id);
+        self.queues.remove(task.shape, task.user, place);
+    }
+
+    pub(crate) fn put_task(&self, id: TaskId, effects: &mut Vec<Effect>) {
+        effects.push(Effect::UpdateTask(self.tasks[&id].state(id)));
+    }
+
+    /// Audits an action on a task that is on a worker.
+    pub(crate) fn put_audit(&self, id: TaskId, user: &str, action: Action, effects: &mut Vec<Effect>) {
+        let task = &self.tasks[&id];
+        let attempt = task.attempt().and_then(|attempt| self.attempts.get(&attempt)).map(|attempt| &attempt.record);
+        effects.push(Effect::Audit(audit::draft(self.now, user, action, &task.state(id), attempt)));
+    }
+}

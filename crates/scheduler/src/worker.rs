@@ -1,0 +1,226 @@
+//! One worker as the core sees it: what it has, what of it is used, what it holds. A worker says
+//! what it likes about itself; nothing here may underflow for it.
+
+use crate::{gpu, limits, queue::PerSlot};
+use fetchml_api::{AttemptEpoch, AttemptId, Demand, Gpu, Micros, SlotKind, Slots, WorkerRecord, time::SECOND};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A worker. Only `record` outlives a restart; the rest is volatile or follows from its attempts.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) record: WorkerRecord,
+    /// Whether a link is open.
+    pub(crate) connected: bool,
+    /// Last sign of life in this life of the core.
+    pub(crate) last_heard: Option<Micros>,
+    /// Start of the running lease: last sign of life, or when the core started.
+    pub(crate) lease_from: Micros,
+    /// Connected and heard lately.
+    pub(crate) online: bool,
+    /// Attempts not over, those assigned ahead included.
+    pub(crate) attempts: BTreeSet<AttemptId>,
+    /// Attempts assigned ahead, oldest first: they hold nothing until they are promoted.
+    pub(crate) ahead: BTreeMap<AttemptEpoch, AttemptId>,
+    pub(crate) occupancy: Occupancy,
+    pub(crate) silent_timer: Option<Micros>,
+    pub(crate) lease_timer: Option<Micros>,
+    used: Used,
+    devices: BTreeMap<u32, Device>,
+}
+
+/// What attempts hold of a worker. May exceed what it has after it came back smaller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Used {
+    pub(crate) slots: PerSlot<u32>,
+    pub(crate) cpu: u64,
+    pub(crate) memory_gb: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Device {
+    tokens: Vec<String>,
+    owner: Option<AttemptId>,
+}
+
+/// How long the last attempts held their slots: a moving mean.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Occupancy {
+    mean: i64,
+    samples: u32,
+}
+
+impl Occupancy {
+    pub(crate) fn add(&mut self, held: i64) {
+        let held = held.max(0);
+        self.mean = if self.samples == 0 { held } else { self.mean + (held - self.mean) / limits::OCCUPANCY_WEIGHT };
+        self.samples = self.samples.saturating_add(1);
+    }
+
+    /// Whether attempts here are known to be shorter than this, microseconds.
+    pub(crate) const fn is_below(&self, bound: i64) -> bool {
+        self.samples >= limits::OCCUPANCY_SAMPLES_MIN && self.mean < bound
+    }
+}
+
+impl Used {
+    pub(crate) fn add(&mut self, demand: &Demand) {
+        *self.slots.of_mut(demand.slot) += 1;
+        self.cpu += u64::from(demand.cpu);
+        self.memory_gb += u64::from(demand.memory_gb);
+    }
+
+    fn subtract(&mut self, demand: &Demand) {
+        *self.slots.of_mut(demand.slot) -= 1;
+        self.cpu -= u64::from(demand.cpu);
+        self.memory_gb -= u64::from(demand.memory_gb);
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(record: WorkerRecord, now: Micros) -> Self {
+        let mut worker = Self {
+            record,
+            connected: false,
+            last_heard: None,
+            lease_from: now,
+            online: false,
+            attempts: BTreeSet::new(),
+            ahead: BTreeMap::new(),
+            occupancy: Occupancy::default(),
+            silent_timer: None,
+            lease_timer: None,
+            used: Used::default(),
+            devices: BTreeMap::new(),
+        };
+        worker.read_devices(&BTreeMap::new());
+        worker
+    }
+
+    /// Takes over the devices that the record names; `owners` are the attempts that hold one.
+    pub(crate) fn read_devices(&mut self, owners: &BTreeMap<u32, AttemptId>) {
+        let device =
+            |gpu: &Gpu| (gpu.index, Device { tokens: gpu::tokens(&gpu.name), owner: owners.get(&gpu.index).copied() });
+        self.devices = self.record.capabilities.gpus.iter().map(device).collect();
+    }
+
+    /// Gives an attempt what it needs, whether or not it is there.
+    pub(crate) fn hold(&mut self, attempt: AttemptId, demand: &Demand, gpus: &[u32]) {
+        self.used.add(demand);
+        for index in gpus {
+            if let Some(device) = self.devices.get_mut(index) {
+                device.owner = Some(attempt);
+            }
+        }
+    }
+
+    /// Takes back what [`Worker::hold`] gave.
+    pub(crate) fn release(&mut self, attempt: AttemptId, demand: &Demand) {
+        self.used.subtract(demand);
+        for device in self.devices.values_mut().filter(|device| device.owner == Some(attempt)) {
+            device.owner = None;
+        }
+    }
+
+    /// Whether slot, cores and memory for this are free now.
+    pub(crate) fn has_room(&self, demand: &Demand) -> bool {
+        self.slots_free(demand.slot) > 0
+            && self.cpu_free() >= u64::from(demand.cpu)
+            && self.memory_free() >= u64::from(demand.memory_gb)
+    }
+
+    /// Whether it could take this if it held nothing.
+    pub(crate) fn could_host(&self, demand: &Demand, gpu_tokens: &[String]) -> bool {
+        let capabilities = &self.record.capabilities;
+        let devices = self.devices.values().filter(|device| gpu::matches(&device.tokens, gpu_tokens)).count();
+        self.slots_total(demand.slot) > 0
+            && capabilities.cpu_cores >= demand.cpu
+            && capabilities.memory_gb >= demand.memory_gb
+            && (demand.gpu == 0 || devices >= demand.gpu as usize)
+    }
+
+    /// Whether any one slot that becomes free will do for this: then it may be assigned ahead.
+    pub(crate) fn fits_one_slot(&self, demand: &Demand) -> bool {
+        let slots = u64::from(self.record.batch_slots.max(1));
+        demand.slot == SlotKind::Batch
+            && demand.gpu == 0
+            && u64::from(demand.cpu) * slots <= u64::from(self.record.capabilities.cpu_cores)
+            && u64::from(demand.memory_gb) * slots <= u64::from(self.record.capabilities.memory_gb)
+    }
+
+    /// The lowest free devices of a type, if there are as many as wanted.
+    pub(crate) fn devices_free(&self, count: u32, gpu_tokens: &[String]) -> Option<Vec<u32>> {
+        let free = self.devices.iter().filter(|(_, d)| d.owner.is_none() && gpu::matches(&d.tokens, gpu_tokens));
+        let indexes: Vec<u32> = free.map(|(&index, _)| index).take(count as usize).collect();
+        (indexes.len() == count as usize).then_some(indexes)
+    }
+
+    pub(crate) fn devices_free_count(&self) -> usize {
+        self.devices.values().filter(|device| device.owner.is_none()).count()
+    }
+
+    /// Devices and who holds them.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = (u32, Option<AttemptId>)> {
+        self.devices.iter().map(|(&index, device)| (index, device.owner))
+    }
+
+    pub(crate) const fn used(&self) -> &Used {
+        &self.used
+    }
+
+    pub(crate) const fn slots_total(&self, kind: SlotKind) -> u32 {
+        match kind {
+            SlotKind::Batch => self.record.batch_slots,
+            SlotKind::Service => self.record.service_slots,
+        }
+    }
+
+    pub(crate) const fn slots_free(&self, kind: SlotKind) -> u32 {
+        self.slots_total(kind).saturating_sub(*self.used.slots.of(kind))
+    }
+
+    pub(crate) fn cpu_free(&self) -> u64 {
+        u64::from(self.record.capabilities.cpu_cores).saturating_sub(self.used.cpu)
+    }
+
+    pub(crate) fn memory_free(&self) -> u64 {
+        u64::from(self.record.capabilities.memory_gb).saturating_sub(self.used.memory_gb)
+    }
+
+    pub(crate) const fn slots(&self) -> Slots {
+        Slots {
+            batch_available: self.slots_free(SlotKind::Batch),
+            batch_total: self.record.batch_slots,
+            service_available: self.slots_free(SlotKind::Service),
+            service_total: self.record.service_slots,
+        }
+    }
+
+    /// The last sign of life that is known.
+    pub(crate) fn last_sign(&self) -> Micros {
+        self.last_heard.unwrap_or(self.record.connected_at)
+    }
+
+    /// When it counts as silent, if it does not already.
+    pub(crate) fn silent_at(&self, offline_after_s: i64) -> Option<Micros> {
+        self.online.then(|| self.lease_from.plus_seconds(offline_after_s))
+    }
+
+    /// When what it holds is given up.
+    pub(crate) fn lease_ends(&self, lost_after_s: i64) -> Option<Micros> {
+        (!self.attempts.is_empty()).then(|| self.lease_from.plus_seconds(lost_after_s))
+    }
+
+    /// Whether it may get work at all.
+    pub(crate) const fn takes_work(&self) -> bool {
+        self.online && !self.record.draining
+    }
+
+    /// Whether work may be assigned ahead to it.
+    pub(crate) fn takes_ahead(&self, per_slot: u32, short_ms: i64) -> bool {
+        let most = u64::from(self.record.batch_slots) * u64::from(per_slot);
+        self.takes_work()
+            && self.slots_free(SlotKind::Batch) == 0
+            && (self.ahead.len() as u64) < most
+            && self.occupancy.is_below(short_ms.saturating_mul(SECOND / 1_000))
+    }
+}

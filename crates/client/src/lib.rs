@@ -1,1 +1,17 @@
-//! Stub.
+//! Typed HTTP client of a FetchML server, used by the command line, by workers for their uploads and
+//! by tests. It speaks only HTTP and reads only the files it is told to upload; it prints nothing and
+//! keeps no state on disk.
+
+mod blob;
+mod connection;
+mod error;
+pub mod limits;
+mod logs;
+mod resources;
+pub mod snapshot;
+pub mod sse;
+
+pub use blob::{BlobSource, ByteStream};
+pub use connection::Client;
+pub use error::ClientError;
+pub use logs::{LogChunk, LogEvent, LogQuery};

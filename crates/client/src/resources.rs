@@ -1,0 +1,184 @@
+//! The JSON operations: tasks, queue, workers, keys, health, and waiting for a task.
+
+use crate::{
+    blob::ByteStream,
+    connection::{Client, Repeat, encode_path},
+    error::ClientError,
+    limits,
+};
+use fetchml_api::{
+    ArtifactList, CreateKeyRequest, CreateTaskRequest, CreatedKey, HealthResponse, KeyId, KeyInfo, KeyList, QueueStats,
+    Task, TaskId, TaskList, TaskListQuery, Worker,
+};
+use reqwest::{Method, header::RANGE};
+use serde::Deserialize;
+use std::ops::Range;
+use tokio::time::Instant;
+
+const NO_QUERY: &[(&str, &str)] = &[];
+
+impl Client {
+    /// How the server is. An unhealthy server's answer is an answer, not an error.
+    pub async fn health(&self) -> Result<HealthResponse, ClientError> {
+        let response = self
+            .request(Method::GET, "/health")
+            .timeout(limits::CONNECT_TIMEOUT)
+            .send()
+            .await
+            .map_err(|error| ClientError::transport(self.url(), &error))?;
+        self.read_json(response).await
+    }
+
+    /// Submits a task. With `strict`, fields the server does not know are an error instead of a warning.
+    pub async fn submit(&self, request: &CreateTaskRequest, strict: bool) -> Result<Task, ClientError> {
+        // One key for all tries of this call: a server that keeps it answers a repeat with the first task.
+        let key = uuid::Uuid::new_v4().to_string();
+        let response = self
+            .send(Repeat::OnlyIfRefused, || {
+                self.request(Method::POST, "/v1/tasks")
+                    .query(if strict { &[("strict", "true")][..] } else { NO_QUERY })
+                    .header("idempotency-key", &key)
+                    .timeout(limits::ANSWER_TIMEOUT)
+                    .json(request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// One task, with the end of its log.
+    pub async fn task(&self, id: TaskId) -> Result<Task, ClientError> {
+        self.get_json(&format!("/v1/tasks/{id}"), NO_QUERY).await
+    }
+
+    /// A page of tasks, newest first.
+    pub async fn tasks(&self, query: &TaskListQuery) -> Result<TaskList, ClientError> {
+        self.get_json("/v1/tasks", query).await
+    }
+
+    /// Asks to cancel a task; repeating it changes nothing. An ended task is not hidden by this: the caller
+    /// looks first, because the same operation hides ended tasks.
+    pub async fn cancel(&self, id: TaskId) -> Result<(), ClientError> {
+        self.delete(id, false).await
+    }
+
+    /// Cancels a task that is not over, hides one that is. `purge` hides a cancelled one too.
+    pub async fn delete(&self, id: TaskId, purge: bool) -> Result<(), ClientError> {
+        let query: &[_] = if purge { &[("purge", "true")] } else { NO_QUERY };
+        self.delete_path(&format!("/v1/tasks/{id}"), query).await
+    }
+
+    /// Counts over the queue.
+    pub async fn queue(&self) -> Result<QueueStats, ClientError> {
+        self.get_json("/v1/queue", NO_QUERY).await
+    }
+
+    /// The workers.
+    pub async fn workers(&self) -> Result<Vec<Worker>, ClientError> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Answer {
+            Bare(Vec<Worker>),
+            Wrapped { workers: Vec<Worker> },
+        }
+        Ok(match self.get_json("/v1/scheduler/workers", NO_QUERY).await? {
+            Answer::Bare(workers) | Answer::Wrapped { workers } => workers,
+        })
+    }
+
+    /// All keys, without their secrets.
+    pub async fn keys_list(&self) -> Result<Vec<KeyInfo>, ClientError> {
+        let list: KeyList = self.get_json("/v1/keys", NO_QUERY).await?;
+        Ok(list.keys)
+    }
+
+    /// Makes a key; its secret is in the answer and nowhere else.
+    pub async fn keys_create(&self, request: &CreateKeyRequest) -> Result<CreatedKey, ClientError> {
+        let response = self
+            .send(Repeat::OnlyIfRefused, || {
+                self.request(Method::POST, "/v1/keys").timeout(limits::ANSWER_TIMEOUT).json(request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Makes a key useless.
+    pub async fn keys_revoke(&self, id: &KeyId) -> Result<(), ClientError> {
+        self.delete_path(&format!("/v1/keys/{}", encode_path(&id.0)), NO_QUERY).await
+    }
+
+    /// The files a task left.
+    pub async fn artifacts(&self, id: TaskId) -> Result<ArtifactList, ClientError> {
+        self.get_json(&format!("/v1/tasks/{id}/artifacts"), NO_QUERY).await
+    }
+
+    /// The bytes of one artifact, or of a part of it (`range`, bytes).
+    pub async fn artifact_get(
+        &self,
+        id: TaskId,
+        path: &str,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, ClientError> {
+        let path = format!("/v1/tasks/{id}/artifacts/{}", encode_path(path));
+        self.get_bytes(&path, NO_QUERY, range).await
+    }
+
+    /// Waits until a task is over, through restarts of the server of up to [`limits::OUTAGE_MAX`].
+    /// `changed` sees the task at first and each time its status, attempt or retry count is another.
+    pub async fn wait(&self, id: TaskId, mut changed: impl FnMut(&Task)) -> Result<Task, ClientError> {
+        let (mut delay, longest) = limits::POLL_DELAY;
+        let mut last = None;
+        let mut silent_since: Option<Instant> = None;
+        loop {
+            match self.task(id).await {
+                Ok(task) => {
+                    silent_since = None;
+                    let state = (task.status, task.attempt_id, task.retry_count, task.requeue_count);
+                    if last != Some(state) {
+                        changed(&task);
+                        last = Some(state);
+                        delay = limits::POLL_DELAY.0;
+                    }
+                    if task.status.is_terminal() {
+                        return Ok(task);
+                    }
+                }
+                Err(error) if error.is_transient() => {
+                    let since = *silent_since.get_or_insert_with(Instant::now);
+                    // Never seen it at all: the caller should hear of it now, not in ten minutes.
+                    if last.is_none() || since.elapsed() > limits::OUTAGE_MAX {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 3 / 2).min(longest);
+        }
+    }
+
+    /// Sends a GET whose answer is bytes, not JSON.
+    pub(crate) async fn get_bytes(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, ClientError> {
+        if range.as_ref().is_some_and(Range::is_empty) {
+            return Ok(ByteStream::empty(self.url()));
+        }
+        let response = self
+            .send(Repeat::Idempotent, || {
+                let request = self.request(Method::GET, path).query(query);
+                match &range {
+                    Some(range) if range.end == u64::MAX => request.header(RANGE, format!("bytes={}-", range.start)),
+                    Some(range) => request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1)),
+                    None => request,
+                }
+            })
+            .await?;
+        if range.is_some_and(|range| range.start > 0) && response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
+            return Err(self.protocol("the whole file instead of the part asked for"));
+        }
+        Ok(ByteStream::of(self.url(), response))
+    }
+}

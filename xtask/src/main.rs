@@ -1,2 +1,58 @@
-//! Stub.
-fn main() {}
+//! The project's own commands, `cargo xtask COMMAND`: they need nothing but Rust and Python 3 on the
+//! machine and install or start what else they need. No product code stands here.
+
+mod bench;
+mod command;
+mod demo;
+mod licences;
+mod lint;
+mod openapi;
+mod outcome;
+mod postgres;
+mod prerequisites;
+mod supervised;
+mod test;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  demo [--once]       build FetchML, start it and train a real model through it;
+                      --once stops everything after the result
+  test [-- FILTER]    every test on SQLite and PostgreSQL; the last line counts them
+  lint                formatting, clippy, licences and sources of dependencies, links in the documents
+  openapi             write api/openapi.json from the code
+  bench [WHAT] [--json]
+                      measure a release build; WHAT: submit, tasks, idle, start (default: all)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<ExitCode> {
+    let Some((name, rest)) = args.split_first() else {
+        bail!("no command given\n\n{USAGE}");
+    };
+    match name.as_str() {
+        "demo" => demo::run(rest),
+        "test" => test::run(rest),
+        "lint" => lint::run(rest),
+        "openapi" => openapi::run(rest),
+        "bench" => bench::run(rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => bail!("unknown command {other:?}\n\n{USAGE}"),
+    }
+}

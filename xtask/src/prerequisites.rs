@@ -1,0 +1,75 @@
+//! What a test run or the demo needs from the machine, and how it is had where it is missing.
+
+use crate::command::{run, succeeds};
+use anyhow::{Result, bail};
+use std::{fs, path::PathBuf, process::Command};
+
+/// Makes sure that `python3 -m venv` works.
+pub(crate) fn python_with_venv() -> Result<()> {
+    let works = || succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"]));
+    if works() {
+        return Ok(());
+    }
+    apt_install(&["python3", "python3-venv"])?;
+    if works() {
+        return Ok(());
+    }
+    bail!("python3 with the venv module is needed; install it (Debian: apt-get install python3 python3-venv)")
+}
+
+/// Directory of PostgreSQL's programs; installs the server's package where there is none.
+pub(crate) fn postgres_programs() -> Result<PathBuf> {
+    if let Some(dir) = find_postgres() {
+        return Ok(dir);
+    }
+    // Only the programs are wanted, not a cluster that Debian would make and start.
+    let common = PathBuf::from("/etc/postgresql-common");
+    let _ = fs::create_dir_all(&common);
+    let _ = fs::write(common.join("createcluster.conf"), "create_main_cluster = false\n");
+    apt_install(&["postgresql"])?;
+    match find_postgres() {
+        Some(dir) => Ok(dir),
+        None => bail!("PostgreSQL's initdb was not found; install PostgreSQL 14 or later"),
+    }
+}
+
+/// The newest PostgreSQL in Debian's layout, else whatever `pg_config` on the path names.
+fn find_postgres() -> Option<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .filter(|(_, dir)| dir.join("initdb").exists() && dir.join("postgres").exists())
+        .collect();
+    found.sort();
+    if let Some((_, dir)) = found.pop() {
+        return Some(dir);
+    }
+    let output = Command::new("pg_config").arg("--bindir").output().ok()?;
+    let dir = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    (dir.join("initdb").exists() && dir.join("postgres").exists()).then_some(dir)
+}
+
+/// Installs Debian packages, as root or by sudo without a password.
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    if !succeeds(Command::new("apt-get").arg("--version")) {
+        bail!("{names} is missing and this is no Debian system; install it by hand");
+    }
+    let root = succeeds(Command::new("sh").args(["-c", "[ \"$(id -u)\" = 0 ]"]));
+    if !root && !succeeds(Command::new("sudo").args(["-n", "true"])) {
+        bail!("{names} is missing; run: sudo apt-get install {names}");
+    }
+    let apt = || {
+        let mut command = if root { Command::new("env") } else { Command::new("sudo") };
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]);
+        command
+    };
+    println!("installing {names}");
+    run(apt().arg("update"))?;
+    run(apt().args(["install", "-y", "--no-install-recommends"]).args(packages))
+}

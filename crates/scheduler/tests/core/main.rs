@@ -1,0 +1,11 @@
+//! The core from outside: events in, effects out, as tables of what must follow from what.
+
+mod aging;
+mod cancel;
+mod placement;
+mod prefetch;
+mod random;
+mod restore;
+mod retry;
+mod support;
+mod worker;

@@ -1,0 +1,201 @@
+//! Any events in any order: late, repeated, reordered and forged reports, workers that come, go,
+//! shrink and lie, restarts, time that jumps. The world checks everything after each step; in the
+//! end the faults stop and all tasks must end.
+
+use crate::support::{T, W, World, exit, failed, ok, t, task, w, worker};
+use fetchml_api::{
+    AttemptEpoch, AttemptId, FailureCause, SlotKind, TaskStatus,
+    link::{Held, Report},
+};
+use fetchml_scheduler::{Answer, Event};
+use proptest::{collection::vec, prelude::*};
+
+#[derive(Clone, Debug)]
+enum Act {
+    Submit {
+        cpu: u32,
+        memory: u32,
+        gpu: u32,
+        service: bool,
+        priority: u8,
+        user: u8,
+        retries: u32,
+    },
+    Cancel(usize),
+    Join {
+        n: u32,
+        cores: u32,
+        gpus: usize,
+        forget: Vec<bool>,
+        lie: bool,
+    },
+    Heard(u32),
+    Disconnect(u32),
+    /// A report on any attempt that ever was.
+    Report {
+        attempt: usize,
+        report: usize,
+    },
+    /// One with something in it that is not so.
+    Forged {
+        attempt: usize,
+        report: usize,
+        forgery: u8,
+    },
+    /// A task lives its whole life in an instant.
+    Quick(usize),
+    Pass {
+        milliseconds: i64,
+    },
+    Restart,
+    Turn,
+}
+
+fn acts() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32)
+            .prop_map(|(cpu, memory, gpu, service, priority, user, retries)| Act::Submit { cpu, memory, gpu, service, priority, user, retries }),
+        1 => any::<usize>().prop_map(Act::Cancel),
+        2 => (0..3_u32, 0..4_u32, 0..3_usize, vec(prop::bool::weighted(0.2), 8), prop::bool::weighted(0.1))
+            .prop_map(|(n, cores, gpus, forget, lie)| Act::Join { n, cores, gpus, forget, lie }),
+        2 => (0..4_u32).prop_map(Act::Heard),
+        1 => (0..4_u32).prop_map(Act::Disconnect),
+        8 => (any::<usize>(), 0..9_usize).prop_map(|(attempt, report)| Act::Report { attempt, report }),
+        1 => (any::<usize>(), 0..9_usize, 0..4_u8).prop_map(|(attempt, report, forgery)| Act::Forged { attempt, report, forgery }),
+        4 => any::<usize>().prop_map(Act::Quick),
+        2 => prop_oneof![6 => 0..3_000_i64, 2 => 10_000..20_000_i64, 1 => 600_000..700_000_i64]
+            .prop_map(|milliseconds| Act::Pass { milliseconds }),
+        1 => prop::bool::weighted(0.2).prop_map(|restart| if restart { Act::Restart } else { Act::Turn }),
+        6 => Just(Act::Turn),
+    ]
+}
+
+fn report(n: usize) -> Report {
+    match n {
+        0 => Report::Accepted,
+        1 => Report::Running,
+        2 => Report::Collecting,
+        3 => ok(),
+        4 => exit(3),
+        5 => failed(FailureCause::Launch),
+        6 => failed(FailureCause::Environment),
+        7 => failed(FailureCause::Preempted),
+        _ => Report::Returned,
+    }
+}
+
+fn act(world: &mut World, act: Act) {
+    let submitted = world.rows.len();
+    match act {
+        Act::Submit { cpu, memory, gpu, service, priority, user, retries } => {
+            let new: T = t(u32::try_from(submitted).unwrap()).cpu(cpu).memory(memory).gpu(gpu).priority(priority);
+            let new = new.user(["ada", "bob", "cy"][usize::from(user)]).retries(retries);
+            world.submit(if service { new.service() } else { new });
+        }
+        Act::Cancel(which) if submitted > 0 => {
+            world.cancel(u32::try_from(which % submitted).unwrap(), "bob");
+        }
+        Act::Join { n, cores, gpus, forget, lie } => {
+            let held = world.core.worker_current_attempts(worker(n)).into_iter().zip(forget.into_iter().cycle());
+            let mut inventory: Vec<Held> = held
+                .filter(|(_, forget)| !forget)
+                .map(|(a, _)| Held { attempt: a.id, task: a.task_id, epoch: a.epoch, log_acked: 0 })
+                .collect();
+            if lie {
+                let epoch = AttemptEpoch { incarnation: 9, n: 9 };
+                let attempts = world.attempts.keys().copied().take(3);
+                inventory.extend(attempts.map(|attempt| Held { attempt, task: task(0), epoch, log_acked: 0 }));
+            }
+            let names = ["NVIDIA H100", "NVIDIA A100-SXM4"];
+            world.join_with(w(n, cores).gpus(&names[..gpus]).memory(8), inventory);
+        }
+        Act::Heard(n) => {
+            world.heard(n);
+        }
+        Act::Disconnect(n) => {
+            world.step(Event::WorkerDisconnected { worker: worker(n) });
+        }
+        Act::Report { attempt, report: n } => {
+            let Some(a) = world.attempts.values().nth(attempt % world.attempts.len().max(1)).cloned() else { return };
+            let over = a.phase.is_over();
+            let (worker, attempt, task, epoch) = (a.worker_id, a.id, a.task_id, a.epoch);
+            let answer = world.step(Event::AttemptReported { worker, attempt, task, epoch, report: report(n) });
+            assert_eq!(answer == Answer::Stale, over, "exactly what is over is stale");
+        }
+        Act::Forged { attempt, report: n, forgery } => {
+            let Some(mut a) = world.attempts.values().nth(attempt % world.attempts.len().max(1)).cloned() else {
+                return;
+            };
+            match forgery {
+                0 => a.epoch.n += 1,
+                1 => a.worker_id = worker(77),
+                2 => a.task_id = task(100_000),
+                _ => a.id = AttemptId(uuid::Uuid::from_u128(7)),
+            }
+            let (worker, attempt, task, epoch) = (a.worker_id, a.id, a.task_id, a.epoch);
+            let answer = world.step(Event::AttemptReported { worker, attempt, task, epoch, report: report(n) });
+            assert_eq!(answer, Answer::Stale);
+        }
+        Act::Quick(which) => {
+            let active: Vec<_> =
+                world.rows.values().filter(|row| row.state.status.is_active()).map(|r| r.spec.id).collect();
+            if let Some(id) = active.get(which % active.len().max(1)) {
+                let n = u32::try_from(id.0.as_u128() & 0xffff_ffff).unwrap();
+                world.report(n, Report::Running);
+                world.report(n, Report::Collecting);
+                world.report(n, ok());
+            }
+        }
+        Act::Pass { milliseconds } => world.pass_ms(milliseconds),
+        Act::Restart => world.restart(),
+        Act::Cancel(_) | Act::Turn => {
+            world.turn();
+        }
+    }
+    world.sent.clear();
+}
+
+/// A fair world: one big worker, every attempt runs and ends well.
+fn drain(world: &mut World) {
+    for n in 0..3 {
+        world.step(Event::WorkerDisconnected { worker: worker(n) });
+    }
+    world.pass(1_000);
+    let big: W = w(9, 8).gpus(&["NVIDIA H100", "NVIDIA H100"]).slots(4, 2);
+    world.join(big);
+    for _ in 0..10 * (world.rows.len() + 1) {
+        world.pass(5);
+        world.heard(9);
+        world.turn();
+        for record in world.core.worker_current_attempts(worker(9)).into_iter().cloned().collect::<Vec<_>>() {
+            let n = u32::try_from(record.task_id.0.as_u128() & 0xffff_ffff).unwrap();
+            world.report(n, Report::Running);
+            world.report(n, ok());
+        }
+        if world.rows.values().all(|row| row.state.status.is_terminal()) {
+            break;
+        }
+    }
+    for row in world.rows.values() {
+        assert!(row.state.status.is_terminal(), "everything ends: {row:?}\n{}", world.core);
+        if row.state.cancelled_by.is_some() {
+            assert_eq!(row.state.status, TaskStatus::Failed, "what was cancelled never completes");
+        }
+    }
+    assert_eq!(world.core.queue_depth(SlotKind::Batch), 0);
+    assert_eq!(world.core.queue_depth(SlotKind::Service), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_corrupts_the_core(steps in vec(acts(), 1..120)) {
+        let mut world = World::new();
+        world.join(w(0, 2).gpus(&["NVIDIA H100"]));
+        for step in steps {
+            act(&mut world, step);
+        }
+        drain(&mut world);
+    }
+}

@@ -1,0 +1,415 @@
+//! A small world around the core: it keeps the rows that effects write, and after every step checks
+//! all that must always hold.
+
+use fetchml_api::{
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, Micros, SlotKind,
+    TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    link::{Held, Outcome, Report},
+    time::SECOND,
+};
+use fetchml_scheduler::{Answer, Effect, Event, Message, NewTask, Scheduler, Settings};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+pub(crate) fn task(n: u32) -> TaskId {
+    TaskId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)))
+}
+
+pub(crate) fn worker(n: u32) -> WorkerId {
+    WorkerId(Uuid::from_u128(0x0180_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)))
+}
+
+fn number(id: Uuid) -> u32 {
+    u32::try_from(id.as_u128() & 0xffff_ffff).unwrap()
+}
+
+/// A task to submit: one core, priority 5, user `ada`, unless said otherwise.
+#[derive(Clone, Debug)]
+pub(crate) struct T(pub(crate) NewTask);
+
+pub(crate) fn t(n: u32) -> T {
+    let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None };
+    T(NewTask { id: task(n), user_id: "ada".into(), demand, priority: 5, max_retries: 0 })
+}
+
+impl T {
+    pub(crate) fn cpu(mut self, cpu: u32) -> Self {
+        self.0.demand.cpu = cpu;
+        self
+    }
+    pub(crate) fn memory(mut self, gib: u32) -> Self {
+        self.0.demand.memory_gb = gib;
+        self
+    }
+    pub(crate) fn gpu(mut self, count: u32) -> Self {
+        self.0.demand.gpu = count;
+        self
+    }
+    pub(crate) fn gpu_type(mut self, name: &str) -> Self {
+        self.0.demand.gpu_type = Some(name.into());
+        self
+    }
+    pub(crate) fn service(mut self) -> Self {
+        self.0.demand.slot = SlotKind::Service;
+        self
+    }
+    pub(crate) fn priority(mut self, priority: u8) -> Self {
+        self.0.priority = priority;
+        self
+    }
+    pub(crate) fn user(mut self, user: &str) -> Self {
+        self.0.user_id = user.into();
+        self
+    }
+    pub(crate) fn retries(mut self, retries: u32) -> Self {
+        self.0.max_retries = retries;
+        self
+    }
+}
+
+/// A worker to join: as many batch slots as cores, one service slot.
+#[derive(Clone, Debug)]
+pub(crate) struct W {
+    n: u32,
+    capabilities: Capabilities,
+    batch: u32,
+    service: u32,
+}
+
+pub(crate) fn w(n: u32, cores: u32) -> W {
+    let capabilities = Capabilities { cpu_cores: cores, memory_gb: 16, ..Capabilities::default() };
+    W { n, capabilities, batch: cores, service: 1 }
+}
+
+impl W {
+    pub(crate) fn gpus(mut self, names: &[&str]) -> Self {
+        let gpus = (0..).zip(names);
+        self.capabilities.gpus = gpus
+            .map(|(index, name)| Gpu {
+                index,
+                uuid: format!("GPU-{index}"),
+                name: (*name).into(),
+                memory_bytes: 1 << 30,
+            })
+            .collect();
+        self.capabilities.gpu_count = u32::try_from(names.len()).unwrap();
+        self
+    }
+    pub(crate) fn slots(mut self, batch: u32, service: u32) -> Self {
+        (self.batch, self.service) = (batch, service);
+        self
+    }
+    pub(crate) fn memory(mut self, gib: u32) -> Self {
+        self.capabilities.memory_gb = gib;
+        self
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) spec: NewTask,
+    pub(crate) state: TaskState,
+    /// The status that the audit log says.
+    pub(crate) replayed: TaskStatus,
+}
+
+pub(crate) struct World {
+    pub(crate) core: Scheduler,
+    pub(crate) now: Micros,
+    pub(crate) rows: BTreeMap<TaskId, Row>,
+    pub(crate) attempts: BTreeMap<AttemptId, AttemptRecord>,
+    pub(crate) workers: BTreeMap<WorkerId, WorkerRecord>,
+    pub(crate) settings: Settings,
+    /// What was sent since the last look.
+    pub(crate) sent: Vec<String>,
+    /// What was audited since the last look.
+    pub(crate) audited: Vec<String>,
+    last_epoch: AttemptEpoch,
+}
+
+pub(crate) const START: Micros = Micros(1_764_000_000_000_000);
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        Self {
+            core: Scheduler::new(settings.clone()),
+            now: START,
+            rows: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            settings,
+            sent: Vec::new(),
+            audited: Vec::new(),
+            last_epoch: AttemptEpoch::default(),
+        }
+    }
+
+    pub(crate) fn step(&mut self, event: Event) -> Answer {
+        if let Event::TaskSubmitted(new) = &event
+            && !self.rows.contains_key(&new.id)
+        {
+            self.apply_submit(new.clone());
+        }
+        let mut effects = Vec::new();
+        let answer = self.core.step(self.now, event, &mut effects);
+        if matches!(answer, Answer::NotActive) {
+            assert_eq!(effects, [], "a refusal has no effects");
+        }
+        if answer == Answer::Stale {
+            assert!(matches!(&effects[..], [Effect::Send { message: Message::Forget { .. }, .. }]), "{effects:?}");
+        }
+        for effect in effects {
+            self.apply(effect);
+        }
+        self.check();
+        answer
+    }
+
+    fn apply_submit(&mut self, spec: NewTask) {
+        // A stand-in until the effect brings the state; a submit without InsertTask fails in `check`.
+        let state = TaskState {
+            id: spec.id,
+            status: TaskStatus::Failed,
+            priority: 0,
+            queued_since: Micros(0),
+            waited_before: 0,
+            not_before: None,
+            attempt: None,
+            epoch: None,
+            worker_id: None,
+            started_at: None,
+            ended_at: None,
+            retry_count: 0,
+            requeue_count: 0,
+            attempt_count: 0,
+            cancelled_by: None,
+            cause: None,
+            exit_code: None,
+            signal: None,
+            error: None,
+            hidden: false,
+        };
+        self.rows.insert(spec.id, Row { spec, state, replayed: TaskStatus::Queued });
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::InsertTask(state) => {
+                let row = self.rows.get_mut(&state.id).expect("only submitted tasks are inserted");
+                assert_eq!(row.state.priority, 0, "a task is inserted once");
+                row.state = state;
+            }
+            Effect::UpdateTask(state) => {
+                let row = self.rows.get_mut(&state.id).expect("only inserted tasks are updated");
+                assert!(!row.state.status.is_terminal(), "an ended task does not change: {state:?}");
+                assert!(row.state.epoch <= state.epoch, "epochs of a task grow");
+                row.state = state;
+            }
+            Effect::PutAttempt(record) => {
+                match self.attempts.get(&record.id) {
+                    Some(before) => {
+                        assert!(before.phase < record.phase, "an attempt goes forward: {before:?} {record:?}");
+                        assert_eq!((before.epoch, before.task_id), (record.epoch, record.task_id));
+                    }
+                    None => {
+                        assert!(record.epoch > self.last_epoch, "epochs grow");
+                        self.last_epoch = record.epoch;
+                    }
+                }
+                self.attempts.insert(record.id, record);
+            }
+            Effect::PutWorker(record) => {
+                self.workers.insert(record.id, record);
+            }
+            Effect::Audit(draft) => self.apply_audit(&draft),
+            Effect::Send { worker, message } => {
+                self.sent.push(format!("w{}: {}", number(worker.0), self.said(&message)))
+            }
+        }
+    }
+
+    fn apply_audit(&mut self, draft: &AuditDraft) {
+        let id: TaskId = draft.resource.strip_prefix("tasks/").unwrap().parse().unwrap();
+        let row = self.rows.get_mut(&id).unwrap();
+        assert!(!row.replayed.is_terminal(), "one terminal event, and nothing after it: {draft:?}");
+        row.replayed = draft.metadata["status"].parse().unwrap();
+        let cause = draft.metadata.get("cause").map(|cause| format!(" {cause}")).unwrap_or_default();
+        self.audited.push(format!("t{} {} by {}{cause}", number(id.0), draft.action, draft.user_id));
+    }
+
+    fn said(&self, message: &Message) -> String {
+        let of = |attempt: &AttemptId| match self.attempts.get(attempt) {
+            Some(record) => format!("t{}#{}", number(record.task_id.0), record.number),
+            None => "a stranger".to_owned(),
+        };
+        match message {
+            Message::Assign { attempt, gpus, .. } if gpus.is_empty() => format!("assign {}", of(attempt)),
+            Message::Assign { attempt, gpus, .. } => format!("assign {} gpus {gpus:?}", of(attempt)),
+            Message::Cancel { attempt, cause } => format!("cancel {} {}", of(attempt), cause.as_str()),
+            Message::Revoke { attempt } => format!("revoke {}", of(attempt)),
+            Message::Forget { attempt } => format!("forget {}", of(attempt)),
+        }
+    }
+
+    /// All that must hold after every step.
+    fn check(&self) {
+        self.core.assert_invariants();
+        let restored = self.restored();
+        restored.assert_invariants();
+        assert_eq!(restored.durable_state(), self.core.durable_state(), "restore(rows) is the durable state");
+        for (id, row) in &self.rows {
+            assert_eq!(self.core.task(*id).is_none(), row.state.status.is_terminal(), "ended tasks leave, others stay");
+            // Placing and collecting are not audited; all else is.
+            let seen = match row.state.status {
+                TaskStatus::Preparing => TaskStatus::Queued,
+                TaskStatus::Collecting => TaskStatus::Running,
+                status => status,
+            };
+            let replayed = if row.replayed == TaskStatus::Preparing { TaskStatus::Queued } else { row.replayed };
+            let replayed = if replayed == TaskStatus::Collecting { TaskStatus::Running } else { replayed };
+            assert_eq!(replayed, seen, "replay(audit) is the tasks: {row:?}");
+        }
+    }
+
+    /// A second core from the rows.
+    pub(crate) fn restored(&self) -> Scheduler {
+        let live = self.rows.values().filter(|row| !row.state.status.is_terminal());
+        let tasks = live.map(|r| (r.spec.demand.clone(), r.spec.max_retries, r.spec.user_id.clone(), r.state.clone()));
+        let attempts = self.attempts.values().filter(|record| !record.phase.is_over()).cloned().collect();
+        let workers = self.workers.values().cloned().collect();
+        Scheduler::restore(self.settings.clone(), self.now, tasks.collect(), attempts, workers)
+    }
+
+    /// The server restarts: what is volatile is gone.
+    pub(crate) fn restart(&mut self) {
+        self.settings.incarnation += 1;
+        self.settings.epochs_used = 0;
+        self.core = self.restored();
+    }
+
+    pub(crate) fn join(&mut self, w: W) -> Vec<String> {
+        self.join_holding(w, &[])
+    }
+
+    pub(crate) fn join_holding(&mut self, w: W, tasks: &[u32]) -> Vec<String> {
+        let held = |n: &u32| {
+            let state = &self.rows[&task(*n)].state;
+            Held { attempt: state.attempt.unwrap(), task: task(*n), epoch: state.epoch.unwrap(), log_acked: 0 }
+        };
+        let inventory = tasks.iter().map(held).collect();
+        self.join_with(w, inventory)
+    }
+
+    pub(crate) fn join_with(&mut self, w: W, inventory: Vec<Held>) -> Vec<String> {
+        self.sent.clear();
+        self.step(Event::WorkerJoined {
+            worker: worker(w.n),
+            name: format!("box{}", w.n),
+            capabilities: w.capabilities,
+            batch_slots: w.batch,
+            service_slots: w.service,
+            inventory,
+        });
+        std::mem::take(&mut self.sent)
+    }
+
+    pub(crate) fn submit(&mut self, t: T) {
+        assert_eq!(self.step(Event::TaskSubmitted(t.0)), Answer::Done);
+    }
+
+    /// Ends the turn; what was sent since the last look.
+    pub(crate) fn turn(&mut self) -> Vec<String> {
+        self.step(Event::TurnEnded);
+        std::mem::take(&mut self.sent)
+    }
+
+    pub(crate) fn cancel(&mut self, n: u32, by: &str) -> Answer {
+        self.step(Event::CancelRequested { task: task(n), by: by.into() })
+    }
+
+    /// A rightful report about the current or last attempt of a task.
+    pub(crate) fn report(&mut self, n: u32, report: Report) -> Answer {
+        let event = self.reported(n, report);
+        self.step(event)
+    }
+
+    pub(crate) fn reported(&self, n: u32, report: Report) -> Event {
+        let state = &self.rows[&task(n)].state;
+        let record = self.attempts.values().filter(|a| a.task_id == task(n)).max_by_key(|a| a.epoch).unwrap();
+        assert_eq!(Some(record.epoch), state.epoch);
+        Event::AttemptReported {
+            worker: record.worker_id,
+            attempt: record.id,
+            task: task(n),
+            epoch: record.epoch,
+            report,
+        }
+    }
+
+    pub(crate) fn reports(&mut self, n: u32, reports: &[Report]) {
+        for report in reports {
+            assert_eq!(self.report(n, report.clone()), Answer::Done, "{report:?}");
+        }
+    }
+
+    pub(crate) fn heard(&mut self, n: u32) -> Answer {
+        self.step(Event::WorkerHeard { worker: worker(n) })
+    }
+
+    pub(crate) fn pass_ms(&mut self, milliseconds: i64) {
+        self.now = Micros(self.now.0 + milliseconds * (SECOND / 1_000));
+        self.step(Event::TimePassed);
+    }
+
+    pub(crate) fn pass(&mut self, seconds: i64) {
+        self.pass_ms(seconds * 1_000);
+    }
+
+    pub(crate) fn state(&self, n: u32) -> &TaskState {
+        &self.rows[&task(n)].state
+    }
+
+    /// Status, counts, cause and sentence of a task in one line.
+    pub(crate) fn says(&self, n: u32) -> String {
+        let s = self.state(n);
+        let mut text = s.status.as_str().to_owned();
+        for (name, count) in [("retries", s.retry_count), ("requeues", s.requeue_count)] {
+            if count > 0 {
+                text += &format!(", {name} {count}");
+            }
+        }
+        if let Some(cause) = s.cause {
+            text += &format!(", {}", cause.as_str());
+        }
+        if let Some(error) = &s.error {
+            text += &format!(": {error}");
+        }
+        text
+    }
+
+    /// The core's own text, with short names, times and ids.
+    pub(crate) fn text(&self) -> String {
+        let mut text = self.core.to_string();
+        for n in 0..64 {
+            text =
+                text.replace(&task(n).to_string(), &format!("t{n}")).replace(&worker(n).to_string(), &format!("w{n}"));
+        }
+        text
+    }
+}
+
+pub(crate) fn ok() -> Report {
+    Report::Ended(Outcome { exit_code: Some(0), ..Outcome::default() })
+}
+
+pub(crate) fn failed(cause: FailureCause) -> Report {
+    Report::Ended(Outcome { cause: Some(cause), ..Outcome::default() })
+}
+
+pub(crate) fn exit(code: i32) -> Report {
+    Report::Ended(Outcome { cause: Some(FailureCause::ExitNonzero), exit_code: Some(code), ..Outcome::default() })
+}

@@ -1,0 +1,83 @@
+//! The environment variables of a task: an allow-list of the worker's own, FetchML's, then the
+//! task's.
+
+use super::{ATTEMPT_ID_VARIABLE, AttemptDir};
+use crate::staging::PythonEnvironment;
+use fetchml_api::{Gpu, link::Assignment};
+use std::ffi::{OsStr, OsString};
+
+/// Variables with this prefix are FetchML's; a task cannot set them.
+const RESERVED_PREFIX: &str = "FETCHML_";
+/// Where programs are when the worker itself has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// All variables, later ones overriding earlier ones of the same name.
+pub(super) fn variables(
+    assignment: &Assignment,
+    dir: &AttemptDir,
+    python: Option<&PythonEnvironment>,
+    gpus: &[Gpu],
+) -> Vec<(OsString, OsString)> {
+    let spec = &assignment.spec;
+    let mut all: Vec<(OsString, OsString)> = Vec::with_capacity(20 + spec.env.len());
+    let mut set = |name: &str, value: OsString| all.push((name.into(), value));
+    let own = |name: &str, default: &str| std::env::var_os(name).unwrap_or_else(|| default.into());
+
+    set("PATH", search_path(&own("PATH", DEFAULT_PATH), python));
+    set("HOME", dir.home().into());
+    set("LANG", own("LANG", "C.UTF-8"));
+    set("TMPDIR", dir.tmp().into());
+    set("USER", own("USER", "fetchml"));
+    if let Some(python) = python {
+        set("VIRTUAL_ENV", python.root.clone().into());
+    }
+    set("PYTHONUNBUFFERED", "1".into());
+    set("CUDA_VISIBLE_DEVICES", visible_devices(&assignment.gpus, gpus).into());
+    for (name, value) in spec.env.iter().filter(|(name, _)| !name.starts_with(RESERVED_PREFIX)) {
+        set(name, value.into());
+    }
+    set("FETCHML_TASK_ID", spec.id.to_string().into());
+    set("FETCHML_ATTEMPT", assignment.number.to_string().into());
+    set(ATTEMPT_ID_VARIABLE, assignment.attempt.to_string().into());
+    set("FETCHML_JOB_NAME", spec.job_name.clone().into());
+    set("FETCHML_SNAPSHOT_DIR", dir.work().into());
+    set("FETCHML_OUTPUT_DIR", dir.output().into());
+    set("FETCHML_CHECKPOINT_DIR", dir.checkpoint().into());
+    set("FETCHML_METRICS", dir.metrics().into());
+    all
+}
+
+/// The environment's programs first.
+fn search_path(own: &OsStr, python: Option<&PythonEnvironment>) -> OsString {
+    let Some(python) = python else { return own.to_owned() };
+    let mut path = python.bin().into_os_string();
+    path.push(":");
+    path.push(own);
+    path
+}
+
+/// UUIDs of the given devices: an index means another device to each library that reorders them. The
+/// index where a device has no UUID of NVIDIA's form. Empty without devices, so that a task that asked
+/// for none sees none.
+fn visible_devices(given: &[u32], gpus: &[Gpu]) -> String {
+    let name = |index: &u32| {
+        let gpu = gpus.iter().find(|gpu| gpu.index == *index);
+        gpu.filter(|gpu| gpu.uuid.starts_with("GPU-") || gpu.uuid.starts_with("MIG-"))
+            .map_or_else(|| index.to_string(), |gpu| gpu.uuid.clone())
+    };
+    given.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_by_uuid_and_none_is_empty() {
+        let gpu = |index, uuid: &str| Gpu { index, uuid: uuid.into(), name: "H100".into(), memory_bytes: 1 };
+        let gpus = [gpu(0, "GPU-a"), gpu(1, "simulated-1"), gpu(2, "GPU-c")];
+        assert_eq!(visible_devices(&[2, 0], &gpus), "GPU-c,GPU-a");
+        assert_eq!(visible_devices(&[1, 7], &gpus), "1,7");
+        assert_eq!(visible_devices(&[], &gpus), "");
+    }
+}

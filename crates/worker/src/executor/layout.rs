@@ -1,0 +1,78 @@
+//! Where the files of an attempt lie.
+
+use fetchml_api::AttemptId;
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+/// The directory of one attempt: `<data>/attempts/<attempt>`. What the shim keeps there is listed
+/// in [`crate::shim`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AttemptDir(PathBuf);
+
+impl AttemptDir {
+    /// The place for an attempt; nothing is created.
+    pub fn new(data_dir: &Path, attempt: AttemptId) -> Self {
+        Self(data_dir.join("attempts").join(attempt.to_string()))
+    }
+
+    /// Creates the directories that a task sees, open to the worker's own user only.
+    ///
+    /// # Errors
+    /// When a directory cannot be created.
+    pub fn create(&self) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        for dir in [self.work(), self.output(), self.checkpoint(), self.home(), self.tmp()] {
+            builder.create(dir)?;
+        }
+        Ok(())
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// What the server assigned, as JSON; written by the agent before anything else.
+    pub fn assignment(&self) -> PathBuf {
+        self.0.join("assignment.json")
+    }
+
+    /// Standard output and error, builders' output first.
+    pub fn log(&self) -> PathBuf {
+        self.0.join(crate::shim::files::LOG)
+    }
+
+    /// The task's copy of its snapshot and its working directory.
+    pub fn work(&self) -> PathBuf {
+        self.0.join("work")
+    }
+
+    /// Files left here become artifacts.
+    pub fn output(&self) -> PathBuf {
+        self.0.join("output")
+    }
+
+    /// Checkpoints.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.0.join("checkpoint")
+    }
+
+    /// The task's home directory.
+    pub fn home(&self) -> PathBuf {
+        self.0.join("home")
+    }
+
+    /// The task's temporary files.
+    pub fn tmp(&self) -> PathBuf {
+        self.0.join("tmp")
+    }
+
+    /// Metrics as JSON lines.
+    pub fn metrics(&self) -> PathBuf {
+        self.0.join("metrics.jsonl")
+    }
+}

@@ -1,0 +1,263 @@
+//! The agent's side: starting shims through the helper, watching and stopping them.
+
+use super::{
+    reattach::{has_go_mark, kill_orphans, open_identified},
+    record::{Exit, ExitCause, ShimRecord, StopRequest, boot_id, files, read_json, write_json},
+    wire::{GO, Reply, StartRequest},
+};
+use crate::limits;
+use fetchml_api::{AttemptId, FailureCause};
+use rustix::{
+    fd::{AsFd as _, BorrowedFd, OwnedFd},
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+    process::{Signal, pidfd_send_signal},
+};
+use std::{
+    ffi::OsString,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    path::PathBuf,
+    process::Stdio,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest, unix::AsyncFd},
+    net::UnixStream,
+    process::{Child, Command},
+    sync::Mutex,
+};
+
+/// What to run and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LaunchSpec {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Its directory, which must exist; absolute.
+    pub dir: PathBuf,
+    /// Program and arguments, exactly as given. A program without a slash is looked for in the PATH
+    /// of `env`.
+    pub argv: Vec<OsString>,
+    /// The whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Working directory; absolute.
+    pub cwd: PathBuf,
+    /// Longest run, seconds.
+    pub time_limit_s: Option<u32>,
+    /// Time between SIGTERM and SIGKILL when that passes, seconds.
+    pub grace_s: u32,
+}
+
+/// The fork helper. Its process is started again when it has died.
+#[derive(Debug)]
+pub struct Helper {
+    command: Vec<OsString>,
+    boot_id: String,
+    process: Mutex<Option<Process>>,
+}
+
+#[derive(Debug)]
+struct Process {
+    socket: UnixStream,
+    /// A request was begun and not finished: the stream is out of step and of no more use.
+    torn: bool,
+    /// Held so that the process is reaped.
+    child: Child,
+}
+
+impl Helper {
+    /// Starts the helper: `helper_command` must end in [`super::helper_main`].
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub async fn start(helper_command: &[OsString]) -> io::Result<Self> {
+        let helper = Self { command: helper_command.to_vec(), boot_id: boot_id()?, process: Mutex::new(None) };
+        *helper.process.lock().await = Some(helper.spawn()?);
+        Ok(helper)
+    }
+
+    /// Process id of the helper as it is now.
+    pub async fn pid(&self) -> Option<u32> {
+        self.process.lock().await.as_ref().and_then(|process| process.child.id())
+    }
+
+    fn spawn(&self) -> io::Result<Process> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let theirs = theirs.into_std()?;
+        theirs.set_nonblocking(false)?;
+        let (program, rest) = self
+            .command
+            .split_first()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the helper's command is empty"))?;
+        let child = Command::new(program)
+            .args(rest)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .kill_on_drop(false)
+            .spawn()?;
+        Ok(Process { socket: ours, torn: false, child })
+    }
+
+    /// Starts a shim and lets it run the user's process.
+    ///
+    /// # Errors
+    /// When there can be no shim. A program that cannot be started is no error here: its exit says so.
+    pub async fn launch(&self, spec: LaunchSpec) -> io::Result<Running> {
+        self.prepare(spec).await?.go().await
+    }
+
+    /// Starts a shim that has recorded itself and waits for [`Prepared::go`].
+    ///
+    /// # Errors
+    /// When there can be no shim.
+    pub async fn prepare(&self, spec: LaunchSpec) -> io::Result<Prepared> {
+        let request = StartRequest {
+            attempt: spec.attempt,
+            dir: spec.dir.clone().into_os_string(),
+            argv: spec.argv,
+            env: spec.env,
+            cwd: spec.cwd.into_os_string(),
+            time_limit_s: spec.time_limit_s,
+            grace_s: spec.grace_s,
+        };
+        let body = serde_json::to_vec(&request)?;
+        if body.len() > limits::SHIM_REQUEST_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "arguments and environment are too long"));
+        }
+        // Once more with a fresh helper if this one died: without `go` nothing has run.
+        let (socket, reply) = match self.ask(&body).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(%error, "the fork helper did not answer; it is started again");
+                self.process.lock().await.take();
+                self.ask(&body).await?
+            }
+        };
+        let (pid, start_time) = match reply {
+            Reply::Ready { pid, start_time } => (pid, start_time),
+            Reply::Failed { error } => return Err(io::Error::other(error)),
+        };
+        let record = ShimRecord { boot_id: self.boot_id.clone(), pid, start_time, attempt: spec.attempt };
+        let process = open_identified(&record)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::BrokenPipe, "the shim ended before it was told to go"))?;
+        Ok(Prepared { socket, running: Running::new(spec.dir, record, process)? })
+    }
+
+    async fn ask(&self, body: &[u8]) -> io::Result<(UnixStream, Reply)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let theirs = theirs.into_std()?;
+        theirs.set_nonblocking(false)?;
+        self.send(body, theirs.as_fd()).await?;
+        drop(theirs);
+        let mut reader = BufReader::new(ours).take(limits::SHIM_REPLY_BYTES);
+        let mut line = Vec::new();
+        tokio::time::timeout(limits::SHIM_READY_WAIT, reader.read_until(b'\n', &mut line))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no shim was ready in time"))??;
+        if line.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the fork helper or the shim died"));
+        }
+        Ok((reader.into_inner().into_inner(), serde_json::from_slice(&line)?))
+    }
+
+    async fn send(&self, body: &[u8], socket: BorrowedFd<'_>) -> io::Result<()> {
+        let mut guard = self.process.lock().await;
+        if guard.as_ref().is_none_or(|process| process.torn) {
+            *guard = Some(self.spawn()?);
+        }
+        let process = guard.as_mut().expect("a helper was started above if there was none");
+        process.torn = true;
+        let length = (body.len() as u32).to_be_bytes();
+        let sent = process
+            .socket
+            .async_io(Interest::WRITABLE, || {
+                let sockets = [socket];
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                control.push(SendAncillaryMessage::ScmRights(&sockets));
+                let buffers = [IoSlice::new(&length), IoSlice::new(body)];
+                Ok(sendmsg(&process.socket, &buffers, &mut control, SendFlags::NOSIGNAL)?)
+            })
+            .await?;
+        if sent < length.len() {
+            process.socket.write_all(&length[sent..]).await?;
+        }
+        process.socket.write_all(&body[sent.saturating_sub(length.len())..]).await?;
+        process.torn = false;
+        Ok(())
+    }
+}
+
+/// A shim that waits for `go`. Dropped without it, the shim ends and nothing has run.
+#[derive(Debug)]
+pub struct Prepared {
+    socket: UnixStream,
+    running: Running,
+}
+
+impl Prepared {
+    /// Lets user code run.
+    ///
+    /// # Errors
+    /// When the shim is gone; then nothing ran.
+    pub async fn go(mut self) -> io::Result<Running> {
+        self.socket.write_all(&[GO]).await?;
+        Ok(self.running)
+    }
+
+    /// Process id of the shim.
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+}
+
+/// A shim that lives, as far as is known.
+#[derive(Debug)]
+pub struct Running {
+    dir: PathBuf,
+    record: ShimRecord,
+    process: AsyncFd<OwnedFd>,
+}
+
+impl Running {
+    pub(super) fn new(dir: PathBuf, record: ShimRecord, process: OwnedFd) -> io::Result<Self> {
+        #[expect(deprecated, reason = "its successor is unsafe for descriptors that change; an `OwnedFd` cannot")]
+        let process = AsyncFd::with_interest(process, Interest::READABLE)?;
+        Ok(Self { dir, record, process })
+    }
+
+    /// Waits for the shim's end and says how the attempt ended. When the shim was killed, what it
+    /// left behind is killed first, and the exit is [`ExitCause::Lost`].
+    pub async fn wait(&mut self) -> Exit {
+        // A process handle is readable when the process has ended, and stays so.
+        if let Err(error) = self.process.readable().await {
+            tracing::error!(%error, dir = %self.dir.display(), "cannot watch a shim");
+        }
+        match read_json(&self.dir, files::EXIT) {
+            Ok(Some(exit)) => return exit,
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, dir = %self.dir.display(), "unreadable exit record"),
+        }
+        if !has_go_mark(&self.dir) {
+            return Exit::unseen(ExitCause::NeverStarted);
+        }
+        kill_orphans(&self.record);
+        Exit::unseen(ExitCause::Lost)
+    }
+
+    /// Asks the shim to stop its tree: SIGTERM, `grace_s` seconds, SIGKILL. Asking again can only
+    /// make it sooner. An attempt that has ended already is no error.
+    ///
+    /// # Errors
+    /// When the request cannot be written, such as on a full disk.
+    pub fn stop(&self, cause: FailureCause, grace_s: u32) -> io::Result<()> {
+        write_json(&self.dir, files::STOP, &StopRequest { cause, grace_s })?;
+        match pidfd_send_signal(self.process.get_ref(), Signal::TERM) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Process id of the shim.
+    pub fn pid(&self) -> u32 {
+        self.record.pid.unsigned_abs()
+    }
+}

@@ -1,0 +1,130 @@
+//! The fork helper: a process with one thread that forks a shim for each start request and reaps
+//! those that end. It holds no state worth keeping; when its socket closes, it exits and the shims
+//! stay.
+
+use super::{
+    process::{self, ShimContext},
+    record::boot_id,
+    wire::StartRequest,
+};
+use crate::limits;
+use fetchml_fork::Fork;
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fd::OwnedFd,
+    io::Errno,
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+    process::{WaitOptions, wait},
+};
+use std::{
+    fs::File,
+    io::{self, IoSliceMut, Read as _},
+    mem::MaybeUninit,
+};
+
+/// Runs the fork helper on standard input until that closes. For a fresh process only: it must have
+/// a single thread.
+pub fn helper_main() -> ! {
+    let code = match run() {
+        Ok(()) => 0,
+        Err(error) => {
+            // Standard error is the agent's log; nothing else hears from a helper.
+            eprintln!("fetchml fork helper: {error}");
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+fn run() -> io::Result<()> {
+    let agent = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    fetchml_fork::close_on_exec_above_stderr()?;
+    // Out of the terminal's process group: Ctrl-C is for the agent. Fails only for the leader of a
+    // group, which is out already.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    let signals = block_signals()?;
+    let context = ShimContext { boot_id: boot_id()?, null };
+    loop {
+        let mut ready = [
+            PollFd::new(&agent, PollFlags::IN),
+            PollFd::from_borrowed_fd(std::os::fd::AsFd::as_fd(&signals), PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let agent_spoke = !ready[0].revents().is_empty();
+        if !ready[1].revents().is_empty() {
+            while signals.read_signal()?.is_some() {}
+            reap()?;
+        }
+        if agent_spoke {
+            let Some((request, socket)) = receive(&agent)? else { return Ok(()) };
+            if let Fork::Child = fetchml_fork::fork()? {
+                drop(agent);
+                process::shim_main(&context, &signals, &request, socket);
+            }
+        }
+    }
+}
+
+/// Blocks the signals that would end a helper or a shim, and gives a descriptor to read SIGCHLD and
+/// SIGTERM from. A process started with [`std::process::Command`] gets an empty mask again.
+fn block_signals() -> io::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn reap() -> io::Result<()> {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(Errno::CHILD) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The next request and the socket that came with it; `None` when the agent is gone.
+fn receive(agent: &OwnedFd) -> io::Result<Option<(StartRequest, OwnedFd)>> {
+    let mut length = [0_u8; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let buffers = &mut [IoSliceMut::new(&mut length)];
+        match recvmsg(agent, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            other => break other?.bytes,
+        }
+    };
+    if received == 0 {
+        return Ok(None);
+    }
+    let socket = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+        _ => None,
+    });
+    let socket =
+        socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a request came without its socket"))?;
+    let mut stream = File::from(agent.try_clone()?);
+    stream.read_exact(&mut length[received..])?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > limits::SHIM_REQUEST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a request is too long"));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok(Some((serde_json::from_slice(&body)?, socket)))
+}

@@ -1,0 +1,100 @@
+//! Finding out what became of an attempt from its directory alone.
+
+use super::{
+    client::Running,
+    record::{Exit, GO_MARK, ShimRecord, Stat, boot_id, files, read_json},
+    tree,
+};
+use rustix::{
+    fd::OwnedFd,
+    fs::{FlockOperation, flock},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use std::{fs, io, path::Path};
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub enum Reattached {
+    /// Its shim lives.
+    Running(Running),
+    /// It ended and was recorded.
+    Ended(Exit),
+    /// No user code ran and none will.
+    NeverRan,
+    /// User code ran, or may have, and nobody saw its end; what was left of it has been killed.
+    Lost,
+}
+
+/// Finds out what became of the attempt in `dir`. To be called within the runtime, as the result may
+/// watch a process. `NeverRan` for a missing `shim.json` holds within one boot: after a power cut
+/// files that were not synced may be gone, so a caller whose own record is of another boot (see
+/// [`super::boot_id`]) must take it for `Lost`.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn reattach(dir: &Path) -> io::Result<Reattached> {
+    if let Some(exit) = read_json(dir, files::EXIT)? {
+        return Ok(Reattached::Ended(exit));
+    }
+    let Some(record) = read_json::<ShimRecord>(dir, files::SHIM)? else { return Ok(Reattached::NeverRan) };
+    if is_locked(dir)?
+        && let Some(process) = open_identified(&record)?
+    {
+        return Ok(Reattached::Running(Running::new(dir.to_owned(), record, process)?));
+    }
+    // The shim is gone; it may have written its last words since the first look.
+    if let Some(exit) = read_json(dir, files::EXIT)? {
+        return Ok(Reattached::Ended(exit));
+    }
+    if has_go_mark(dir) {
+        kill_orphans(&record);
+        return Ok(Reattached::Lost);
+    }
+    Ok(Reattached::NeverRan)
+}
+
+/// Whether a shim holds the attempt's lock.
+fn is_locked(dir: &Path) -> io::Result<bool> {
+    let lock = match fs::File::open(dir.join(files::LOCK)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A handle on the recorded process, if it still is that process: the handle is taken first, so that
+/// what is compared afterwards is what it refers to.
+pub(super) fn open_identified(record: &ShimRecord) -> io::Result<Option<OwnedFd>> {
+    if record.boot_id != boot_id()? {
+        return Ok(None);
+    }
+    let Some(pid) = Pid::from_raw(record.pid) else { return Ok(None) };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { return Ok(None) };
+    Ok(Stat::of(pid).is_ok_and(|stat| stat.start_time == record.start_time).then_some(process))
+}
+
+/// Whether user code may have run.
+pub(super) fn has_go_mark(dir: &Path) -> bool {
+    // Unreadable counts as run: what is not known to be safe to run again is lost.
+    fs::read(dir.join(files::LOCK)).map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |mark| mark == GO_MARK)
+}
+
+/// Kills what a dead shim left behind, in this boot.
+pub(super) fn kill_orphans(record: &ShimRecord) {
+    if boot_id().is_ok_and(|boot| boot == record.boot_id) {
+        let mark = format!("{}={}", crate::executor::ATTEMPT_ID_VARIABLE, record.attempt);
+        // Each pass kills what it sees; a pass that sees nothing ends it. A bound, because a process
+        // in uninterruptible sleep stays visible.
+        for _ in 0..crate::limits::ORPHAN_PASSES {
+            if tree::kill_orphans(record.pid, record.start_time, &mark) == 0 {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Messages between agent, fork helper and shim.
+//!
+//! Agent to helper, on the helper's standard input (a Unix stream socket): a length (u32, big
+//! endian) and that many bytes of JSON [`StartRequest`]; with the length comes one descriptor, the
+//! shim's end of a socket of its own. Shim to agent, on that socket: one line of JSON [`Reply`].
+//! Agent to shim: the byte [`GO`]. The end of that socket means that the other side is gone.
+
+use fetchml_api::AttemptId;
+use serde::{Deserialize, Serialize};
+use std::{ffi::OsString, path::PathBuf};
+
+/// Lets user code run.
+pub(super) const GO: u8 = b'g';
+
+/// What a shim is to run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct StartRequest {
+    pub(super) attempt: AttemptId,
+    #[serde(with = "os_string")]
+    pub(super) dir: OsString,
+    #[serde(with = "os_strings")]
+    pub(super) argv: Vec<OsString>,
+    #[serde(with = "os_string_pairs")]
+    pub(super) env: Vec<(OsString, OsString)>,
+    #[serde(with = "os_string")]
+    pub(super) cwd: OsString,
+    pub(super) time_limit_s: Option<u32>,
+    pub(super) grace_s: u32,
+}
+
+impl StartRequest {
+    pub(super) fn dir(&self) -> PathBuf {
+        PathBuf::from(&self.dir)
+    }
+}
+
+/// A shim's first and only words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reply {
+    /// It holds the lock, is recorded, and waits for `go`.
+    Ready { pid: i32, start_time: u64 },
+    /// It cannot be.
+    Failed { error: String },
+}
+
+/// Paths and arguments need not be UTF-8: text where they are, else a list of bytes.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Os {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&OsString> for Os {
+    fn from(text: &OsString) -> Self {
+        use std::os::unix::ffi::OsStrExt as _;
+        match text.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes(text.as_bytes().to_vec()),
+        }
+    }
+}
+
+impl From<Os> for OsString {
+    fn from(os: Os) -> Self {
+        use std::os::unix::ffi::OsStringExt as _;
+        match os {
+            Os::Text(text) => text.into(),
+            Os::Bytes(bytes) => OsString::from_vec(bytes),
+        }
+    }
+}
+
+mod os_string {
+    use super::{Os, OsString};
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &OsString, serializer: S) -> Result<S::Ok, S::Error> {
+        Os::from(value).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OsString, D::Error> {
+        Os::deserialize(deserializer).map(Into::into)
+    }
+}
+
+mod os_strings {
+    use super::{Os, OsString};
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(values: &[OsString], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(Os::from))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OsString>, D::Error> {
+        Ok(Vec::<Os>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
+    }
+}
+
+mod os_string_pairs {
+    use super::{Os, OsString};
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(pairs: &[(OsString, OsString)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(pairs.iter().map(|(name, value)| (Os::from(name), Os::from(value))))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(OsString, OsString)>, D::Error> {
+        let pairs = Vec::<(Os, Os)>::deserialize(deserializer)?;
+        Ok(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt as _;
+
+    #[test]
+    fn bytes_that_are_not_utf8_survive() {
+        let odd = OsString::from_vec(vec![b'a', 0xff, b'"']);
+        let request = StartRequest {
+            attempt: AttemptId(uuid::Uuid::from_u128(1)),
+            dir: odd.clone(),
+            argv: vec!["x y".into(), odd.clone()],
+            env: vec![("A".into(), odd)],
+            cwd: "/".into(),
+            time_limit_s: Some(1),
+            grace_s: 2,
+        };
+        let json = serde_json::to_vec(&request).unwrap();
+        assert_eq!(serde_json::from_slice::<StartRequest>(&json).unwrap(), request);
+    }
+}

@@ -1,0 +1,361 @@
+//! Python environments, built once for each content of their requirements and reused after.
+//!
+//! An environment lies in `<data>/envs/<hash>` and counts only with its `.ready` marker; without it
+//! the directory is wiped and built again. Builders run under shims of their own (`<hash>.build`), so
+//! that stopping one leaves no process behind, even across a restart of the agent.
+
+mod requirements;
+mod tools;
+
+use super::StageError;
+use crate::{
+    limits,
+    shim::{Exit, ExitCause, Helper, LaunchSpec, Reattached, boot_id, reattach},
+};
+use fetchml_api::{AttemptId, FailureCause};
+use requirements::Requirements;
+use rustix::fs::{FlockOperation, flock, syncfs};
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+use tools::Tools;
+
+const READY: &str = ".ready";
+
+/// A Python environment that is ready.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PythonEnvironment {
+    /// Its directory.
+    pub root: PathBuf,
+    /// Hash of all that went into it, hex.
+    pub hash: String,
+    /// Whether it was there already.
+    pub reused: bool,
+}
+
+impl PythonEnvironment {
+    /// Its programs.
+    pub fn bin(&self) -> PathBuf {
+        self.root.join("bin")
+    }
+
+    /// Its interpreter.
+    pub fn python(&self) -> PathBuf {
+        self.bin().join("python")
+    }
+}
+
+/// Who an environment is prepared for.
+#[derive(Clone, Copy, Debug)]
+pub struct EnvironmentRequest<'a> {
+    /// Where the snapshot's files lie.
+    pub snapshot_root: &'a Path,
+    /// The snapshot.
+    pub snapshot_id: &'a str,
+    /// The attempt's log: what builders say is appended as they say it.
+    pub log: &'a Path,
+    /// Stops the build.
+    pub cancel: &'a CancellationToken,
+}
+
+/// The environments of a worker.
+#[derive(Debug)]
+pub struct Environments {
+    dir: PathBuf,
+    tools: Tools,
+    helper: Arc<Helper>,
+    building: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Environments {
+    /// Environments below `data_dir`; builders are started through `helper`.
+    pub fn new(data_dir: &Path, helper: Arc<Helper>) -> Self {
+        Self { dir: data_dir.join("envs"), tools: Tools::new(data_dir), helper, building: Mutex::default() }
+    }
+
+    /// The environment that the snapshot asks for, built if it is not there; `None` when it asks for
+    /// none.
+    ///
+    /// # Errors
+    /// Cause `environment`, transient when the network failed; `cancelled` when it was.
+    pub async fn prepare(&self, request: EnvironmentRequest<'_>) -> Result<Option<PythonEnvironment>, StageError> {
+        let Some(wanted) = Requirements::find(request.snapshot_root)? else { return Ok(None) };
+        let python = self.tools.python().await?;
+        let hash = wanted.hash(&python, request.snapshot_id);
+        let root = self.dir.join(&hash);
+        let environment = |reused| PythonEnvironment { root: root.clone(), hash: hash.clone(), reused };
+        let short = &hash[..12];
+        if root.join(READY).exists() {
+            note(request.log, &format!("environment {short}: reused"))?;
+            return Ok(Some(environment(true)));
+        }
+        let turn = Arc::clone(lock(&self.building).entry(hash.clone()).or_default());
+        let _turn = if let Ok(turn) = turn.try_lock() {
+            turn
+        } else {
+            note(request.log, &format!("environment {short}: waiting for the build that another task started"))?;
+            tokio::select! {
+                turn = turn.lock() => turn,
+                () = request.cancel.cancelled() => return Err(cancelled()),
+            }
+        };
+        let _file = self.lock_file(&hash, request.cancel).await?;
+        if root.join(READY).exists() {
+            note(request.log, &format!("environment {short}: reused"))?;
+            return Ok(Some(environment(true)));
+        }
+        let build = Build { environments: self, wanted: &wanted, python: &python, root: &root, hash: &hash, request };
+        let built = build.run().await;
+        if built.is_err() {
+            remove_tree(&root).map_err(|error| local(&root, &error))?;
+        }
+        built?;
+        lock(&self.building).remove(&hash);
+        Ok(Some(environment(false)))
+    }
+
+    /// Keeps other processes out, such as an agent that was started twice.
+    async fn lock_file(&self, hash: &str, cancel: &CancellationToken) -> Result<File, StageError> {
+        fs::create_dir_all(&self.dir).map_err(|error| local(&self.dir, &error))?;
+        let path = self.dir.join(format!("{hash}.lock"));
+        let file = File::options().create(true).append(true).open(&path).map_err(|error| local(&path, &error))?;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(local(&path, &error)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(limits::ENVIRONMENT_LOCK_RETRY) => {}
+                () = cancel.cancelled() => return Err(cancelled()),
+            }
+        }
+    }
+}
+
+/// One build.
+struct Build<'a> {
+    environments: &'a Environments,
+    wanted: &'a Requirements,
+    python: &'a tools::Python,
+    root: &'a Path,
+    hash: &'a str,
+    request: EnvironmentRequest<'a>,
+}
+
+impl Build<'_> {
+    async fn run(&self) -> Result<(), StageError> {
+        let work = self.environments.dir.join(format!("{}.build", self.hash));
+        let _turn = tokio::select! {
+            turn = self.environments.tools.turn(self.wanted) => turn,
+            () = self.request.cancel.cancelled() => return Err(cancelled()),
+        };
+        let steps = self.environments.tools.steps(self.wanted, self.python, self.root, &work);
+        self.clear(&work, steps.len()).await?;
+        let log = self.request.log;
+        let short = &self.hash[..12];
+        note(log, &format!("environment {short}: building from {} with {}", self.wanted.file_name(), steps.builder()))?;
+        self.wanted.write_to(&work).map_err(|error| local(&work, &error))?;
+        let began = fs::metadata(log).map_or(0, |m| m.len());
+        let deadline = tokio::time::Instant::now() + limits::ENVIRONMENT_BUILD;
+        for (number, argv) in steps.commands().iter().enumerate() {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let exit = self.step(&work.join(number.to_string()), argv, left).await?;
+            if self.request.cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            if !exit.is_success() {
+                return Err(self.failure(&exit, began));
+            }
+        }
+        self.seal().map_err(|error| local(self.root, &error))?;
+        remove_tree(&work).map_err(|error| local(&work, &error))?;
+        note(log, &format!("environment {short}: ready"))
+    }
+
+    /// Stops what an earlier agent left building, then removes everything it made.
+    async fn clear(&self, work: &Path, steps: usize) -> Result<(), StageError> {
+        for number in 0..steps.max(limits::ENVIRONMENT_STEPS) {
+            let step = work.join(number.to_string());
+            if let Ok(Reattached::Running(mut running)) = reattach(&step) {
+                running.stop(FailureCause::Cancelled, 0).map_err(|error| local(&step, &error))?;
+                running.wait().await;
+            }
+        }
+        remove_tree(work).map_err(|error| local(work, &error))?;
+        remove_tree(self.root).map_err(|error| local(self.root, &error))?;
+        for number in 0..steps {
+            let step = work.join(number.to_string());
+            fs::create_dir_all(&step)
+                // The builder's output goes to the log of the attempt that builds.
+                .and_then(|()| symlink(self.request.log, step.join(crate::shim::files::LOG)))
+                .map_err(|error| local(&step, &error))?;
+        }
+        Ok(())
+    }
+
+    async fn step(&self, dir: &Path, argv: &[OsString], time_left: Duration) -> Result<Exit, StageError> {
+        let attempt = AttemptId(uuid::Uuid::new_v4());
+        let mut env = Tools::variables();
+        env.push((crate::executor::ATTEMPT_ID_VARIABLE.into(), attempt.to_string().into()));
+        env.push(("UV_PROJECT_ENVIRONMENT".into(), self.root.into()));
+        let spec = LaunchSpec {
+            attempt,
+            dir: dir.to_owned(),
+            argv: argv.to_vec(),
+            env,
+            cwd: self.request.snapshot_root.to_owned(),
+            time_limit_s: Some(u32::try_from(time_left.as_secs().max(1)).unwrap_or(u32::MAX)),
+            grace_s: limits::ENVIRONMENT_BUILD_GRACE_S,
+        };
+        let mut running = self.environments.helper.launch(spec).await.map_err(|error| local(dir, &error))?;
+        tokio::select! {
+            exit = running.wait() => return Ok(exit),
+            () = self.request.cancel.cancelled() => {}
+        }
+        running.stop(FailureCause::Cancelled, limits::ENVIRONMENT_BUILD_GRACE_S).map_err(|error| local(dir, &error))?;
+        Ok(running.wait().await)
+    }
+
+    fn failure(&self, exit: &Exit, began: u64) -> StageError {
+        let file = self.wanted.file_name();
+        let tail = tail(self.request.log, began).unwrap_or_default();
+        let lines = meaningful_lines(&tail);
+        let what = match exit.cause {
+            ExitCause::Timeout => format!("it took longer than {} minutes", limits::ENVIRONMENT_BUILD.as_secs() / 60),
+            ExitCause::Lost | ExitCause::NeverStarted => "the builder was killed".to_owned(),
+            _ => exit.error.clone().unwrap_or_else(|| lines.join("\n")),
+        };
+        StageError {
+            cause: FailureCause::Environment,
+            transient: matches!(exit.cause, ExitCause::Lost | ExitCause::NeverStarted) || is_network_fault(&tail),
+            message: format!("the environment of {file} could not be built:\n{what}"),
+        }
+    }
+
+    /// Makes the files read-only, then marks the environment as ready once all of it is on disk.
+    fn seal(&self) -> io::Result<()> {
+        make_read_only(self.root)?;
+        let marker = File::create(self.root.join(READY))?;
+        writeln!(&marker, "{}", boot_id()?)?;
+        syncfs(&marker)?;
+        Ok(())
+    }
+}
+
+/// Appends a line of FetchML's own to a log.
+fn note(log: &Path, text: &str) -> Result<(), StageError> {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .and_then(|mut file| file.write_all(format!("fetchml: {text}\n").as_bytes()))
+        .map_err(|error| local(log, &error))
+}
+
+fn tail(log: &Path, began: u64) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let from = file.metadata()?.len().saturating_sub(limits::ENVIRONMENT_ERROR_TAIL_BYTES).max(began);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(limits::ENVIRONMENT_ERROR_TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The last lines that tell what went wrong.
+fn meaningful_lines(tail: &str) -> Vec<String> {
+    const NOISE: [&str; 3] = ["[notice]", "WARNING: Retrying", "fetchml: "];
+    let mut lines: Vec<String> = tail
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.trim().is_empty() && !NOISE.iter().any(|noise| line.trim_start().starts_with(noise)))
+        .rev()
+        .take(limits::ENVIRONMENT_ERROR_LINES)
+        .map(|line| line.chars().take(limits::ENVIRONMENT_ERROR_LINE_CHARS).collect())
+        .collect();
+    lines.reverse();
+    lines
+}
+
+/// Words of pip and uv for a network or an index that did not answer.
+fn is_network_fault(tail: &str) -> bool {
+    const SIGNS: [&str; 14] = [
+        "NewConnectionError",
+        "ConnectTimeoutError",
+        "ReadTimeoutError",
+        "ProtocolError",
+        "Connection refused",
+        "Connection reset",
+        "Connection aborted",
+        "Temporary failure in name resolution",
+        "Network is unreachable",
+        "dns error",
+        "tcp connect error",
+        "error sending request",
+        "502 Server Error",
+        "503 Server Error",
+    ];
+    SIGNS.iter().any(|sign| tail.contains(sign))
+}
+
+fn make_read_only(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            make_read_only(&entry.path())?;
+        } else if kind.is_file() {
+            let mode = entry.metadata()?.permissions().mode();
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode & !0o222))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn cancelled() -> StageError {
+    StageError {
+        cause: FailureCause::Cancelled,
+        transient: false,
+        message: "cancelled while its environment was being built".to_owned(),
+    }
+}
+
+fn definite(message: String) -> StageError {
+    StageError { cause: FailureCause::Environment, transient: false, message }
+}
+
+fn local(path: &Path, error: &impl std::fmt::Display) -> StageError {
+    StageError::local(FailureCause::Environment, path, error)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_shows_what_pip_said_last_without_noise() {
+        let tail = "fetchml: x\nCollecting a\nWARNING: Retrying (Retry(total=4))\nERROR: no\n\n[notice] new pip\n";
+        assert_eq!(meaningful_lines(tail), ["Collecting a", "ERROR: no"]);
+        assert!(!is_network_fault(tail));
+        assert!(is_network_fault("... NewConnectionError('<pip._vendor...>: [Errno 111] Connection refused')"));
+    }
+}

@@ -1,0 +1,42 @@
+//! Brings in what an attempt needs before it can start: the files of its snapshot, each byte
+//! verified, and its Python environment, built once and reused.
+
+mod blobs;
+mod environment;
+mod snapshot;
+
+pub use blobs::{BlobCache, Chunks, Source, SourceError};
+pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
+pub use snapshot::materialize;
+
+use fetchml_api::{FailureCause, link::Outcome};
+use std::{fmt::Display, path::Path};
+
+/// Something could not be had.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StageError {
+    /// What could not be had, or `cancelled`.
+    pub cause: FailureCause,
+    /// The network or a server was at fault: trying again later makes sense.
+    pub transient: bool,
+    /// What happened, what to do.
+    pub message: String,
+}
+
+impl StageError {
+    /// The outcome to report.
+    pub fn outcome(&self) -> Outcome {
+        Outcome {
+            cause: Some(self.cause),
+            transient: self.transient,
+            error: Some(self.message.clone()),
+            ..Outcome::default()
+        }
+    }
+
+    /// The worker's own disk failed: another try, perhaps elsewhere, may work.
+    fn local(cause: FailureCause, path: &Path, error: &impl Display) -> Self {
+        Self { cause, transient: true, message: format!("{}: {error}", path.display()) }
+    }
+}

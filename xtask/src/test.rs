@@ -32,7 +32,10 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let mut runs = Vec::new();
     if with_nextest {
         let mut main = cargo();
-        main.args(["nextest", "run", "--workspace", "--no-fail-fast"]).args(filter);
+        main.args(["nextest", "run", "--no-fail-fast"]).args(filter);
+        if !filter.iter().any(|arg| arg == "-p" || arg == "--package") {
+            main.arg("--workspace");
+        }
         runs.push(main);
         if filter.is_empty() {
             let mut doc = cargo();

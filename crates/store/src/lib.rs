@@ -1,4 +1,25 @@
 //! The only SQL of FetchML: one text for SQLite and PostgreSQL, one writer, group commit.
+//!
+//! [`Store::commit`] hands its writes to the one writer, which takes all that waits, numbers and chains audit
+//! and change rows, and applies it in one transaction. Reads go over connections of their own. Decisions are
+//! made elsewhere: this crate knows rows, not scheduling.
 
-pub mod model;
+mod database;
+pub mod limits;
+mod migrate;
+mod model;
+mod postgres;
+mod prepare;
+mod read;
+mod rows;
+mod sql;
+mod sqlite;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod value;
+mod writer;
+
+pub use migrate::OpenError;
 pub use model::*;
+pub use store::{Location, Store};

@@ -6,6 +6,8 @@ use fetchml_api::{
 };
 use std::sync::Arc;
 
+pub use fetchml_audit::AuditRow;
+
 /// One durable change. A list of these is committed in one transaction, whole or not at all.
 #[derive(Clone, Debug)]
 pub enum Write {
@@ -134,19 +136,6 @@ pub struct QueueCounts {
     pub failed: i64,
 }
 
-/// A row of the audit log.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AuditRow {
-    /// Position, from 1.
-    pub sequence: u64,
-    /// The exact canonical bytes that were hashed.
-    pub body: Vec<u8>,
-    /// Hash of the event before.
-    pub prev_hash: [u8; 32],
-    /// Hash of this event.
-    pub event_hash: [u8; 32],
-}
-
 /// A row of the change log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChangeRow {
@@ -162,4 +151,3 @@ pub struct ChangeRow {
 
 /// Artifacts of an attempt, as stored.
 pub type StoredArtifacts = Option<(AttemptId, Vec<Artifact>)>;
-

@@ -1,0 +1,39 @@
+//! Every limit of the store, in one place.
+
+use std::time::Duration;
+
+/// Commits that may wait for the writer; one more is told to try again later.
+pub const COMMIT_QUEUE: usize = 4_096;
+/// Writes the writer puts into one transaction before it starts the next.
+pub const BATCH_WRITES: usize = 4_096;
+/// Rows of one multi-row INSERT, largest first. Few sizes, so that few statements are prepared.
+pub(crate) const INSERT_ROWS: [usize; 4] = [64, 16, 4, 1];
+/// Connections for reads.
+pub const READ_CONNECTIONS: usize = 4;
+/// Prepared statements kept by each connection.
+pub const STATEMENT_CACHE: usize = 128;
+/// Change rows kept.
+pub const CHANGE_ROWS: u64 = 1_000_000;
+/// Age of change rows kept, microseconds: 24 hours.
+pub const CHANGE_AGE_US: i64 = 24 * 3_600 * 1_000_000;
+/// New change rows between two prunings; each takes away at most [`PRUNE_ROWS`].
+pub const PRUNE_EVERY: u64 = 1_000;
+/// Most change rows one pruning takes away.
+pub const PRUNE_ROWS: u64 = 5_000;
+/// Most rows of one page of audit or change rows.
+pub const PAGE_ROWS: u32 = 10_000;
+/// How long SQLite waits for a lock another process holds.
+pub const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
+/// Page cache of SQLite's writer, KiB.
+pub const WRITER_CACHE_KIB: i64 = 16_384;
+/// Page cache of each of SQLite's read connections, KiB.
+pub const READER_CACHE_KIB: i64 = 4_096;
+/// Size of the WAL at which SQLite copies it back, pages of 4 KiB.
+pub const WAL_PAGES: i64 = 4_000;
+/// How long to wait for a connection to PostgreSQL.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the start waits for the lock on a PostgreSQL database, which a server that was killed
+/// holds until PostgreSQL notices.
+pub const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Bytes a probe writes (and removes): more than a page, so that a full disk shows.
+pub const PROBE_BYTES: usize = 16_384;

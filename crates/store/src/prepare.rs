@@ -1,0 +1,162 @@
+//! What a caller does before its commit waits for the writer: records become rows, so that the writer's one
+//! thread has little left to do, and data that no database takes is refused before it disturbs others.
+
+use crate::{
+    model::{ChangeDraft, StoreError, Write},
+    rows, sql,
+    sql::Table,
+    value::{Statement, Value},
+};
+use fetchml_api::{AttemptRecord, AuditDraft, TaskSpec, TaskState};
+
+/// Names in `meta` that the store itself keeps.
+pub(crate) const LOG_ID: &str = "log_id";
+pub(crate) const LAST_TIME: &str = "last_time";
+pub(crate) const PROBE: &str = "probe";
+
+/// The writes of one commit, ready for the writer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Prepared {
+    /// New task rows.
+    pub(crate) tasks: Vec<Vec<Value>>,
+    /// Submitter and status of each new task that counts.
+    pub(crate) counted: Vec<(String, &'static str)>,
+    /// Everything else, in order.
+    pub(crate) statements: Vec<Statement>,
+    /// Audit events to be numbered.
+    pub(crate) audit: Vec<AuditDraft>,
+    /// Change events to be numbered.
+    pub(crate) changes: Vec<ChangeDraft>,
+    /// Latest time in all of it.
+    pub(crate) last_time: i64,
+    /// Number of writes.
+    pub(crate) writes: usize,
+}
+
+impl Prepared {
+    pub(crate) fn new(writes: Vec<Write>) -> Result<Self, StoreError> {
+        let mut prepared = Self { writes: writes.len(), ..Self::default() };
+        for write in writes {
+            prepared.add(write)?;
+        }
+        Ok(prepared)
+    }
+
+    fn add(&mut self, write: Write) -> Result<(), StoreError> {
+        match write {
+            Write::TaskInsert(spec, state) => self.task_insert(&spec, &state)?,
+            Write::TaskUpdate(state) => self.task_update(&state)?,
+            Write::AttemptPut(record) => self.attempt_put(&record)?,
+            Write::WorkerPut(record) => {
+                self.saw(record.connected_at.0);
+                self.push(sql::WORKER_PUT, rows::worker(&record)?);
+            }
+            Write::KeyInsert(record) => {
+                self.saw(record.created_at.0);
+                self.push(sql::KEY_INSERT, rows::key(&record)?);
+            }
+            Write::KeyRevoke { id, at } => {
+                self.saw(at.0);
+                self.push(sql::KEY_REVOKE, vec![Value::text(id.0)?, at.into()]);
+            }
+            Write::SnapshotPut(record) => {
+                self.saw(record.created_at.0);
+                self.push(sql::SNAPSHOT_PUT, rows::snapshot(&record)?);
+            }
+            Write::MetaPut { name, value } => {
+                if [LOG_ID, LAST_TIME, PROBE].contains(&name) {
+                    return Err(StoreError::Data(format!("{name} is kept by the store itself")));
+                }
+                self.push(sql::META_PUT, vec![name.into(), Value::text(value)?]);
+            }
+            Write::Audit(draft) => {
+                self.saw(draft.at.0);
+                refuse_nul_in_audit(&draft)?;
+                self.audit.push(draft);
+            }
+            Write::Change(draft) => {
+                self.saw(draft.at.0);
+                Value::text(draft.entity.clone())?;
+                if draft.body.as_bytes().contains(&0) {
+                    return Err(StoreError::Data("a text contains U+0000".into()));
+                }
+                self.changes.push(draft);
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, sql: &'static str, params: Vec<Value>) {
+        self.statements.push(Statement::new(sql, params));
+    }
+
+    fn saw(&mut self, time: i64) {
+        self.last_time = self.last_time.max(time);
+    }
+
+    fn saw_state(&mut self, state: &TaskState) {
+        self.saw(state.queued_since.0);
+        for time in [state.started_at, state.ended_at].into_iter().flatten() {
+            self.saw(time.0);
+        }
+    }
+
+    fn task_insert(&mut self, spec: &TaskSpec, state: &TaskState) -> Result<(), StoreError> {
+        if spec.id != state.id {
+            return Err(StoreError::Data(format!("the state of task {} is that of {}", spec.id, state.id)));
+        }
+        self.saw(spec.created_at.0);
+        self.saw_state(state);
+        self.tasks.push(rows::task(spec, state)?);
+        if !state.hidden {
+            self.counted.push((spec.user_id.clone(), state.status.as_str()));
+        }
+        Ok(())
+    }
+
+    fn task_update(&mut self, state: &TaskState) -> Result<(), StoreError> {
+        self.saw_state(state);
+        let id = Value::word(state.id);
+        let mut params = Vec::with_capacity(21);
+        params.push(id.clone());
+        params.extend(rows::task_state(state)?);
+        self.push(sql::COUNTER_LEAVE, vec![id.clone()]);
+        self.statements.push(Statement::new(sql::TASK_UPDATE, params).must_change("no such task"));
+        self.push(sql::COUNTER_ENTER, vec![id]);
+        Ok(())
+    }
+
+    fn attempt_put(&mut self, record: &AttemptRecord) -> Result<(), StoreError> {
+        for time in [Some(record.created_at), record.started_at, record.ended_at].into_iter().flatten() {
+            self.saw(time.0);
+        }
+        self.push(sql::ATTEMPT_PUT, rows::attempt(record)?);
+        let artifacts = record.outcome.iter().flat_map(|outcome| &outcome.artifacts);
+        let mut artifact_rows = Vec::new();
+        for artifact in artifacts {
+            artifact_rows.push(vec![
+                Value::word(record.id),
+                Value::text(artifact.path.clone())?,
+                Value::unsigned(artifact.size_bytes)?,
+                Value::text(artifact.sha256.clone())?,
+            ]);
+        }
+        // A record that was read back carries no artifacts: putting it again must not take them away.
+        if !artifact_rows.is_empty() {
+            self.push(sql::ARTIFACT_CLEAR, vec![Value::word(record.id)]);
+            self.statements.extend(sql::insert_statements(Table::Artifact, &artifact_rows));
+        }
+        Ok(())
+    }
+}
+
+fn refuse_nul_in_audit(draft: &AuditDraft) -> Result<(), StoreError> {
+    let optional = [draft.ip_address.as_ref(), draft.error.as_ref()];
+    let texts = [&draft.user_id, &draft.resource, &draft.action].into_iter();
+    let metadata = draft.metadata.iter().flat_map(|(name, value)| [name, value]);
+    let mut all = texts.chain(optional.into_iter().flatten()).chain(metadata);
+    if all.any(|text| text.as_bytes().contains(&0)) {
+        return Err(StoreError::Data("a text of an audit event contains U+0000".into()));
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Reads: each over a connection that is not the writer's.
+
+use crate::{
+    limits::PAGE_ROWS,
+    model::{AuditRow, ChangeRow, QueueCounts, StoreError, StoredArtifacts, StoredTask, TaskFilter},
+    postgres::PostgresReads,
+    rows, sql,
+    sqlite::SqliteReads,
+    store::Store,
+    value::{Row, Value},
+};
+use fetchml_api::{AttemptId, AttemptRecord, KeyRecord, Micros, SnapshotRecord, TaskId, TaskStatus};
+use std::{fmt::Write as _, sync::Arc};
+
+/// The connections for reads.
+pub(crate) enum Reads {
+    Sqlite(Arc<SqliteReads>),
+    Postgres(Box<PostgresReads>),
+}
+
+impl Reads {
+    /// Reads a few rows by key.
+    async fn point(&self, sql: &'static str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
+        match self {
+            Self::Sqlite(reads) => reads.point(sql, params).await,
+            Self::Postgres(reads) => reads.query(sql, params).await,
+        }
+    }
+
+    /// Reads many rows, or looks through many.
+    async fn list(&self, sql: impl Into<String>, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        match self {
+            Self::Sqlite(reads) => reads.list(sql.into(), params).await,
+            Self::Postgres(reads) => reads.query(&sql.into(), &params).await,
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(reads) => reads.close(),
+            Self::Postgres(reads) => reads.close().await,
+        }
+    }
+}
+
+/// Reads that answer requests.
+impl Store {
+    /// A task; none when there is none or it is hidden.
+    pub async fn task(&self, id: TaskId) -> Result<Option<StoredTask>, StoreError> {
+        one(self.reads().point(sql::TASK_GET, &[Value::word(id)]).await?, rows::read_task)
+    }
+
+    /// A page of tasks, newest id first, hidden ones left out; and how many match the filter regardless of
+    /// `before`, `offset` and `limit`.
+    pub async fn tasks(&self, filter: &TaskFilter) -> Result<(Vec<StoredTask>, i64), StoreError> {
+        let total = self.total(filter).await?;
+        if filter.limit <= 0 {
+            return Ok((Vec::new(), total));
+        }
+        let mut query = Query::new(sql::TASK_COLUMNS, " WHERE hidden = 0");
+        query.filter(filter);
+        if let Some(before) = filter.before {
+            query.and("id < ", Value::word(before));
+        }
+        query.and_also(" ORDER BY id DESC LIMIT ", filter.limit.into());
+        query.and_also(" OFFSET ", filter.offset.max(0).into());
+        let page = self.reads().list(query.text, query.params).await?;
+        Ok((page.into_iter().map(rows::read_task).collect::<Result<_, _>>()?, total))
+    }
+
+    /// Counters answer for submitter and status; only a name has to be counted.
+    async fn total(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
+        let mut query = if filter.job_name.is_some() {
+            Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
+        } else {
+            Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
+        };
+        query.filter(filter);
+        crate::migrate::first_int(self.reads().list(query.text, query.params).await?)
+    }
+
+    /// A task's attempts by number. Their outcomes carry no artifacts: see [`Store::artifacts`].
+    pub async fn attempts(&self, task: TaskId) -> Result<Vec<AttemptRecord>, StoreError> {
+        all(self.reads().point(sql::ATTEMPTS_OF, &[Value::word(task)]).await?, rows::read_attempt)
+    }
+
+    /// An attempt, without the artifacts of its outcome.
+    pub async fn attempt(&self, id: AttemptId) -> Result<Option<AttemptRecord>, StoreError> {
+        one(self.reads().point(sql::ATTEMPT_GET, &[Value::word(id)]).await?, rows::read_attempt)
+    }
+
+    /// Artifacts of one attempt of a task, by path; without `attempt` of the latest attempt that left any.
+    /// None: the task has no such attempt, or none left any.
+    pub async fn artifacts(&self, task: TaskId, attempt: Option<AttemptId>) -> Result<StoredArtifacts, StoreError> {
+        let attempt = match attempt {
+            Some(attempt) => match self.attempt(attempt).await? {
+                Some(record) if record.task_id == task => attempt,
+                _ => return Ok(None),
+            },
+            None => match self.reads().point(sql::ARTIFACT_ATTEMPT, &[Value::word(task)]).await?.pop() {
+                Some(mut row) => row.parse()?,
+                None => return Ok(None),
+            },
+        };
+        let params = vec![Value::word(attempt), Value::word(task)];
+        let artifacts = all(self.reads().list(sql::ARTIFACTS_OF, params).await?, rows::read_artifact)?;
+        Ok(Some((attempt, artifacts)))
+    }
+
+    /// All keys, newest first, revoked ones included.
+    pub async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        all(self.reads().list(sql::KEYS, Vec::new()).await?, rows::read_key)
+    }
+
+    /// A snapshot.
+    pub async fn snapshot(&self, id: &str) -> Result<Option<SnapshotRecord>, StoreError> {
+        let Ok(id) = Value::text(id.to_owned()) else { return Ok(None) };
+        one(self.reads().point(sql::SNAPSHOT_GET, &[id]).await?, rows::read_snapshot)
+    }
+
+    /// What waits and runs now, and what ended since an instant. Hidden tasks are not counted.
+    pub async fn queue_counts(&self, since: Micros) -> Result<QueueCounts, StoreError> {
+        let mut counts = QueueCounts::default();
+        for mut row in self.reads().point(sql::COUNT_BY_STATUS, &[]).await? {
+            let (status, tasks): (TaskStatus, i64) = (row.parse()?, row.int()?);
+            match status {
+                TaskStatus::Queued => counts.queued += tasks,
+                TaskStatus::Preparing | TaskStatus::Running | TaskStatus::Collecting => counts.running += tasks,
+                TaskStatus::Completed | TaskStatus::Failed => {}
+            }
+        }
+        for mut row in self.reads().list(sql::COUNT_ENDED, vec![since.into()]).await? {
+            let (status, tasks): (TaskStatus, i64) = (row.parse()?, row.int()?);
+            match status {
+                TaskStatus::Completed => counts.completed = tasks,
+                TaskStatus::Failed => counts.failed = tasks,
+                _ => {}
+            }
+        }
+        Ok(counts)
+    }
+
+    /// A named value of the installation.
+    pub async fn meta(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let Ok(name) = Value::text(name.to_owned()) else { return Ok(None) };
+        one(self.reads().point(sql::META_GET, &[name]).await?, |mut row| row.text())
+    }
+
+    /// Audit rows after a number, in order; at most `limit`, and never more than [`PAGE_ROWS`].
+    pub async fn audit_rows(&self, after: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
+        all(self.reads().list(sql::AUDIT_PAGE, page(after, limit)).await?, rows::read_audit)
+    }
+
+    /// Change rows after a number, in order; at most `limit`, and never more than [`PAGE_ROWS`]. Old ones are gone:
+    /// a first row that is not `after + 1` tells so.
+    pub async fn change_rows(&self, after: u64, limit: u32) -> Result<Vec<ChangeRow>, StoreError> {
+        all(self.reads().list(sql::CHANGE_PAGE, page(after, limit)).await?, rows::read_change)
+    }
+
+    /// Whether reads work.
+    pub async fn probe_read(&self) -> Result<(), StoreError> {
+        self.meta(crate::prepare::LOG_ID).await.map(drop)
+    }
+
+    /// Name and version of the database, for people.
+    pub async fn describe(&self) -> Result<String, StoreError> {
+        let (name, sql) = match self.reads() {
+            Reads::Sqlite(_) => ("SQLite", "SELECT sqlite_version()"),
+            Reads::Postgres(_) => ("PostgreSQL", "SELECT current_setting('server_version')"),
+        };
+        let version = one(self.reads().point(sql, &[]).await?, |mut row| row.text())?;
+        Ok(format!("{name} {}", version.unwrap_or_default()))
+    }
+}
+
+/// A query made of fixed pieces; values go in as parameters only.
+struct Query {
+    text: String,
+    params: Vec<Value>,
+}
+
+impl Query {
+    fn new(select: &str, condition: &str) -> Self {
+        Self { text: format!("{select}{condition}"), params: Vec::new() }
+    }
+
+    /// Conditions on the columns that `task` and `counter` share, and on the name.
+    fn filter(&mut self, filter: &TaskFilter) {
+        if let Some(status) = filter.status {
+            self.and("status = ", status.as_str().into());
+        }
+        for (column, value) in [("user_id = ", &filter.user_id), ("job_name = ", &filter.job_name)] {
+            if let Some(value) = value {
+                // What holds U+0000 is stored nowhere, and the replacement character is in no name of a user or task.
+                self.and(column, Value::Text(value.replace('\0', "\u{fffd}").into()));
+            }
+        }
+    }
+
+    fn and(&mut self, condition: &str, value: Value) {
+        self.text.push_str(" AND ");
+        self.and_also(condition, value);
+    }
+
+    fn and_also(&mut self, piece: &str, value: Value) {
+        self.params.push(value);
+        write!(self.text, "{piece}${}", self.params.len()).expect("a String takes all that is written");
+    }
+}
+
+fn page(after: u64, limit: u32) -> Vec<Value> {
+    vec![Value::Int(i64::try_from(after).unwrap_or(i64::MAX)), limit.min(PAGE_ROWS).into()]
+}
+
+fn one<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    rows.into_iter().next().map(read).transpose()
+}
+
+fn all<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
+    rows.into_iter().map(read).collect()
+}

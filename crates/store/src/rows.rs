@@ -1,0 +1,202 @@
+//! Between records and rows: which column holds which field.
+
+use crate::{
+    model::{AuditRow, ChangeRow, StoreError, StoredTask},
+    value::{Row, Value, unreadable},
+};
+use fetchml_api::{
+    Artifact, AttemptEpoch, AttemptRecord, KeyId, KeyRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord,
+    link::Outcome,
+};
+use std::sync::Arc;
+
+/// Columns of the changing part of a task, in the order of `TASK_UPDATE` after the id.
+pub(crate) fn task_state(state: &TaskState) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        state.status.as_str().into(),
+        u32::from(state.priority).into(),
+        state.queued_since.into(),
+        state.waited_before.into(),
+        state.not_before.into(),
+        state.attempt.map_or(Value::Null, Value::word),
+        state.epoch.map_or(Ok(Value::Null), |epoch| Value::unsigned(epoch.incarnation))?,
+        state.epoch.map_or(Ok(Value::Null), |epoch| Value::unsigned(epoch.n))?,
+        state.worker_id.map_or(Value::Null, Value::word),
+        state.started_at.into(),
+        state.ended_at.into(),
+        state.retry_count.into(),
+        state.requeue_count.into(),
+        state.attempt_count.into(),
+        Value::optional_text(state.cancelled_by.as_ref())?,
+        state.cause.map(fetchml_api::FailureCause::as_str).into(),
+        state.exit_code.map(i64::from).into(),
+        state.signal.map(i64::from).into(),
+        Value::optional_text(state.error.as_ref())?,
+        state.hidden.into(),
+    ])
+}
+
+/// A whole new task row.
+pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, StoreError> {
+    let mut columns = Vec::with_capacity(25);
+    columns.extend([
+        Value::word(spec.id),
+        Value::text(spec.user_id.clone())?,
+        Value::text(spec.job_name.clone())?,
+        spec.created_at.into(),
+        Value::json(spec)?,
+    ]);
+    columns.extend(task_state(state)?);
+    Ok(columns)
+}
+
+pub(crate) fn read_task(mut row: Row) -> Result<StoredTask, StoreError> {
+    let spec: Arc<TaskSpec> = Arc::new(row.json()?);
+    let state = TaskState {
+        id: spec.id,
+        status: row.parse()?,
+        priority: row.number()?,
+        queued_since: row.time()?,
+        waited_before: row.int()?,
+        not_before: row.optional_time()?,
+        attempt: row.optional_parse()?,
+        epoch: match (row.optional_number()?, row.optional_number()?) {
+            (Some(incarnation), Some(n)) => Some(AttemptEpoch { incarnation, n }),
+            (None, None) => None,
+            _ => return Err(unreadable("half an epoch")),
+        },
+        worker_id: row.optional_parse()?,
+        started_at: row.optional_time()?,
+        ended_at: row.optional_time()?,
+        retry_count: row.number()?,
+        requeue_count: row.number()?,
+        attempt_count: row.number()?,
+        cancelled_by: row.optional_text()?,
+        cause: row.optional_word()?,
+        exit_code: row.optional_number()?,
+        signal: row.optional_number()?,
+        error: row.optional_text()?,
+        hidden: row.truth()?,
+    };
+    Ok(StoredTask { spec, state })
+}
+
+pub(crate) fn attempt(record: &AttemptRecord) -> Result<Vec<Value>, StoreError> {
+    let outcome = match &record.outcome {
+        // Artifacts have a table of their own.
+        Some(outcome) => Value::json(&Outcome { artifacts: Vec::new(), ..outcome.clone() })?,
+        None => Value::Null,
+    };
+    Ok(vec![
+        Value::word(record.id),
+        Value::word(record.task_id),
+        record.number.into(),
+        Value::unsigned(record.epoch.incarnation)?,
+        Value::unsigned(record.epoch.n)?,
+        Value::word(record.worker_id),
+        Value::json(&record.gpus)?,
+        record.phase.as_str().into(),
+        record.created_at.into(),
+        record.started_at.into(),
+        record.ended_at.into(),
+        outcome,
+    ])
+}
+
+pub(crate) fn read_attempt(mut row: Row) -> Result<AttemptRecord, StoreError> {
+    Ok(AttemptRecord {
+        id: row.parse()?,
+        task_id: row.parse()?,
+        number: row.number()?,
+        epoch: AttemptEpoch { incarnation: row.number()?, n: row.number()? },
+        worker_id: row.parse()?,
+        gpus: row.json()?,
+        phase: row.word()?,
+        created_at: row.time()?,
+        started_at: row.optional_time()?,
+        ended_at: row.optional_time()?,
+        outcome: row.optional_json()?,
+    })
+}
+
+pub(crate) fn read_artifact(mut row: Row) -> Result<Artifact, StoreError> {
+    Ok(Artifact { path: row.text()?, size_bytes: row.number()?, sha256: row.text()? })
+}
+
+pub(crate) fn worker(record: &WorkerRecord) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::word(record.id),
+        Value::text(record.name.clone())?,
+        Value::json(&record.capabilities)?,
+        record.batch_slots.into(),
+        record.service_slots.into(),
+        record.draining.into(),
+        record.connected_at.into(),
+    ])
+}
+
+pub(crate) fn read_worker(mut row: Row) -> Result<WorkerRecord, StoreError> {
+    Ok(WorkerRecord {
+        id: row.parse()?,
+        name: row.text()?,
+        capabilities: row.json()?,
+        batch_slots: row.number()?,
+        service_slots: row.number()?,
+        draining: row.truth()?,
+        connected_at: row.time()?,
+    })
+}
+
+pub(crate) fn key(record: &KeyRecord) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::text(record.id.0.clone())?,
+        Value::text(record.user_id.clone())?,
+        record.role.as_str().into(),
+        Value::optional_text(record.name.as_ref())?,
+        Value::Blob(record.digest.clone()),
+        record.created_at.into(),
+        record.expires_at.into(),
+        record.revoked_at.into(),
+    ])
+}
+
+pub(crate) fn read_key(mut row: Row) -> Result<KeyRecord, StoreError> {
+    Ok(KeyRecord {
+        id: KeyId(row.text()?),
+        user_id: row.text()?,
+        role: row.parse()?,
+        name: row.optional_text()?,
+        digest: row.blob()?,
+        created_at: row.time()?,
+        expires_at: row.optional_time()?,
+        revoked_at: row.optional_time()?,
+    })
+}
+
+pub(crate) fn snapshot(record: &SnapshotRecord) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::text(record.id.clone())?,
+        Value::text(record.user_id.clone())?,
+        Value::unsigned(record.file_count)?,
+        Value::unsigned(record.size_bytes)?,
+        record.created_at.into(),
+    ])
+}
+
+pub(crate) fn read_snapshot(mut row: Row) -> Result<SnapshotRecord, StoreError> {
+    Ok(SnapshotRecord {
+        id: row.text()?,
+        user_id: row.text()?,
+        file_count: row.number()?,
+        size_bytes: row.number()?,
+        created_at: row.time()?,
+    })
+}
+
+pub(crate) fn read_audit(mut row: Row) -> Result<AuditRow, StoreError> {
+    Ok(AuditRow { sequence: row.number()?, body: row.blob()?, prev_hash: row.hash()?, event_hash: row.hash()? })
+}
+
+pub(crate) fn read_change(mut row: Row) -> Result<ChangeRow, StoreError> {
+    Ok(ChangeRow { sequence: row.number()?, kind: row.text()?, entity: row.text()?, body: row.text()? })
+}

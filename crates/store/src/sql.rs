@@ -1,0 +1,198 @@
+//! Every statement. One text for both databases: `$n` placeholders, portable types and functions.
+
+use crate::{
+    limits::INSERT_ROWS,
+    value::{Run, Statement, Text, Value},
+};
+use std::{collections::HashMap, fmt::Write as _, sync::Arc};
+
+/// A table that takes rows by multi-row INSERT.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Table {
+    Task,
+    Artifact,
+    Audit,
+    Change,
+}
+
+impl Table {
+    const fn head(self) -> (&'static str, usize) {
+        match self {
+            Self::Task => (
+                "INSERT INTO task (id, user_id, job_name, created_at, spec, status, priority, queued_since, \
+                 waited_before, not_before, attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, \
+                 retry_count, requeue_count, attempt_count, cancelled_by, cause, exit_code, signal, error, hidden)",
+                25,
+            ),
+            Self::Artifact => ("INSERT INTO artifact (attempt_id, path, size_bytes, sha256)", 4),
+            Self::Audit => (
+                "INSERT INTO audit (sequence, at, event_type, user_id, resource, action, success, body, prev_hash, \
+                 event_hash)",
+                10,
+            ),
+            Self::Change => ("INSERT INTO change (sequence, at, kind, entity, body)", 5),
+        }
+    }
+}
+
+/// Builds multi-row INSERTs, in few sizes; keeps their texts.
+#[derive(Default)]
+pub(crate) struct Inserts {
+    texts: HashMap<(Table, usize), Arc<str>>,
+}
+
+impl Inserts {
+    /// Appends executions that insert `rows`.
+    pub(crate) fn push<'a, R: AsRef<[Value]>>(&mut self, table: Table, rows: &'a [R], runs: &mut Vec<Run<'a>>) {
+        for chunk in chunks(rows) {
+            let text = self.texts.entry((table, chunk.len())).or_insert_with(|| insert(table, chunk.len()));
+            let rows = chunk.iter().map(AsRef::as_ref).collect();
+            runs.push(Run { sql: Text::Built(Arc::clone(text)), rows, must_change: None });
+        }
+    }
+}
+
+/// Statements that insert `rows`, for a caller that keeps no texts.
+pub(crate) fn insert_statements(table: Table, rows: &[Vec<Value>]) -> impl Iterator<Item = Statement> {
+    chunks(rows).map(move |chunk| Statement {
+        sql: Text::Built(insert(table, chunk.len())),
+        params: chunk.iter().flatten().cloned().collect(),
+        must_change: None,
+    })
+}
+
+/// Cuts rows into chunks of the sizes in [`INSERT_ROWS`].
+fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = INSERT_ROWS.into_iter().find(|size| *size <= rows.len())?;
+        let (chunk, rest) = rows.split_at(size);
+        rows = rest;
+        Some(chunk)
+    })
+}
+
+fn insert(table: Table, rows: usize) -> Arc<str> {
+    let (head, columns) = table.head();
+    let mut text = format!("{head} VALUES ");
+    for row in 0..rows {
+        text.push_str(if row == 0 { "(" } else { ", (" });
+        for column in 0..columns {
+            let comma = if column == 0 { "" } else { ", " };
+            write!(text, "{comma}${}", row * columns + column + 1).expect("a String takes all that is written");
+        }
+        text.push(')');
+    }
+    text.into()
+}
+
+pub(crate) const TASK_UPDATE: &str = "UPDATE task SET status = $2, priority = $3, queued_since = $4, \
+    waited_before = $5, not_before = $6, attempt = $7, epoch_incarnation = $8, epoch_n = $9, worker_id = $10, \
+    started_at = $11, ended_at = $12, retry_count = $13, requeue_count = $14, attempt_count = $15, \
+    cancelled_by = $16, cause = $17, exit_code = $18, signal = $19, error = $20, hidden = $21 WHERE id = $1";
+
+/// Takes a task out of the counters as it is stored now.
+pub(crate) const COUNTER_LEAVE: &str = "UPDATE counter SET tasks = tasks - 1 \
+    WHERE user_id = (SELECT user_id FROM task WHERE id = $1 AND hidden = 0) \
+    AND status = (SELECT status FROM task WHERE id = $1)";
+
+/// Puts a task into the counters as it is stored now.
+pub(crate) const COUNTER_ENTER: &str = "INSERT INTO counter (user_id, status, tasks) \
+    SELECT user_id, status, 1 FROM task WHERE id = $1 AND hidden = 0 \
+    ON CONFLICT (user_id, status) DO UPDATE SET tasks = counter.tasks + 1";
+
+pub(crate) const COUNTER_ADD: &str = "INSERT INTO counter (user_id, status, tasks) VALUES ($1, $2, $3) \
+    ON CONFLICT (user_id, status) DO UPDATE SET tasks = counter.tasks + excluded.tasks";
+
+pub(crate) const ATTEMPT_PUT: &str = "INSERT INTO attempt (id, task_id, number, epoch_incarnation, epoch_n, \
+    worker_id, gpus, phase, created_at, started_at, ended_at, outcome) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (id) DO UPDATE SET \
+    number = excluded.number, epoch_incarnation = excluded.epoch_incarnation, epoch_n = excluded.epoch_n, \
+    worker_id = excluded.worker_id, gpus = excluded.gpus, phase = excluded.phase, \
+    created_at = excluded.created_at, started_at = excluded.started_at, ended_at = excluded.ended_at, \
+    outcome = excluded.outcome";
+
+pub(crate) const ARTIFACT_CLEAR: &str = "DELETE FROM artifact WHERE attempt_id = $1";
+
+pub(crate) const WORKER_PUT: &str = "INSERT INTO worker (id, name, capabilities, batch_slots, service_slots, \
+    draining, connected_at) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET \
+    name = excluded.name, capabilities = excluded.capabilities, batch_slots = excluded.batch_slots, \
+    service_slots = excluded.service_slots, draining = excluded.draining, connected_at = excluded.connected_at";
+
+pub(crate) const KEY_INSERT: &str = "INSERT INTO api_key (id, user_id, role, name, digest, created_at, expires_at, \
+    revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+pub(crate) const KEY_REVOKE: &str = "UPDATE api_key SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
+
+pub(crate) const SNAPSHOT_PUT: &str = "INSERT INTO snapshot (id, user_id, file_count, size_bytes, created_at) \
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
+
+pub(crate) const META_PUT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) \
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+pub(crate) const META_ADD: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+pub(crate) const META_DELETE: &str = "DELETE FROM meta WHERE name = $1";
+
+/// Takes away the oldest change rows: at most `$1` of them, up to number `$2` or older than `$3`. The newest row
+/// stays always, since numbering goes on from it.
+pub(crate) const CHANGE_PRUNE: &str = "DELETE FROM change \
+    WHERE sequence < (SELECT MIN(sequence) FROM change) + $1 \
+    AND sequence < (SELECT MAX(sequence) FROM change) AND (sequence <= $2 OR at < $3)";
+
+pub(crate) const TASK_COLUMNS: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
+    attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden FROM task";
+
+pub(crate) const TASK_GET: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
+    attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden FROM task WHERE id = $1 AND hidden = 0";
+
+pub(crate) const TASKS_LIVE: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
+    attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden FROM task \
+    WHERE status IN ('queued', 'preparing', 'running', 'collecting') ORDER BY id";
+
+pub(crate) const ATTEMPTS_LIVE: &str = "SELECT a.id, a.task_id, a.number, a.epoch_incarnation, a.epoch_n, \
+    a.worker_id, a.gpus, a.phase, a.created_at, a.started_at, a.ended_at, a.outcome FROM task t \
+    JOIN attempt a ON a.id = t.attempt WHERE t.status IN ('queued', 'preparing', 'running', 'collecting') \
+    ORDER BY a.id";
+
+pub(crate) const ATTEMPTS_OF: &str = "SELECT id, task_id, number, epoch_incarnation, epoch_n, worker_id, gpus, \
+    phase, created_at, started_at, ended_at, outcome FROM attempt WHERE task_id = $1 ORDER BY number";
+
+pub(crate) const ATTEMPT_GET: &str = "SELECT id, task_id, number, epoch_incarnation, epoch_n, worker_id, gpus, \
+    phase, created_at, started_at, ended_at, outcome FROM attempt WHERE id = $1";
+
+pub(crate) const ARTIFACT_ATTEMPT: &str = "SELECT a.id FROM attempt a WHERE a.task_id = $1 \
+    AND EXISTS (SELECT 1 FROM artifact f WHERE f.attempt_id = a.id) ORDER BY a.number DESC LIMIT 1";
+
+pub(crate) const ARTIFACTS_OF: &str = "SELECT f.path, f.size_bytes, f.sha256 FROM artifact f \
+    JOIN attempt a ON a.id = f.attempt_id WHERE f.attempt_id = $1 AND a.task_id = $2 ORDER BY f.path";
+
+pub(crate) const WORKERS: &str =
+    "SELECT id, name, capabilities, batch_slots, service_slots, draining, connected_at FROM worker ORDER BY id";
+
+pub(crate) const KEYS: &str = "SELECT id, user_id, role, name, digest, created_at, expires_at, revoked_at \
+    FROM api_key ORDER BY created_at DESC, id DESC";
+
+pub(crate) const SNAPSHOT_GET: &str =
+    "SELECT id, user_id, file_count, size_bytes, created_at FROM snapshot WHERE id = $1";
+
+pub(crate) const META_GET: &str = "SELECT value FROM meta WHERE name = $1";
+
+pub(crate) const COUNT_BY_STATUS: &str = "SELECT status, CAST(SUM(tasks) AS BIGINT) FROM counter GROUP BY status";
+
+pub(crate) const COUNT_ENDED: &str =
+    "SELECT status, COUNT(*) FROM task WHERE ended_at >= $1 AND hidden = 0 GROUP BY status";
+
+pub(crate) const TASK_LAST: &str = "SELECT MAX(id) FROM task";
+
+pub(crate) const AUDIT_HEAD: &str = "SELECT sequence, event_hash FROM audit ORDER BY sequence DESC LIMIT 1";
+
+pub(crate) const CHANGE_HEAD: &str = "SELECT COALESCE(MAX(sequence), 0) FROM change";
+
+pub(crate) const AUDIT_PAGE: &str = "SELECT sequence, body, prev_hash, event_hash FROM audit WHERE sequence > $1 \
+    ORDER BY sequence LIMIT $2";
+
+pub(crate) const CHANGE_PAGE: &str =
+    "SELECT sequence, kind, entity, body FROM change WHERE sequence > $1 ORDER BY sequence LIMIT $2";

@@ -7,6 +7,8 @@ use fetchml_api::{
 };
 use fetchml_scheduler::{Answer, Event};
 
+type Way<'a> = &'a dyn Fn(&mut World);
+
 const CANCELLED: &str = "failed, cancelled: cancelled by eve";
 
 fn placed(reports: &[Report]) -> World {
@@ -65,7 +67,7 @@ fn a_cancelled_task_never_comes_back() {
     let rejoined_without = |world: &mut World| {
         world.join(w(1, 1));
     };
-    let ways: [(&str, &dyn Fn(&mut World)); 3] =
+    let ways: [(&str, Way<'_>); 3] =
         [("lost", &lost), ("returned", &returned), ("worker came back without it", &rejoined_without)];
     for (what, way) in ways {
         let mut world = placed(&[Report::Accepted]);

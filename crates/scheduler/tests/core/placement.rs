@@ -87,6 +87,12 @@ fn a_task_goes_where_it_fits() {
         vec![t(1).gpu(2).gpu_type("H100")],
         &["w1: assign t1#1 gpus [0, 2]"],
     );
+    check(
+        "GPUs free, cores not",
+        vec![w(1, 1).gpus(&[H]), w(2, 4).gpus(&[H, H])],
+        vec![t(1).gpu(1).cpu(2)],
+        &["w2: assign t1#1 gpus [0]"],
+    );
     check("GPUs of one worker only", vec![w(1, 4).gpus(&[H]), w(2, 4).gpus(&[H])], vec![t(1).gpu(2)], &[]);
     check(
         "a stopped shape does not stop others",

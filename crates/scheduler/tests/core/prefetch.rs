@@ -161,3 +161,44 @@ fn the_worker_may_start_it_before_the_core_saw_a_slot() {
     world.reports(11, &[Report::Running, ok()]);
     assert_eq!(world.core.workers(world.now)[0].slots.batch_available, 1);
 }
+
+#[test]
+fn a_slot_that_waits_for_one_ahead_goes_to_nobody_else() {
+    for (big, ahead) in [(t(10).memory(12), t(12).memory(8)), (t(10).cpu(3), t(12).cpu(2))] {
+        let mut world = World::new();
+        let two_slots = w(1, 4).slots(2, 1);
+        world.join(two_slots);
+        for n in 1..=4 {
+            world.submit(t(n));
+            world.turn();
+            world.reports(n, &[Report::Running, ok()]);
+        }
+        world.turn();
+        let sent = submit(&mut world, [big.priority(8), t(11).priority(7), ahead.priority(6)]);
+        assert_eq!(sent, ["w1: assign t10#1", "w1: assign t11#1", "w1: assign t12#1"]);
+        world.reports(10, &[Report::Running]);
+        world.reports(11, &[Report::Running, Report::Collecting]);
+        let attempt = world.state(12).attempt.unwrap();
+        assert!(world.core.is_ahead(attempt), "its room is not free yet");
+        assert_eq!(submit(&mut world, [t(13)]), [""; 0], "one that would fit does not pass it");
+        world.reports(10, &[Report::Collecting]);
+        assert!(!world.core.is_ahead(attempt));
+        assert_eq!(world.turn(), ["w1: assign t13#1"]);
+    }
+}
+
+#[test]
+fn what_is_given_back_unasked_waits_from_where_it_began() {
+    let mut world = World::new();
+    world.submit(t(1));
+    let submitted = world.now;
+    world.pass(5);
+    world.join(w(1, 1));
+    world.turn();
+    assert_eq!(world.state(1).waited_before, 5_000_000);
+    world.pass(10);
+    world.reports(1, &[Report::Accepted, Report::Returned]);
+    assert_eq!((world.state(1).waited_before, world.state(1).queued_since), (0, submitted));
+    world.turn();
+    assert_eq!(world.state(1).waited_before, 15_000_000);
+}

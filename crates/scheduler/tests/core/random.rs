@@ -2,7 +2,7 @@
 //! shrink and lie, restarts, time that jumps. The world checks everything after each step; in the
 //! end the faults stop and all tasks must end.
 
-use crate::support::{T, W, World, exit, failed, ok, t, task, w, worker};
+use crate::support::{T, W, World, exit, failed, number, ok, t, task, w, worker};
 use fetchml_api::{
     AttemptEpoch, AttemptId, FailureCause, SlotKind, TaskStatus,
     link::{Held, Report},
@@ -88,12 +88,12 @@ fn act(world: &mut World, act: Act) {
     let submitted = world.rows.len();
     match act {
         Act::Submit { cpu, memory, gpu, service, priority, user, retries } => {
-            let new: T = t(u32::try_from(submitted).unwrap()).cpu(cpu).memory(memory).gpu(gpu).priority(priority);
+            let new: T = t(submitted as u32).cpu(cpu).memory(memory).gpu(gpu).priority(priority);
             let new = new.user(["ada", "bob", "cy"][usize::from(user)]).retries(retries);
             world.submit(if service { new.service() } else { new });
         }
         Act::Cancel(which) if submitted > 0 => {
-            world.cancel(u32::try_from(which % submitted).unwrap(), "bob");
+            world.cancel((which % submitted) as u32, "bob");
         }
         Act::Join { n, cores, gpus, forget, lie } => {
             let held = world.core.worker_current_attempts(worker(n)).into_iter().zip(forget.into_iter().cycle());
@@ -140,7 +140,7 @@ fn act(world: &mut World, act: Act) {
             let active: Vec<_> =
                 world.rows.values().filter(|row| row.state.status.is_active()).map(|r| r.spec.id).collect();
             if let Some(id) = active.get(which % active.len().max(1)) {
-                let n = u32::try_from(id.0.as_u128() & 0xffff_ffff).unwrap();
+                let n = number(id.0);
                 world.report(n, Report::Running);
                 world.report(n, Report::Collecting);
                 world.report(n, ok());
@@ -168,7 +168,7 @@ fn drain(world: &mut World) {
         world.heard(9);
         world.turn();
         for record in world.core.worker_current_attempts(worker(9)).into_iter().cloned().collect::<Vec<_>>() {
-            let n = u32::try_from(record.task_id.0.as_u128() & 0xffff_ffff).unwrap();
+            let n = number(record.task_id.0);
             world.report(n, Report::Running);
             world.report(n, ok());
         }

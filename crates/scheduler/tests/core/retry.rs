@@ -60,6 +60,7 @@ fn counted_retries_wait_longer_each_time_and_end() {
     assert_eq!(world.core.queue_depth(fetchml_api::SlotKind::Batch), 1, "still queued");
     world.pass_ms(1);
     assert_eq!(world.turn(), ["w1: assign t1#2"]);
+    assert_eq!(world.state(1).started_at, None, "not the time of the attempt before");
     assert_eq!(world.state(1).waited_before, 0, "backoff is not queued time");
     world.reports(1, &[Report::Running, exit(4)]);
     world.pass(1);

@@ -19,8 +19,9 @@ pub(crate) fn worker(n: u32) -> WorkerId {
     WorkerId(Uuid::from_u128(0x0180_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)))
 }
 
-fn number(id: Uuid) -> u32 {
-    u32::try_from(id.as_u128() & 0xffff_ffff).unwrap()
+/// The number a task or worker was named by.
+pub(crate) fn number(id: Uuid) -> u32 {
+    id.as_u128() as u32
 }
 
 /// A task to submit: one core, priority 5, user `ada`, unless said otherwise.
@@ -92,7 +93,7 @@ impl W {
                 memory_bytes: 1 << 30,
             })
             .collect();
-        self.capabilities.gpu_count = u32::try_from(names.len()).unwrap();
+        self.capabilities.gpu_count = names.len() as u32;
         self
     }
     pub(crate) fn slots(mut self, batch: u32, service: u32) -> Self {
@@ -210,15 +211,12 @@ impl World {
                 row.state = state;
             }
             Effect::PutAttempt(record) => {
-                match self.attempts.get(&record.id) {
-                    Some(before) => {
-                        assert!(before.phase < record.phase, "an attempt goes forward: {before:?} {record:?}");
-                        assert_eq!((before.epoch, before.task_id), (record.epoch, record.task_id));
-                    }
-                    None => {
-                        assert!(record.epoch > self.last_epoch, "epochs grow");
-                        self.last_epoch = record.epoch;
-                    }
+                if let Some(before) = self.attempts.get(&record.id) {
+                    assert!(before.phase < record.phase, "an attempt goes forward: {before:?} {record:?}");
+                    assert_eq!((before.epoch, before.task_id), (record.epoch, record.task_id));
+                } else {
+                    assert!(record.epoch > self.last_epoch, "epochs grow");
+                    self.last_epoch = record.epoch;
                 }
                 self.attempts.insert(record.id, record);
             }
@@ -227,16 +225,18 @@ impl World {
             }
             Effect::Audit(draft) => self.apply_audit(&draft),
             Effect::Send { worker, message } => {
-                self.sent.push(format!("w{}: {}", number(worker.0), self.said(&message)))
+                let line = format!("w{}: {}", number(worker.0), self.said(&message));
+                self.sent.push(line);
             }
         }
     }
 
     fn apply_audit(&mut self, draft: &AuditDraft) {
-        let id: TaskId = draft.resource.strip_prefix("tasks/").unwrap().parse().unwrap();
-        let row = self.rows.get_mut(&id).unwrap();
+        let id: TaskId =
+            (draft.resource.strip_prefix("tasks/")).and_then(|id| id.parse().ok()).expect("it is about a task");
+        let row = self.rows.get_mut(&id).expect("the task is known");
         assert!(!row.replayed.is_terminal(), "one terminal event, and nothing after it: {draft:?}");
-        row.replayed = draft.metadata["status"].parse().unwrap();
+        row.replayed = draft.metadata["status"].parse().expect("a status");
         let cause = draft.metadata.get("cause").map(|cause| format!(" {cause}")).unwrap_or_default();
         self.audited.push(format!("t{} {} by {}{cause}", number(id.0), draft.action, draft.user_id));
     }
@@ -298,7 +298,12 @@ impl World {
     pub(crate) fn join_holding(&mut self, w: W, tasks: &[u32]) -> Vec<String> {
         let held = |n: &u32| {
             let state = &self.rows[&task(*n)].state;
-            Held { attempt: state.attempt.unwrap(), task: task(*n), epoch: state.epoch.unwrap(), log_acked: 0 }
+            Held {
+                attempt: state.attempt.expect("it is active"),
+                task: task(*n),
+                epoch: state.epoch.expect("it is active"),
+                log_acked: 0,
+            }
         };
         let inventory = tasks.iter().map(held).collect();
         self.join_with(w, inventory)
@@ -339,7 +344,8 @@ impl World {
 
     pub(crate) fn reported(&self, n: u32, report: Report) -> Event {
         let state = &self.rows[&task(n)].state;
-        let record = self.attempts.values().filter(|a| a.task_id == task(n)).max_by_key(|a| a.epoch).unwrap();
+        let record =
+            self.attempts.values().filter(|a| a.task_id == task(n)).max_by_key(|a| a.epoch).expect("it was placed");
         assert_eq!(Some(record.epoch), state.epoch);
         Event::AttemptReported {
             worker: record.worker_id,
@@ -376,19 +382,12 @@ impl World {
     /// Status, counts, cause and sentence of a task in one line.
     pub(crate) fn says(&self, n: u32) -> String {
         let s = self.state(n);
-        let mut text = s.status.as_str().to_owned();
-        for (name, count) in [("retries", s.retry_count), ("requeues", s.requeue_count)] {
-            if count > 0 {
-                text += &format!(", {name} {count}");
-            }
-        }
-        if let Some(cause) = s.cause {
-            text += &format!(", {}", cause.as_str());
-        }
-        if let Some(error) = &s.error {
-            text += &format!(": {error}");
-        }
-        text
+        let mut parts = vec![s.status.as_str().to_owned()];
+        let counts = [("retries", s.retry_count), ("requeues", s.requeue_count)];
+        parts.extend(counts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")));
+        parts.extend(s.cause.map(|cause| cause.as_str().to_owned()));
+        let error = s.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        parts.join(", ") + &error
     }
 
     /// The core's own text, with short names, times and ids.

@@ -79,9 +79,12 @@ fn each_word_renews_the_lease() {
     assert_eq!(world.core.workers(world.now)[0].status, WorkerStatus::Active);
 }
 
+/// What, reports so far, whether the worker holds it, what must be sent, how the task must stand.
+type Case = (&'static str, &'static [Report], bool, &'static [&'static str], &'static str);
+
 #[test]
 fn what_a_worker_holds_is_compared_with_what_it_should() {
-    let cases: [(&str, &[Report], bool, &[&str], &str); 6] = [
+    let cases: [Case; 6] = [
         ("assigned, not held: sent again", &[], false, &["w1: assign t1#1"], "preparing"),
         ("assigned, held", &[], true, &[], "preparing"),
         ("accepted, held", &[Report::Accepted], true, &[], "preparing"),
@@ -194,4 +197,15 @@ fn a_stranger_is_told_to_forget() {
     assert_eq!(world.step(stolen), Answer::Stale);
     assert_eq!(world.sent, ["w5: forget t1#1"]);
     assert_eq!(world.says(1), "running");
+}
+
+#[test]
+fn a_silent_worker_with_an_open_link_is_told_to_stop_what_it_lost() {
+    let mut world = with_running();
+    world.sent.clear();
+    world.pass(599);
+    assert_eq!(world.says(1), "running");
+    world.pass(1);
+    assert_eq!(world.sent, ["w1: forget t1#1"]);
+    assert_eq!(world.turn().len(), 1, "and gets nothing new");
 }

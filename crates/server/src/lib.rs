@@ -1,1 +1,30 @@
-//! Stub.
+//! The FetchML server: HTTP routes, authentication, the driver of the scheduling core, worker
+//! sessions, logs and blobs. [`Server::start`] is the entry.
+//!
+//! Architecture Invariant: only this crate knows HTTP statuses; it contains no SQL.
+
+#![expect(unreachable_pub, reason = "inside of private modules `pub` marks what other modules use")]
+
+mod accept;
+mod app;
+mod auth;
+mod blobs;
+mod data_dir;
+mod driver;
+mod error;
+pub mod limits;
+mod link;
+mod logs;
+mod openapi;
+mod options;
+mod query;
+mod range;
+mod request;
+mod routes;
+mod server;
+
+pub use auth::{Decision, Operation, decide};
+pub use data_dir::DataDirError;
+pub use openapi::openapi;
+pub use options::{Options, Rate, RateLimits};
+pub use server::{AdminKey, Server, StartError};

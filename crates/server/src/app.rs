@@ -1,0 +1,90 @@
+//! What every handler shares.
+
+use crate::{
+    auth::{AuthAudit, Caller, Keys, wall_clock},
+    blobs::Blobs,
+    driver::Driver,
+    error::AppError,
+    limits,
+    logs::Logs,
+    options::Options,
+};
+use fetchml_api::{AuditDraft, AuditKind};
+use fetchml_store::{Store, Write};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// The server's parts.
+pub struct App {
+    /// Durable state.
+    pub store: Store,
+    /// Owner of the scheduling core.
+    pub driver: Driver,
+    /// API keys.
+    pub keys: Keys,
+    /// Events of authentication.
+    pub auth_audit: AuthAudit,
+    /// Blobs.
+    pub blobs: Blobs,
+    /// Logs of attempts.
+    pub logs: Logs,
+    /// Settings.
+    pub options: Options,
+    /// Cancelled when the server stops: streams and sessions end.
+    pub stop: CancellationToken,
+    pub(crate) manifests: Semaphore,
+    pub(crate) document: bytes::Bytes,
+}
+
+impl App {
+    /// Joins the parts.
+    pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
+        let Parts { store, driver, keys, auth_audit, blobs, logs, stop } = parts;
+        let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
+        Arc::new(Self { store, driver, keys, auth_audit, blobs, logs, options, stop, manifests, document })
+    }
+
+    /// Records that a file was opened or stored; before the first byte is answered.
+    ///
+    /// # Errors
+    /// It could not be recorded: nothing may be answered.
+    pub async fn record_file_access(&self, caller: &Caller, action: &str, resource: String) -> Result<(), AppError> {
+        self.store.commit(vec![Write::Audit(file_access(caller, action, resource))]).await?;
+        Ok(())
+    }
+
+    /// Resolves when streams of this caller must end: its key ended, or the server stops.
+    pub async fn caller_gone(&self, caller: &Caller) {
+        tokio::select! {
+            () = caller.key_ended() => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
+
+/// Parts of an [`App`].
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) driver: Driver,
+    pub(crate) keys: Keys,
+    pub(crate) auth_audit: AuthAudit,
+    pub(crate) blobs: Blobs,
+    pub(crate) logs: Logs,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A `file_access` event.
+pub(crate) fn file_access(caller: &Caller, action: &str, resource: String) -> AuditDraft {
+    AuditDraft {
+        at: wall_clock(),
+        kind: AuditKind::FileAccess,
+        user_id: caller.user_id.clone(),
+        resource,
+        action: action.to_owned(),
+        success: true,
+        ip_address: caller.ip.map(|ip| ip.to_string()),
+        error: None,
+        metadata: BTreeMap::new(),
+    }
+}

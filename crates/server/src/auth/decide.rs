@@ -1,0 +1,205 @@
+//! The one table of who may do what. An operation that is not decided here does not compile; a
+//! route without an operation cannot be registered.
+
+use fetchml_api::Role;
+
+/// Every operation of the API, one per route and method.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Operation {
+    /// `GET /health`
+    Health,
+    /// `GET /openapi.json`
+    Document,
+    /// `GET /v1/tasks`
+    TaskList,
+    /// `POST /v1/tasks`
+    TaskCreate,
+    /// `GET /v1/tasks/{taskId}`
+    TaskShow,
+    /// `DELETE /v1/tasks/{taskId}`
+    TaskDelete,
+    /// `GET /v1/tasks/{taskId}/logs`
+    LogRead,
+    /// `GET /v1/tasks/{taskId}/artifacts`
+    ArtifactList,
+    /// `GET /v1/tasks/{taskId}/artifacts/{path}`
+    ArtifactRead,
+    /// `GET /v1/queue`
+    QueueShow,
+    /// `GET /v1/scheduler/workers`
+    WorkerList,
+    /// `GET /v1/keys`
+    KeyList,
+    /// `POST /v1/keys`
+    KeyCreate,
+    /// `DELETE /v1/keys/{keyId}`
+    KeyRevoke,
+    /// `POST /v1/snapshots`
+    SnapshotCreate,
+    /// `GET /v1/snapshots/{snapshotId}`
+    SnapshotRead,
+    /// `PUT /v1/blobs/{sha256}`
+    BlobPut,
+    /// `GET /v1/blobs/{sha256}`, also `HEAD`
+    BlobRead,
+    /// `GET /v1/workers/connect`
+    WorkerConnect,
+}
+
+/// What a role may do with an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Nothing.
+    Deny,
+    /// Only on what belongs to the key's user.
+    Own,
+    /// Everything.
+    Allow,
+}
+
+impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::Health,
+        Self::Document,
+        Self::TaskList,
+        Self::TaskCreate,
+        Self::TaskShow,
+        Self::TaskDelete,
+        Self::LogRead,
+        Self::ArtifactList,
+        Self::ArtifactRead,
+        Self::QueueShow,
+        Self::WorkerList,
+        Self::KeyList,
+        Self::KeyCreate,
+        Self::KeyRevoke,
+        Self::SnapshotCreate,
+        Self::SnapshotRead,
+        Self::BlobPut,
+        Self::BlobRead,
+        Self::WorkerConnect,
+    ];
+
+    /// Method and path as the API document writes them.
+    pub const fn route(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Health => ("get", "/health"),
+            Self::Document => ("get", "/openapi.json"),
+            Self::TaskList => ("get", "/v1/tasks"),
+            Self::TaskCreate => ("post", "/v1/tasks"),
+            Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
+            Self::TaskDelete => ("delete", "/v1/tasks/{taskId}"),
+            Self::LogRead => ("get", "/v1/tasks/{taskId}/logs"),
+            Self::ArtifactList => ("get", "/v1/tasks/{taskId}/artifacts"),
+            Self::ArtifactRead => ("get", "/v1/tasks/{taskId}/artifacts/{path}"),
+            Self::QueueShow => ("get", "/v1/queue"),
+            Self::WorkerList => ("get", "/v1/scheduler/workers"),
+            Self::KeyList => ("get", "/v1/keys"),
+            Self::KeyCreate => ("post", "/v1/keys"),
+            Self::KeyRevoke => ("delete", "/v1/keys/{keyId}"),
+            Self::SnapshotCreate => ("post", "/v1/snapshots"),
+            Self::SnapshotRead => ("get", "/v1/snapshots/{snapshotId}"),
+            Self::BlobPut => ("put", "/v1/blobs/{sha256}"),
+            Self::BlobRead => ("get", "/v1/blobs/{sha256}"),
+            Self::WorkerConnect => ("get", "/v1/workers/connect"),
+        }
+    }
+
+    /// Whether it needs no key.
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Health | Self::Document)
+    }
+}
+
+/// The table. Open operations are allowed to every role and to nobody in particular.
+pub const fn decide(operation: Operation, role: Role) -> Decision {
+    use Decision::{Allow, Deny, Own};
+    use Operation as O;
+    match operation {
+        O::Health | O::Document => Allow,
+        // The lab's default visibility: everybody with a person's key sees everything but secrets.
+        O::TaskList
+        | O::TaskShow
+        | O::LogRead
+        | O::ArtifactList
+        | O::ArtifactRead
+        | O::QueueShow
+        | O::WorkerList
+        | O::TaskCreate
+        | O::SnapshotCreate => match role {
+            Role::Admin | Role::User => Allow,
+            Role::Worker => Deny,
+        },
+        O::TaskDelete => match role {
+            Role::Admin => Allow,
+            Role::User => Own,
+            Role::Worker => Deny,
+        },
+        O::KeyList | O::KeyCreate | O::KeyRevoke => match role {
+            Role::Admin => Allow,
+            Role::User | Role::Worker => Deny,
+        },
+        // Workers stage snapshots and upload artifacts; whoever knows the hash of a blob knows it.
+        O::SnapshotRead | O::BlobPut | O::BlobRead => Allow,
+        O::WorkerConnect => match role {
+            Role::Worker => Allow,
+            Role::Admin | Role::User => Deny,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same table written a second time, as text, so that a slip in either is seen.
+    const EXPECTED: &str = "
+        Health         allow allow allow
+        Document       allow allow allow
+        TaskList       allow allow deny
+        TaskCreate     allow allow deny
+        TaskShow       allow allow deny
+        TaskDelete     allow own   deny
+        LogRead        allow allow deny
+        ArtifactList   allow allow deny
+        ArtifactRead   allow allow deny
+        QueueShow      allow allow deny
+        WorkerList     allow allow deny
+        KeyList        allow deny  deny
+        KeyCreate      allow deny  deny
+        KeyRevoke      allow deny  deny
+        SnapshotCreate allow allow deny
+        SnapshotRead   allow allow allow
+        BlobPut        allow allow allow
+        BlobRead       allow allow allow
+        WorkerConnect  deny  deny  allow";
+
+    #[test]
+    fn the_table_says_what_it_should() {
+        let rows: Vec<Vec<String>> = EXPECTED
+            .lines()
+            .filter(|l| !l.trim().is_empty())
+            .map(|l| l.split_whitespace().map(str::to_owned).collect())
+            .collect();
+        let actual: Vec<Vec<String>> = Operation::ALL
+            .into_iter()
+            .map(|operation| {
+                let mut row = vec![format!("{operation:?}")];
+                for role in [Role::Admin, Role::User, Role::Worker] {
+                    row.push(format!("{:?}", decide(operation, role)).to_lowercase());
+                }
+                row
+            })
+            .collect();
+        assert_eq!(actual, rows);
+    }
+
+    #[test]
+    fn every_operation_is_listed_once() {
+        let mut all = Operation::ALL.to_vec();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), Operation::ALL.len());
+    }
+}

@@ -1,0 +1,317 @@
+//! The keys of the server: all of them in memory, verified without touching the database.
+
+use super::{
+    key,
+    rate::{Bucket, Failures},
+};
+use crate::options::{Rate, RateLimits};
+use fetchml_api::{AuditDraft, AuditKind, KeyId, KeyInfo, KeyRecord, Micros, Role};
+use fetchml_store::{Store, StoreError, Write};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, RwLock},
+};
+use subtle::ConstantTimeEq as _;
+use tokio_util::sync::CancellationToken;
+
+/// Who makes a request, and through which key.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The key.
+    pub key: KeyId,
+    /// The user it acts for.
+    pub user_id: String,
+    /// What it may do.
+    pub role: Role,
+    /// Address of the peer.
+    pub ip: Option<IpAddr>,
+    /// When the key stops working by itself.
+    pub expires_at: Option<Micros>,
+    revoked: CancellationToken,
+}
+
+impl Caller {
+    /// Resolves when the key is revoked or expires: every stream and session of it must end then.
+    pub async fn key_ended(&self) {
+        let expired = async {
+            match self.expires_at {
+                None => std::future::pending().await,
+                Some(at) => {
+                    let left = at.since(wall_clock()).max(0) as u64;
+                    tokio::time::sleep(std::time::Duration::from_micros(left)).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = self.revoked.cancelled() => {}
+            () = expired => {}
+        }
+    }
+}
+
+/// Why a key is not accepted. The caller is not told which.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyError {
+    /// Wrong form or checksum: never looked up.
+    Malformed,
+    /// No such key, or the wrong secret.
+    Unknown,
+    /// It was revoked.
+    Revoked,
+    /// Its time is over.
+    Expired,
+}
+
+impl KeyError {
+    /// For the audit log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed key",
+            Self::Unknown => "unknown key",
+            Self::Revoked => "revoked key",
+            Self::Expired => "expired key",
+        }
+    }
+}
+
+struct Entry {
+    record: KeyRecord,
+    revoked: CancellationToken,
+    bucket: Bucket,
+}
+
+struct Inner {
+    store: Store,
+    pepper: [u8; 32],
+    limits: Option<RateLimits>,
+    table: RwLock<HashMap<KeyId, Arc<Entry>>>,
+    failures: Failures,
+}
+
+/// The table of keys. Cheap to clone.
+#[derive(Clone)]
+pub struct Keys(Arc<Inner>);
+
+/// What a new key is made from.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// The user it acts for.
+    pub user_id: String,
+    /// What it may do.
+    pub role: Role,
+    /// A label for people.
+    pub name: Option<String>,
+    /// When it stops working by itself.
+    pub expires_at: Option<Micros>,
+}
+
+/// What became of a request to revoke a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Revoked {
+    /// It works no more.
+    Now,
+    /// It was revoked before.
+    Before,
+    /// There is no such key.
+    Unknown,
+    /// It is the last admin key that works: nobody could make another.
+    LastAdmin,
+}
+
+impl Keys {
+    /// Reads all keys.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn load(store: Store, pepper: [u8; 32], limits: Option<RateLimits>) -> Result<Self, StoreError> {
+        let records = store.keys().await?;
+        let keys = Self(Arc::new(Inner {
+            store,
+            pepper,
+            limits,
+            table: RwLock::new(HashMap::new()),
+            failures: Failures::default(),
+        }));
+        for record in records {
+            keys.enter(record);
+        }
+        Ok(keys)
+    }
+
+    fn enter(&self, record: KeyRecord) {
+        let revoked = CancellationToken::new();
+        if record.revoked_at.is_some() {
+            revoked.cancel();
+        }
+        let bucket = Bucket::full(self.rate(record.role).unwrap_or(Rate { per_second: 1, burst: 1 }));
+        let entry = Arc::new(Entry { revoked, bucket, record });
+        self.table_mut().insert(entry.record.id.clone(), entry);
+    }
+
+    fn rate(&self, role: Role) -> Option<Rate> {
+        let limits = self.0.limits.as_ref()?;
+        match role {
+            Role::Admin => Some(limits.admin),
+            Role::User => Some(limits.user),
+            Role::Worker => None,
+        }
+    }
+
+    fn table(&self) -> std::sync::RwLockReadGuard<'_, HashMap<KeyId, Arc<Entry>>> {
+        self.0.table.read().expect("no code panics while it holds the table")
+    }
+
+    fn table_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<KeyId, Arc<Entry>>> {
+        self.0.table.write().expect("no code panics while it holds the table")
+    }
+
+    fn digest(&self, key: &str) -> Vec<u8> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0.pepper).expect("HMAC takes keys of any length");
+        mac.update(key.as_bytes());
+        mac.finalize().into_bytes().to_vec()
+    }
+
+    /// Accepts or refuses a key.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn verify(&self, key: &str, ip: Option<IpAddr>) -> Result<Caller, KeyError> {
+        let id = key::parse(key).ok_or(KeyError::Malformed)?;
+        let entry = self.table().get(&id).cloned();
+        // The digest is computed and compared for unknown ids too, so that both take the same time.
+        let digest = self.digest(key);
+        let known = entry.as_ref().map_or(&[0_u8; 32][..], |e| &e.record.digest);
+        let equal = bool::from(digest.as_slice().ct_eq(known));
+        let Some(entry) = entry.filter(|_| equal) else { return Err(KeyError::Unknown) };
+        if entry.revoked.is_cancelled() {
+            return Err(KeyError::Revoked);
+        }
+        let record = &entry.record;
+        if record.expires_at.is_some_and(|at| at <= wall_clock()) {
+            return Err(KeyError::Expired);
+        }
+        Ok(Caller {
+            key: id,
+            user_id: record.user_id.clone(),
+            role: record.role,
+            ip,
+            expires_at: record.expires_at,
+            revoked: entry.revoked.clone(),
+        })
+    }
+
+    /// Takes a token of the key's bucket.
+    ///
+    /// # Errors
+    /// Whole seconds to wait.
+    pub fn take_token(&self, caller: &Caller) -> Result<(), u64> {
+        let Some(rate) = self.rate(caller.role) else { return Ok(()) };
+        let entry = self.table().get(&caller.key).cloned();
+        entry.map_or(Ok(()), |entry| entry.bucket.take(rate, std::time::Instant::now()))
+    }
+
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.0.failures
+    }
+
+    /// Makes a key; its secret is in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn create(&self, new: NewKey, by: &str, ip: Option<IpAddr>) -> Result<(String, KeyInfo), StoreError> {
+        let (id, key) = key::generate().map_err(|e| StoreError::Unavailable(format!("no random numbers: {e}")))?;
+        let record = KeyRecord {
+            id: id.clone(),
+            user_id: new.user_id,
+            role: new.role,
+            name: new.name,
+            digest: self.digest(&key),
+            created_at: wall_clock(),
+            expires_at: new.expires_at,
+            revoked_at: None,
+        };
+        let mut audit = key_event("key_create", &id, by, ip);
+        audit.metadata.insert("role".into(), record.role.as_str().into());
+        audit.metadata.insert("user_id".into(), record.user_id.clone());
+        self.0.store.commit(vec![Write::KeyInsert(record.clone()), Write::Audit(audit)]).await?;
+        let info = info(&record);
+        self.enter(record);
+        Ok((key, info))
+    }
+
+    /// Stops a key, everywhere, before this returns.
+    ///
+    /// # Errors
+    /// It could not be stored; the key still works.
+    pub async fn revoke(&self, id: &KeyId, by: &str, ip: Option<IpAddr>) -> Result<Revoked, StoreError> {
+        let Some(entry) = self.table().get(id).cloned() else { return Ok(Revoked::Unknown) };
+        if entry.revoked.is_cancelled() {
+            return Ok(Revoked::Before);
+        }
+        if entry.record.role == Role::Admin && !self.has_admin_besides(id) {
+            return Ok(Revoked::LastAdmin);
+        }
+        let at = wall_clock();
+        let audit = key_event("key_revoke", id, by, ip);
+        self.0.store.commit(vec![Write::KeyRevoke { id: id.clone(), at }, Write::Audit(audit)]).await?;
+        let record = KeyRecord { revoked_at: Some(at), ..entry.record.clone() };
+        entry.revoked.cancel();
+        self.enter(record);
+        Ok(Revoked::Now)
+    }
+
+    fn has_admin_besides(&self, id: &KeyId) -> bool {
+        let now = wall_clock();
+        self.table().values().any(|e| e.record.role == Role::Admin && e.record.id != *id && works(&e.record, now))
+    }
+
+    /// Whether any admin key works.
+    pub fn has_admin(&self) -> bool {
+        self.has_admin_besides(&KeyId(String::new()))
+    }
+
+    /// All keys without their secrets, newest first.
+    pub fn list(&self) -> Vec<KeyInfo> {
+        let mut keys: Vec<KeyInfo> = self.table().values().map(|e| info(&e.record)).collect();
+        keys.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| b.id.cmp(&a.id)));
+        keys
+    }
+}
+
+fn works(record: &KeyRecord, now: Micros) -> bool {
+    record.revoked_at.is_none() && record.expires_at.is_none_or(|at| at > now)
+}
+
+fn info(record: &KeyRecord) -> KeyInfo {
+    KeyInfo {
+        id: record.id.clone(),
+        user_id: record.user_id.clone(),
+        role: record.role,
+        name: record.name.clone(),
+        created_at: record.created_at,
+        expires_at: record.expires_at,
+        revoked_at: record.revoked_at,
+    }
+}
+
+fn key_event(action: &str, id: &KeyId, by: &str, ip: Option<IpAddr>) -> AuditDraft {
+    AuditDraft {
+        at: wall_clock(),
+        kind: AuditKind::AuthAttempt,
+        user_id: by.to_owned(),
+        resource: format!("keys/{id}"),
+        action: action.to_owned(),
+        success: true,
+        ip_address: ip.map(|ip| ip.to_string()),
+        error: None,
+        metadata: BTreeMap::new(),
+    }
+}
+
+/// The wall clock. Keys expire by it; nothing of the scheduler does.
+pub(crate) fn wall_clock() -> Micros {
+    Micros(jiff::Timestamp::now().as_microsecond())
+}

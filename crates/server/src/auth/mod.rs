@@ -1,0 +1,116 @@
+//! Authentication and authorization: keys, their table, the table of who may do what, and the
+//! layer that stands before every operation.
+
+mod audit;
+mod decide;
+pub mod key;
+mod keys;
+pub(crate) mod rate;
+
+pub use audit::AuthAudit;
+pub use decide::{Decision, Operation, decide};
+pub(crate) use keys::wall_clock;
+pub use keys::{Caller, Keys, NewKey, Revoked};
+
+use crate::{
+    app::App,
+    error::AppError,
+    request::{Peer, drain},
+};
+use axum::{
+    extract::{Request, State},
+    http::HeaderMap,
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+/// Header that carries the key.
+pub const KEY_HEADER: &str = "x-api-key";
+
+/// How far a caller's permission reaches in this operation: set by [`guard`], read by handlers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reach(pub Decision);
+
+impl Reach {
+    /// Refuses what belongs to somebody else when only own things are allowed.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check_owner(self, caller: &Caller, owner: &str) -> Result<(), AppError> {
+        match self.0 {
+            Decision::Allow => Ok(()),
+            Decision::Own if caller.user_id == owner => Ok(()),
+            Decision::Own | Decision::Deny => {
+                Err(AppError::Forbidden(format!("This belongs to {owner}; your key may change only your own.")))
+            }
+        }
+    }
+}
+
+/// The layer before the operation `operation`.
+pub(crate) async fn guard(
+    State((app, operation)): State<(Arc<App>, Operation)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let ip = request.extensions().get::<Peer>().map(|peer| peer.0);
+    match admit(&app, operation, request.headers(), ip) {
+        Ok((caller, reach)) => {
+            tracing::debug!(key = %caller.key, user = %caller.user_id, "admitted");
+            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(reach);
+            next.run(request).await
+        }
+        Err(error) => {
+            drain(request.into_body()).await;
+            error.into_response()
+        }
+    }
+}
+
+fn admit(
+    app: &App,
+    operation: Operation,
+    headers: &HeaderMap,
+    ip: Option<IpAddr>,
+) -> Result<(Caller, Reach), AppError> {
+    let caller = authenticate(app, headers, ip)?;
+    app.keys.take_token(&caller).map_err(|retry_after_s| AppError::RateLimited { retry_after_s })?;
+    match decide(operation, caller.role) {
+        Decision::Deny => {
+            Err(AppError::Forbidden(format!("A key with the role {} may not do this.", caller.role.as_str())))
+        }
+        reach => Ok((caller, Reach(reach))),
+    }
+}
+
+/// Accepts a key. A valid key passes however many invalid ones its address has sent: behind one
+/// address there may be a whole lab, and one wrong script must not lock it out.
+fn authenticate(app: &App, headers: &HeaderMap, ip: Option<IpAddr>) -> Result<Caller, AppError> {
+    let given = headers.get(KEY_HEADER).and_then(|v| v.to_str().ok());
+    let refused = match given.map(|key| (key, app.keys.verify(key, ip))) {
+        Some((_, Ok(caller))) => {
+            app.auth_audit.accepted(&caller);
+            return Ok(caller);
+        }
+        Some((key, Err(why))) => Some((key, why)),
+        None => None,
+    };
+    let max = app.options.rate_limits.map_or(u32::MAX, |l| l.auth_failures_per_minute);
+    let address = ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let refusal = app.keys.failures().note(address, max, Instant::now());
+    if refusal.uncounted_before > 0 {
+        app.auth_audit.counted(ip, refusal.uncounted_before);
+    }
+    if refusal.audited {
+        // The id is named only when form and checksum are right: never what somebody typed.
+        let id = refused.and_then(|(key, _)| key::parse(key));
+        app.auth_audit.refused(refused.map(|(_, why)| why), id.as_ref(), ip);
+    }
+    match (refusal.retry_after_s, refused) {
+        (Some(retry_after_s), _) => Err(AppError::RateLimited { retry_after_s }),
+        (None, None) => Err(AppError::Unauthorized("This needs a key.")),
+        (None, Some(_)) => Err(AppError::Unauthorized("The key is not accepted.")),
+    }
+}

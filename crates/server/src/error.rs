@@ -1,0 +1,245 @@
+//! Every way a request can fail, and the one table from there to status, code and words. Nothing
+//! internal can leak: faults carry their cause to the log only, never into the answer.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use fetchml_api::{ErrorCode, ErrorResponse, Problem};
+use fetchml_store::StoreError;
+use std::fmt::Display;
+
+/// A failed request.
+#[derive(Debug)]
+pub enum AppError {
+    /// 400: cannot be read.
+    BadRequest {
+        /// What is wrong.
+        error: String,
+        /// Where.
+        details: Vec<Problem>,
+    },
+    /// 401: no key, or one that is not accepted.
+    Unauthorized(&'static str),
+    /// 403: not with this key.
+    Forbidden(String),
+    /// 404: nothing there.
+    NotFound(String),
+    /// 405: not with this method. The router sets `Allow`.
+    MethodNotAllowed,
+    /// 409: its state forbids it.
+    Conflict {
+        /// Why.
+        error: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
+    /// 413: the body is larger than allowed, bytes.
+    TooLarge(u64),
+    /// 415: the wrong content type; holds the right one.
+    WrongMediaType(&'static str),
+    /// 416: the range lies outside; holds the length, bytes.
+    RangeNotSatisfiable(u64),
+    /// 422: every problem of the body.
+    Invalid(Vec<Problem>),
+    /// 429.
+    RateLimited {
+        /// Seconds to wait.
+        retry_after_s: u64,
+    },
+    /// 500: the cause goes to the log.
+    Internal(String),
+    /// 503.
+    Unavailable {
+        /// One sentence for the caller.
+        reason: String,
+        /// Seconds to wait.
+        retry_after_s: u64,
+    },
+}
+
+/// Set on answers that already have the one form.
+#[derive(Clone, Copy)]
+pub(crate) struct Formed;
+
+/// What a row of the table says.
+struct Words {
+    status: StatusCode,
+    code: ErrorCode,
+    error: String,
+    details: Vec<Problem>,
+    hint: Option<String>,
+    retry_after_s: Option<u64>,
+}
+
+impl AppError {
+    /// 400 with one problem.
+    pub fn bad_request(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        let problem = Problem::new(field, problem);
+        Self::BadRequest { error: format!("{} {}", problem.field, problem.problem), details: vec![problem] }
+    }
+
+    /// 404 that names the kind of thing.
+    pub fn not_found(what: &str) -> Self {
+        Self::NotFound(format!("There is no such {what}."))
+    }
+
+    /// 500; the cause goes to the log.
+    pub fn internal(cause: impl Display) -> Self {
+        Self::Internal(cause.to_string())
+    }
+
+    /// The table.
+    fn words(self) -> Words {
+        use ErrorCode as C;
+        let row = |status, code, error: String| Words {
+            status,
+            code,
+            error,
+            details: Vec::new(),
+            hint: None,
+            retry_after_s: None,
+        };
+        match self {
+            Self::BadRequest { error, details } => {
+                Words { details, ..row(StatusCode::BAD_REQUEST, C::BadRequest, error) }
+            }
+            Self::Unauthorized(error) => Words {
+                hint: Some("Send a valid key in the header X-API-Key.".into()),
+                ..row(StatusCode::UNAUTHORIZED, C::Unauthorized, error.into())
+            },
+            Self::Forbidden(error) => row(StatusCode::FORBIDDEN, C::Forbidden, error),
+            Self::NotFound(error) => row(StatusCode::NOT_FOUND, C::NotFound, error),
+            Self::MethodNotAllowed => row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                C::BadRequest,
+                "This path does not take this method; the header Allow lists those it takes.".into(),
+            ),
+            Self::Conflict { error, hint } => Words { hint, ..row(StatusCode::CONFLICT, C::Conflict, error) },
+            Self::TooLarge(max) => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                C::BadRequest,
+                format!("The body is too large; at most {max} bytes are accepted here."),
+            ),
+            Self::WrongMediaType(wanted) => row(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                C::BadRequest,
+                format!("The body must be sent with Content-Type: {wanted}."),
+            ),
+            Self::RangeNotSatisfiable(length) => row(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                C::BadRequest,
+                format!("The range lies outside of the {length} bytes there are."),
+            ),
+            Self::Invalid(details) => {
+                let error = match details.as_slice() {
+                    [one] if one.field.is_empty() => format!("The body {}.", one.problem),
+                    [one] => format!("{}: {}.", one.field, one.problem),
+                    many => format!("The request has {} problems; details lists them.", many.len()),
+                };
+                Words { details, ..row(StatusCode::UNPROCESSABLE_ENTITY, C::ValidationError, error) }
+            }
+            Self::RateLimited { retry_after_s } => Words {
+                hint: Some(format!("Wait {retry_after_s} s.")),
+                retry_after_s: Some(retry_after_s),
+                ..row(StatusCode::TOO_MANY_REQUESTS, C::RateLimited, "Too many requests.".into())
+            },
+            Self::Internal(cause) => {
+                tracing::error!(%cause, "request failed");
+                Words {
+                    hint: Some("The server's log says more under this trace_id.".into()),
+                    ..row(StatusCode::INTERNAL_SERVER_ERROR, C::InternalError, "The server failed.".into())
+                }
+            }
+            Self::Unavailable { reason, retry_after_s } => Words {
+                hint: Some(format!("Try again in {retry_after_s} s.")),
+                retry_after_s: Some(retry_after_s),
+                ..row(StatusCode::SERVICE_UNAVAILABLE, C::ServiceUnavailable, reason)
+            },
+        }
+    }
+}
+
+/// Whether the same request may succeed later, unchanged.
+const fn retryable(code: ErrorCode) -> bool {
+    match code {
+        ErrorCode::RateLimited | ErrorCode::ServiceUnavailable | ErrorCode::InternalError => true,
+        ErrorCode::BadRequest
+        | ErrorCode::Unauthorized
+        | ErrorCode::Forbidden
+        | ErrorCode::NotFound
+        | ErrorCode::Conflict
+        | ErrorCode::ValidationError => false,
+    }
+}
+
+impl IntoResponse for AppError {
+    fn into_response(self) -> Response {
+        let content_range = match &self {
+            Self::RangeNotSatisfiable(length) => Some(format!("bytes */{length}")),
+            _ => None,
+        };
+        let words = self.words();
+        let body = ErrorResponse {
+            error: words.error,
+            code: words.code,
+            trace_id: crate::request::current_trace_id(),
+            details: words.details,
+            hint: words.hint,
+            retryable: retryable(words.code),
+        };
+        let json = serde_json::to_vec(&body).expect("an error answer has only string keys");
+        let mut response = Response::new(Body::from(json));
+        *response.status_mut() = words.status;
+        response.extensions_mut().insert(Formed);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = words.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(range) = content_range.and_then(|r| HeaderValue::from_str(&r).ok()) {
+            headers.insert(header::CONTENT_RANGE, range);
+        }
+        response
+    }
+}
+
+impl From<StoreError> for AppError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Data(cause) => Self::Internal(format!("the database refuses this data: {cause}")),
+            StoreError::Unavailable(cause) | StoreError::Unknown(cause) | StoreError::Fatal(cause) => {
+                tracing::warn!(%cause, "the database cannot be used");
+                Self::Unavailable { reason: "The database cannot be used right now.".into(), retry_after_s: 2 }
+            }
+        }
+    }
+}
+
+impl From<std::io::Error> for AppError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                tracing::warn!(cause = %error, "the disk is full");
+                Self::Unavailable { reason: "The server's disk is full.".into(), retry_after_s: 30 }
+            }
+            _ => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<object_store::Error> for AppError {
+    fn from(error: object_store::Error) -> Self {
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            if let Some(io) = cause.downcast_ref::<std::io::Error>()
+                && matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            {
+                return std::io::Error::from(io.kind()).into();
+            }
+            source = cause.source();
+        }
+        Self::Internal(error.to_string())
+    }
+}

@@ -1,0 +1,103 @@
+//! Every limit of the running server. Limits of the wire formats stand in [`fetchml_api::limits`].
+
+use std::time::Duration;
+
+/// Most connections at a time; less where the process may open few files.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// Longest wait for the head of a request, also between requests of one connection.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most headers of a request.
+pub const HEADERS_MAX: usize = 100;
+/// Largest head of a request, bytes.
+pub const HEADER_BYTES: usize = 32 << 10;
+/// Longest wait for a whole JSON body.
+pub const JSON_BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for a whole snapshot manifest.
+pub const MANIFEST_BODY_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest silence within the body of an upload.
+pub const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
+/// Bytes of a refused body that are read and dropped, so that the client sees the answer instead of
+/// a reset connection.
+pub const REFUSED_BODY_DRAIN_BYTES: usize = 16 << 20;
+/// Longest time spent on that.
+pub const REFUSED_BODY_DRAIN_TIME: Duration = Duration::from_secs(2);
+/// Manifests that are read at the same time; the others wait with their body unread.
+pub const MANIFESTS_AT_ONCE: usize = 2;
+/// Silence after which the kernel probes a connection's peer.
+pub const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// Pause of the accept loop when the process is out of file descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time that open requests get to end at a shutdown.
+pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(10);
+
+/// Refused keys per address in a minute before the answer is 429.
+pub const AUTH_FAILURES_PER_MINUTE: u32 = 50;
+/// Refused keys per address in a minute that get an audit event of their own; the rest is counted.
+pub const AUTH_FAILURES_AUDITED_PER_MINUTE: u32 = 10;
+/// Time for which one success of a key from an address is not recorded again, seconds.
+pub const AUTH_SUCCESS_RECORDED_EVERY_S: i64 = 3_600;
+/// Most addresses (and pairs of key and address) remembered.
+pub const ADDRESSES_MAX: usize = 10_000;
+/// Audit events of authentication waiting to be committed; more are only counted.
+pub const AUTH_AUDIT_QUEUE: usize = 1_024;
+
+/// Bytes read from a log or blob at a time.
+pub const READ_CHUNK_BYTES: u64 = 64 << 10;
+/// Pause between two group syncs of logs while bytes keep arriving.
+pub const LOG_SYNC_PERIOD: Duration = Duration::from_millis(50);
+/// Most log files kept open between writes; less where the process may open few files.
+pub const LOG_FILES_OPEN_MAX: usize = 256;
+/// How often a log stream looks whether its task went on.
+pub const FOLLOW_TICK: Duration = Duration::from_millis(250);
+/// Comment on a silent stream.
+pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Files this process may have open.
+pub fn open_files_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(65_536, |n| usize::try_from(n).unwrap_or(65_536)).min(65_536)
+}
+
+/// Connections accepted at a time: half of the files this process may open at most.
+pub fn connections_max() -> usize {
+    CONNECTIONS_MAX.min(open_files_max() / 2).max(8)
+}
+
+/// Log files kept open between writes: an eighth of the files this process may open at most.
+pub fn log_files_open_max() -> usize {
+    LOG_FILES_OPEN_MAX.min(open_files_max() / 8).max(2)
+}
+
+/// Commands that wait for the driver; beyond it requests get 503 and workers are slowed down.
+pub const DRIVER_QUEUE: usize = 4_096;
+/// Most commands in one turn of the driver.
+pub const DRIVER_BATCH: usize = 512;
+/// Longest sleep of an idle driver.
+pub const DRIVER_IDLE: Duration = Duration::from_secs(60);
+/// Shortest time between two refreshes of the list of workers.
+pub const WORKERS_SHOWN_EVERY: Duration = Duration::from_millis(100);
+/// First and longest pause between probes of a store that cannot be written.
+pub const PROBE_FIRST: Duration = Duration::from_millis(250);
+/// See [`PROBE_FIRST`].
+pub const PROBE_LONGEST: Duration = Duration::from_secs(5);
+/// `Retry-After` of a 503, seconds.
+pub const RETRY_AFTER_S: u32 = 1;
+/// Committed changes that a reader may lag behind before it must read the state again.
+pub const TASK_CHANGES: usize = 4_096;
+/// Silence after which another agent may take over a worker id.
+pub const CLONE_SILENCE: Duration = Duration::from_secs(15);
+/// Time between SIGTERM and SIGKILL, seconds.
+pub const GRACE_S: u32 = 30;
+
+/// Messages that wait to be sent to one worker; a worker that falls further behind is cut off.
+pub const SESSION_OUTBOX: usize = 8_192;
+/// Longest wait for a worker's hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Seconds between a worker's heartbeats.
+pub const HEARTBEAT_S: u32 = 5;
+/// Silence after which a worker's session is closed.
+pub const LINK_SILENCE: Duration = Duration::from_secs(20);
+/// Longest wait for one message to leave towards a worker.
+pub const LINK_SEND_TIMEOUT: Duration = Duration::from_secs(20);
+/// Log chunks of one session that wait to be durable; beyond it the worker is slowed down.
+pub const LOG_CHUNKS_IN_FLIGHT: usize = 64;

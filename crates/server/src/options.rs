@@ -1,0 +1,70 @@
+//! What a server is started with.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+/// Settings of a server. [`Options::new`] gives the defaults.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Address to listen on; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Where everything is kept; made with mode 0700 when missing.
+    pub data_dir: PathBuf,
+    /// `postgres://...`; none: SQLite in the data directory.
+    pub database: Option<String>,
+    /// Lease: a worker not heard for this long has lost its attempts, seconds.
+    pub lost_after_s: u32,
+    /// Time queued that is worth one level of priority, seconds.
+    pub aging_interval_s: u32,
+    /// Request rates; none: not limited.
+    pub rate_limits: Option<RateLimits>,
+    /// Allows plain HTTP on an address that other machines can reach.
+    pub allow_plain_http: bool,
+}
+
+impl Options {
+    /// The defaults: 127.0.0.1:9101, SQLite.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9101)),
+            data_dir: data_dir.into(),
+            database: None,
+            lost_after_s: 600,
+            aging_interval_s: 1_800,
+            rate_limits: Some(RateLimits::default()),
+            allow_plain_http: false,
+        }
+    }
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// Requests per second in the long run.
+    pub per_second: u32,
+    /// Requests that may come at once.
+    pub burst: u32,
+}
+
+/// Request rates per key. Keys of workers are not limited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RateLimits {
+    /// Of a key with the role admin.
+    pub admin: Rate,
+    /// Of a key with the role user.
+    pub user: Rate,
+    /// Refused keys per address and minute before the answer is 429.
+    pub auth_failures_per_minute: u32,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            admin: Rate { per_second: 2_000, burst: 4_000 },
+            user: Rate { per_second: 100, burst: 200 },
+            auth_failures_per_minute: crate::limits::AUTH_FAILURES_PER_MINUTE,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! `/health`.
+
+use crate::{app::App, auth::wall_clock};
+use axum::{Json, extract::State, http::StatusCode};
+use fetchml_api::{HealthResponse, HealthStatus};
+use std::sync::Arc;
+
+/// How the server is
+///
+/// Needs no key. `degraded` means that reads work and writes do not.
+#[utoipa::path(get, path = "/health", security(()), responses(
+    (status = 200, description = "Healthy or degraded", body = HealthResponse),
+    (status = 503, description = "Unhealthy", body = HealthResponse),
+))]
+pub(super) async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<HealthResponse>) {
+    let (mut status, mut reason) = app.driver.health();
+    if let Err(cause) = app.store.probe_read().await {
+        tracing::warn!(%cause, "the database cannot be read");
+        (status, reason) = (HealthStatus::Unhealthy, Some("The database cannot be read.".into()));
+    }
+    let code = match status {
+        HealthStatus::Healthy | HealthStatus::Degraded => StatusCode::OK,
+        HealthStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    (code, Json(HealthResponse { status, version, timestamp: wall_clock(), reason }))
+}

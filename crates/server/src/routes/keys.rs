@@ -1,0 +1,98 @@
+//! `/v1/keys`.
+
+use crate::{
+    app::App,
+    auth::{Caller, NewKey, Revoked, wall_clock},
+    error::AppError,
+    limits,
+    query::PathText,
+    request::read_json_body,
+};
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+    http::StatusCode,
+};
+use fetchml_api::{
+    CreateKeyRequest, CreatedKey, KeyId, KeyList, Problem, Role,
+    limits::{JSON_BODY_BYTES, NAME_CHARS},
+    validate::{Fields, is_user_id},
+};
+use std::sync::Arc;
+
+const DAY_S: i64 = 24 * 3_600;
+
+/// All keys, without their secrets
+#[utoipa::path(get, path = "/v1/keys", responses((status = 200, description = "The keys", body = KeyList)))]
+pub(super) async fn list_keys(State(app): State<Arc<App>>) -> Json<KeyList> {
+    Json(KeyList { keys: app.keys.list() })
+}
+
+/// Makes a key
+///
+/// Its secret is in this answer and cannot be shown again.
+#[utoipa::path(post, path = "/v1/keys", request_body = CreateKeyRequest, responses(
+    (status = 201, description = "The key", body = CreatedKey)
+))]
+pub(super) async fn create_key(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<(StatusCode, Json<CreatedKey>), AppError> {
+    let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
+    let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
+    let new = read(body).map_err(AppError::Invalid)?;
+    let (key, info) = app.keys.create(new, &caller.user_id, caller.ip).await?;
+    Ok((StatusCode::CREATED, Json(CreatedKey { key, info })))
+}
+
+fn read(body: serde_json::Value) -> Result<NewKey, Vec<Problem>> {
+    let mut fields = Fields::new(body)?;
+    let role = fields.required("role", |f, name| {
+        let text = f.text(name, NAME_CHARS)?;
+        match text.parse::<Role>() {
+            Ok(role) => Some(Some(role)),
+            Err(why) => {
+                f.problem(name, why);
+                None
+            }
+        }
+    });
+    let user_id = fields.required("user_id", |f, name| {
+        let text = f.text(name, NAME_CHARS)?;
+        if !is_user_id(&text) {
+            f.problem(name, "must be 1 to 64 letters, digits, _ - . or @");
+            return None;
+        }
+        Some(text)
+    });
+    let name = fields.text("name", NAME_CHARS);
+    let expires_at = fields.int("expires_days", 1, 3_650).map(|days| wall_clock().plus_seconds(days * DAY_S));
+    let read = fields.finish((role, user_id, name, expires_at), false, &[])?;
+    let (role, user_id, name, expires_at) = read.request;
+    // A missing or unknown role was noted above, so `finish` has failed already.
+    let role = role.ok_or_else(|| vec![Problem::new("role", "is required")])?;
+    Ok(NewKey { user_id, role, name, expires_at })
+}
+
+/// Stops a key
+///
+/// Its open streams and worker sessions end too. Repeating it changes nothing.
+#[utoipa::path(delete, path = "/v1/keys/{keyId}", params(("keyId" = String, Path, description = "Public id")), responses(
+    (status = 204, description = "It works no more"),
+    (status = 409, description = "It is the last admin key", body = fetchml_api::ErrorResponse),
+))]
+pub(super) async fn revoke_key(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    PathText(id): PathText<String>,
+) -> Result<StatusCode, AppError> {
+    match app.keys.revoke(&KeyId(id), &caller.user_id, caller.ip).await? {
+        Revoked::Now | Revoked::Before => Ok(StatusCode::NO_CONTENT),
+        Revoked::Unknown => Err(AppError::not_found("key")),
+        Revoked::LastAdmin => Err(AppError::Conflict {
+            error: "This is the last admin key that works.".into(),
+            hint: Some("Make another admin key first.".into()),
+        }),
+    }
+}

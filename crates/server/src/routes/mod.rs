@@ -1,0 +1,80 @@
+//! The routes, one handler per operation, each behind the guard of its [`Operation`].
+
+mod artifacts;
+mod blobs;
+mod connect;
+mod health;
+mod keys;
+mod logs;
+mod queue;
+mod snapshots;
+mod tasks;
+mod workers;
+
+use crate::{
+    app::App,
+    auth::{Operation, guard},
+    request,
+};
+use axum::{Router, extract::State, http::header, middleware, response::IntoResponse};
+use std::sync::Arc;
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt as _},
+    routes,
+};
+
+type Route = UtoipaMethodRouter<Arc<App>>;
+
+/// One route per operation: an operation without a route does not compile.
+fn route(operation: Operation) -> Route {
+    match operation {
+        Operation::Health => routes!(health::health),
+        Operation::Document => routes!(document),
+        Operation::TaskList => routes!(tasks::list::list_tasks),
+        Operation::TaskCreate => routes!(tasks::create::create_task),
+        Operation::TaskShow => routes!(tasks::show::show_task),
+        Operation::TaskDelete => routes!(tasks::delete::delete_task),
+        Operation::LogRead => routes!(logs::read_log),
+        Operation::ArtifactList => routes!(artifacts::list_artifacts),
+        Operation::ArtifactRead => routes!(artifacts::read_artifact),
+        Operation::QueueShow => routes!(queue::show_queue),
+        Operation::WorkerList => routes!(workers::list_workers),
+        Operation::KeyList => routes!(keys::list_keys),
+        Operation::KeyCreate => routes!(keys::create_key),
+        Operation::KeyRevoke => routes!(keys::revoke_key),
+        Operation::SnapshotCreate => routes!(snapshots::create_snapshot),
+        Operation::SnapshotRead => routes!(snapshots::read_snapshot),
+        Operation::BlobPut => routes!(blobs::put_blob),
+        Operation::BlobRead => routes!(blobs::read_blob),
+        Operation::WorkerConnect => routes!(connect::connect_worker),
+    }
+}
+
+/// The API document as the routes give it, without what [`crate::openapi`] adds.
+pub(crate) fn bare_document() -> utoipa::openapi::OpenApi {
+    let router = Operation::ALL.into_iter().fold(OpenApiRouter::new(), |router, o| router.routes(route(o)));
+    router.into_openapi()
+}
+
+/// The whole service.
+pub(crate) fn router(app: &Arc<App>) -> Router {
+    let mut router = OpenApiRouter::new();
+    for operation in Operation::ALL {
+        let route = route(operation);
+        router = router.routes(if operation.is_open() {
+            route
+        } else {
+            route.layer(middleware::from_fn_with_state((Arc::clone(app), operation), guard))
+        });
+    }
+    let (router, _) = router.with_state(Arc::clone(app)).split_for_parts();
+    router.fallback(request::unknown_path).layer(middleware::from_fn(request::surround))
+}
+
+/// The API document
+#[utoipa::path(get, path = "/openapi.json", operation_id = "openapi_document", security(()), responses(
+    (status = 200, description = "This document", body = serde_json::Value, content_type = "application/json")
+))]
+async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], app.document.clone())
+}

@@ -1,0 +1,78 @@
+//! `POST /v1/tasks`.
+
+use super::task_view;
+use crate::{
+    app::App, auth::Caller, driver::NewTaskDraft, error::AppError, limits, query::Query, request::read_json_body,
+};
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+    http::StatusCode,
+};
+use fetchml_api::{
+    CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec, limits::JSON_BODY_BYTES, time::Micros,
+    validate,
+};
+use std::sync::Arc;
+
+const PRIORITY_DEFAULT: i32 = 5;
+const CPU_DEFAULT: i32 = 1;
+
+/// Submits a task
+///
+/// The task is stored durably when this answers. Unknown fields are listed in `warnings`, or refused
+/// with `strict=true`.
+#[utoipa::path(post, path = "/v1/tasks", request_body = CreateTaskRequest,
+    params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false)),
+    responses((status = 201, description = "The task", body = Task)))]
+pub(crate) async fn create_task(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    mut query: Query,
+    request: Request,
+) -> Result<(StatusCode, Json<Task>), AppError> {
+    let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
+    let strict = query.flag("strict");
+    query.finish()?;
+    let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
+    let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
+    if let Some(id) = &read.request.snapshot_id
+        && app.store.snapshot(id).await?.is_none()
+    {
+        let problem = format!("there is no snapshot {id}; store it with POST /v1/snapshots");
+        return Err(AppError::Invalid(vec![Problem::new("snapshot_id", problem)]));
+    }
+    let task = app.driver.submit(draft(read.request, &caller)).await?;
+    let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
+    view.warnings = read.warnings;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// The task with the defaults filled in. Validation has bounded every number.
+fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
+    let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(0) as u32;
+    NewTaskDraft {
+        priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
+        ip: caller.ip,
+        spec: TaskSpec {
+            id: TaskId(uuid::Uuid::nil()),
+            created_at: Micros::default(),
+            user_id: caller.user_id.clone(),
+            job_name: request.job_name,
+            demand: Demand {
+                slot: SlotKind::Batch,
+                cpu: count(request.cpu, CPU_DEFAULT),
+                memory_gb: count(request.memory_gb, 0),
+                gpu: count(request.gpu, 0),
+                gpu_type: request.gpu_type,
+            },
+            entrypoint: request.entrypoint,
+            args: request.args,
+            snapshot_id: request.snapshot_id,
+            env: request.env,
+            metadata: request.metadata,
+            max_retries: count(request.max_retries, 0),
+            time_limit_s: request.time_limit_s.map(|s| s as u32),
+        },
+    }
+}

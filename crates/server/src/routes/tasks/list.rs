@@ -1,0 +1,52 @@
+//! `GET /v1/tasks`.
+
+use super::task_view;
+use crate::{app::App, auth::Caller, error::AppError, query::Query};
+use axum::{Extension, Json, extract::State};
+use fetchml_api::{
+    TaskList, TaskListQuery, TaskStatus,
+    limits::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX},
+};
+use fetchml_store::TaskFilter;
+use std::sync::Arc;
+
+/// Tasks, newest first
+///
+/// `total` counts all matches. `output` is left out. Filters for what no task can have yet match nothing.
+#[utoipa::path(get, path = "/v1/tasks",
+    params(TaskListQuery,
+        ("plugin_configs" = Option<String>, Query, description = "JSON object: only tasks that configure all the named plugins", nullable = false),
+        ("node_count" = Option<i32>, Query, description = "Only tasks with this many nodes", minimum = 1, nullable = false),
+        ("reservation_id" = Option<String>, Query, description = "Only tasks of this reservation", nullable = false)),
+    responses((status = 200, description = "A page", body = TaskList)))]
+pub(crate) async fn list_tasks(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    mut query: Query,
+) -> Result<Json<TaskList>, AppError> {
+    let limit = query.int("limit", 0..=LIST_LIMIT_MAX).unwrap_or(LIST_LIMIT_DEFAULT);
+    let offset = query.int("offset", 0..=i64::MAX).unwrap_or(0);
+    let filter = TaskFilter {
+        status: query
+            .parsed::<TaskStatus>("status", "one of queued, preparing, running, collecting, completed, failed"),
+        user_id: query.text("user_id"),
+        job_name: query.text("job_name"),
+        before: query.parsed("after", "the id of a task"),
+        offset,
+        limit,
+    };
+    // Every task has one node, no reservation and no plugins so far.
+    let mut possible = query.int("node_count", 1..=i64::from(i32::MAX)).unwrap_or(1) == 1;
+    possible &= query.text("reservation_id").is_none();
+    if let Some(text) = query.text("plugin_configs") {
+        match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+            Ok(plugins) => possible &= plugins.is_empty(),
+            Err(_) => query.problem("plugin_configs", "must be a JSON object"),
+        }
+    }
+    query.finish()?;
+    let (tasks, total) = if possible { app.store.tasks(&filter).await? } else { (Vec::new(), 0) };
+    let (now, aging) = (app.driver.now(), app.driver.aging_interval_s());
+    let tasks = tasks.iter().map(|task| task_view(task, &caller, now, aging)).collect();
+    Ok(Json(TaskList { tasks, total, limit, offset }))
+}

@@ -1,0 +1,42 @@
+//! `/v1/tasks` and `/v1/tasks/{taskId}`.
+
+pub(super) mod create;
+pub(super) mod delete;
+pub(super) mod list;
+pub(super) mod show;
+mod view;
+
+pub(super) use view::task_view;
+
+use crate::{app::App, driver::CommandError, error::AppError};
+use fetchml_api::TaskId;
+use fetchml_store::StoredTask;
+
+/// The task that a path names: from memory while it lives, else from the store.
+pub(super) async fn find(app: &App, id: &str) -> Result<StoredTask, AppError> {
+    let unknown = || AppError::not_found("task");
+    let id: TaskId = id.parse().map_err(|_| unknown())?;
+    let task = match app.driver.live(id) {
+        Some(task) => Some(task),
+        None => app.store.task(id).await?,
+    };
+    task.filter(|task| !task.state.hidden).ok_or_else(unknown)
+}
+
+impl From<CommandError> for AppError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Overloaded { retry_after_s } => Self::Unavailable {
+                reason: "Too many requests wait to be stored.".into(),
+                retry_after_s: u64::from(retry_after_s),
+            },
+            CommandError::Unavailable { reason, retry_after_s } => {
+                Self::Unavailable { reason, retry_after_s: u64::from(retry_after_s) }
+            }
+            CommandError::Refused(cause) => Self::Internal(cause),
+            CommandError::ShuttingDown => {
+                Self::Unavailable { reason: "The server is stopping.".into(), retry_after_s: 5 }
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A running server: how it starts, what it must make at its first start, and how it ends.
+
+use crate::{
+    accept,
+    app::{App, Parts},
+    auth::{AuthAudit, Keys, NewKey},
+    blobs::Blobs,
+    data_dir::{DataDir, DataDirError},
+    driver::{Driver, DriverSettings, DriverTask},
+    link,
+    logs::Logs,
+    openapi,
+    options::Options,
+    routes,
+};
+use fetchml_api::Role;
+use fetchml_store::{Location, Store, StoreError};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+const ADMIN_USER: &str = "admin";
+const LOCAL_WORKER_USER: &str = "worker-local";
+const ADMIN_KEY_FILE: &str = "admin.key";
+const WORKER_KEY_FILE: &str = "worker.key";
+
+/// Why a server did not start. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is in use.
+    #[error("the address {0} is in use by another program; stop that one or choose another with --listen")]
+    AddressInUse(SocketAddr),
+    /// The address cannot be used.
+    #[error("cannot listen on {address}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Other machines could read keys on the way.
+    #[error(
+        "{0} can be reached by other machines, and keys would travel unencrypted; \
+         listen on 127.0.0.1, or allow plain HTTP explicitly with --allow-plain-http"
+    )]
+    PlainHttp(SocketAddr),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The objects cannot be used.
+    #[error("the objects in the data directory cannot be used")]
+    Objects(#[from] object_store::Error),
+    /// The database cannot be opened.
+    #[error("the database cannot be opened")]
+    Open(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database cannot be used.
+    #[error("the database cannot be used")]
+    Store(#[from] StoreError),
+}
+
+/// The first admin key.
+#[derive(Clone, Debug)]
+pub struct AdminKey {
+    /// Where it is kept, with mode 0600.
+    pub path: PathBuf,
+    /// The key, if this start made it: show it once.
+    pub fresh: Option<String>,
+}
+
+/// A running server.
+pub struct Server {
+    app: Arc<App>,
+    address: SocketAddr,
+    admin_key: AdminKey,
+    local_worker_key: String,
+    fatal: CancellationToken,
+    running: Mutex<Option<Running>>,
+}
+
+/// What is ended at a shutdown, in this order.
+struct Running {
+    http: JoinHandle<()>,
+    driver: DriverTask,
+    background: Vec<JoinHandle<()>>,
+    background_stop: CancellationToken,
+    data_dir: DataDir,
+}
+
+impl Server {
+    /// Starts: takes the data directory, opens the store, restores the core, listens.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        if !options.listen.ip().is_loopback() && !options.allow_plain_http {
+            return Err(StartError::PlainHttp(options.listen));
+        }
+        let data_dir = DataDir::take(&options.data_dir)?;
+        // Before anything is written: a port in use must not cost an incarnation.
+        let listener = listen(options.listen).await?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { address: options.listen, source })?;
+
+        let store = open_store(&options, &data_dir).await?;
+        let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
+        let admin_key = first_admin_key(&data_dir, &keys).await?;
+        let local_worker_key = local_worker_key(&data_dir, &keys).await?;
+        let blobs = Blobs::local(&data_dir.dir("objects")?)?;
+
+        let (stop, background_stop, fatal) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
+        let objects = Arc::clone(blobs.objects());
+        let (logs, log_task) = Logs::start(data_dir.dir("logs")?, objects, background_stop.clone(), fatal.clone());
+        let (auth_audit, audit_task) = AuthAudit::start(store.clone(), keys.clone(), background_stop.clone());
+        let settings = DriverSettings {
+            aging_interval_s: i64::from(options.aging_interval_s),
+            lost_after_s: i64::from(options.lost_after_s),
+            incarnation_file: data_dir.join("incarnation"),
+        };
+        let (driver, driver_task) = Driver::start(store.clone(), settings).await?;
+
+        let document = serde_json::to_vec(&openapi()).expect("the document has only string keys");
+        let parts = Parts { store, driver, keys, auth_audit, blobs, logs, stop: stop.clone() };
+        let app = App::new(parts, options, document.into());
+        let finisher = link::start_finisher(&app);
+        let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));
+        let watch = tokio::spawn(watch_driver(app.driver.fatal(), fatal.clone(), background_stop.clone()));
+        let http = tokio::spawn(accept::serve(listener, routes::router(&app), stop));
+        tracing::info!(%address, incarnation = app.driver.incarnation(), "listening");
+        let running = Running {
+            http,
+            driver: driver_task,
+            background: vec![log_task, audit_task, watch, finisher, left_over],
+            background_stop,
+            data_dir,
+        };
+        Ok(Self { app, address, admin_key, local_worker_key, fatal, running: Mutex::new(Some(running)) })
+    }
+
+    /// The address it listens on.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The first admin key.
+    pub const fn admin_key(&self) -> &AdminKey {
+        &self.admin_key
+    }
+
+    /// The key of the worker on this machine.
+    pub fn local_worker_key(&self) -> String {
+        self.local_worker_key.clone()
+    }
+
+    /// Resolves when the server can go on no longer: the disk failed to sync. The process must exit.
+    pub async fn wait(&self) {
+        self.fatal.cancelled().await;
+    }
+
+    /// Ends the server: no new connections, open requests get a bounded time, then everything that
+    /// was promised is on the disk. Running tasks are not touched. Repeating it is harmless.
+    pub async fn shutdown(&self) {
+        let running = self.running.lock().expect("no code panics while it holds this").take();
+        let Some(running) = running else { return };
+        let Running { http, driver, background, background_stop, data_dir } = running;
+        self.app.stop.cancel();
+        // A task that panicked has logged it; there is nothing left to do for it.
+        let _ = http.await;
+        driver.stop().await;
+        background_stop.cancel();
+        let mut background = background.into_iter();
+        for task in background.by_ref().take(3) {
+            let _ = task.await;
+        }
+        // These only move files that stay readable where they are.
+        background.for_each(|task| task.abort());
+        self.app.store.close().await;
+        drop(data_dir);
+        tracing::info!("stopped");
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse(address),
+        _ => StartError::Listen { address, source },
+    })
+}
+
+async fn open_store(options: &Options, data_dir: &DataDir) -> Result<Store, StartError> {
+    let location = match &options.database {
+        Some(url) => Location::Postgres(url.clone()),
+        None => {
+            let path = data_dir.join("fetchml.db");
+            private_file(&path)
+                .map_err(|source| DataDirError::Unusable { root: data_dir.root().to_owned(), source })?;
+            Location::Sqlite(path)
+        }
+    };
+    Store::open(&location).await.map_err(|error| StartError::Open(Box::new(error)))
+}
+
+/// SQLite gives its side files the mode of the database file.
+fn private_file(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+}
+
+/// Makes an admin key when there is none that works: at the first start, or when nobody could get in.
+async fn first_admin_key(data_dir: &DataDir, keys: &Keys) -> Result<AdminKey, StartError> {
+    let path = data_dir.join(ADMIN_KEY_FILE);
+    if keys.has_admin() {
+        return Ok(AdminKey { path, fresh: None });
+    }
+    let new = NewKey {
+        user_id: ADMIN_USER.into(),
+        role: Role::Admin,
+        name: Some("made at the first start".into()),
+        expires_at: None,
+    };
+    let (key, _) = keys.create(new, "system", None).await?;
+    data_dir.write_secret(ADMIN_KEY_FILE, format!("{key}\n").as_bytes())?;
+    Ok(AdminKey { path, fresh: Some(key) })
+}
+
+/// The key in the file if it works, else a new one.
+async fn local_worker_key(data_dir: &DataDir, keys: &Keys) -> Result<String, StartError> {
+    if let Some(bytes) = data_dir.read_secret(WORKER_KEY_FILE)? {
+        let key = String::from_utf8_lossy(&bytes).trim().to_owned();
+        if keys.verify(&key, None).is_ok_and(|caller| caller.role == Role::Worker) {
+            return Ok(key);
+        }
+    }
+    let new = NewKey {
+        user_id: LOCAL_WORKER_USER.into(),
+        role: Role::Worker,
+        name: Some("the worker on the server's machine".into()),
+        expires_at: None,
+    };
+    let (key, _) = keys.create(new, "system", None).await?;
+    data_dir.write_secret(WORKER_KEY_FILE, format!("{key}\n").as_bytes())?;
+    Ok(key)
+}
+
+async fn watch_driver(
+    mut driver: tokio::sync::watch::Receiver<bool>,
+    fatal: CancellationToken,
+    stop: CancellationToken,
+) {
+    tokio::select! {
+        failed = driver.wait_for(|failed| *failed) => if failed.is_ok() { fatal.cancel() },
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Moves logs of attempts that were over when the last server stopped.
+async fn finish_left_over_logs(app: Arc<App>) {
+    let local = match app.logs.local().await {
+        Ok(local) => local,
+        Err(error) => return tracing::warn!(%error, "left-over logs cannot be listed"),
+    };
+    for log in local {
+        let over = match app.store.attempt(log.attempt).await {
+            Ok(attempt) => attempt.is_some_and(|a| a.phase.is_over()),
+            Err(error) => return tracing::warn!(%error, "left-over logs stay where they are"),
+        };
+        if over && let Err(error) = app.logs.finish(log.task, log.attempt).await {
+            tracing::warn!(%error, attempt = %log.attempt, "a left-over log stays where it is");
+        }
+    }
+}

@@ -125,7 +125,7 @@ impl Demo {
     /// Submits the example, follows it to its end and returns the accuracy it reached.
     fn train(&self, interrupted: &AtomicBool) -> Result<f64> {
         step("Submit examples/digits and follow it (the first time its Python environment is built)");
-        let mut submit = self.fetchml(&["submit", "train.py", "--follow"]);
+        let mut submit = self.fetchml(&["submit", "--follow", "--name", "digits", "train.py"]);
         submit.current_dir(root().join("examples/digits"));
         println!("$ cd examples/digits && {}", shown(&submit));
         let status = submit.status().with_context(|| format!("cannot start {}", shown(&submit)))?;
@@ -141,17 +141,17 @@ impl Demo {
         self.show(&["show", &id])?;
         step("What it left behind");
         self.show(&["artifacts", "ls", &id])?;
-        let picture = self.dir.join("confusion_matrix.png");
-        let metrics = self.dir.join("metrics.json");
-        for file in [&picture, &metrics] {
-            let name = file.file_name().and_then(|name| name.to_str()).expect("the names are ours");
-            let _ = fs::remove_file(file);
-            let to = file.to_str().context("the target directory's name is not UTF-8")?;
-            self.show(&["artifacts", "get", &id, name, "--output", to])?;
-        }
+        let result = self.dir.join("result");
+        // Of an earlier demo.
+        let _ = fs::remove_dir_all(&result);
+        self.show(&["artifacts", "get", &id, "--output", &short(&result)])?;
+        let (picture, metrics) = (result.join("confusion_matrix.png"), result.join("metrics.json"));
         let metrics: Value = serde_json::from_str(&fs::read_to_string(&metrics)?)?;
         let accuracy = metrics["accuracy"].as_f64().context("metrics.json names no accuracy")?;
-        println!("\naccuracy: {accuracy:.4}\npicture:  {}", picture.display());
+        if !picture.is_file() {
+            bail!("the training left no confusion_matrix.png");
+        }
+        println!("\naccuracy: {accuracy:.4}\npicture:  {}", short(&picture));
         Ok(accuracy)
     }
 
@@ -162,11 +162,10 @@ impl Demo {
              export FETCHML_URL={} FETCHML_API_KEY=$(cat {})\n  \
              {program} tasks\n  \
              {program} queue\n  \
-             (cd examples/digits && {} submit train.py --epochs 40 --lr 0.003 --follow)\n\n\
+             {program} submit --follow --dir examples/digits train.py --epochs 40 --lr 0.003\n\n\
              Ctrl-C stops it here.",
             self.url(),
             short(&self.data_dir().join("admin.key")),
-            self.program.display(),
         );
     }
 
@@ -176,7 +175,7 @@ impl Demo {
         let mut command = Command::new(&self.program);
         command.args(args);
         command.env("FETCHML_URL", self.url()).env("FETCHML_API_KEY", key.trim());
-        command.env("XDG_CONFIG_HOME", self.dir.join("config"));
+        command.env("XDG_CONFIG_HOME", self.dir.join("config")).env("XDG_STATE_HOME", self.dir.join("state"));
         command
     }
 

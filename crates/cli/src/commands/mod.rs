@@ -1,0 +1,79 @@
+//! The commands: one module each, and the dispatch.
+
+mod artifacts;
+mod cancel;
+mod completions;
+mod config;
+mod follow;
+mod keys;
+mod logs;
+mod queue;
+mod show;
+mod snapshot;
+mod submit;
+mod tasks;
+mod wait;
+mod workers;
+
+use crate::failure::{EXIT_CODES, Exit};
+use clap::{Parser, Subcommand};
+use std::{future::Future, path::PathBuf};
+
+/// Runs machine-learning experiments on your own machines
+#[derive(Parser, Debug)]
+#[command(
+    name = "fetchml",
+    version = env!("FETCHML_VERSION"),
+    before_long_help = "Examples:\n  fetchml up                                  start a server and a worker here\n  \
+        fetchml submit --follow train.py --epochs 5  run train.py and watch it\n  \
+        fetchml tasks                               see what ran",
+    after_long_help = EXIT_CODES,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    /// Configuration file [env: FETCHML_CONFIG] [default: ~/.config/fetchml/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Submit(submit::Submit),
+    Tasks(tasks::Tasks),
+    Show(show::Show),
+    Logs(logs::Logs),
+    Cancel(cancel::Cancel),
+    Wait(wait::Wait),
+    Artifacts(artifacts::Artifacts),
+    Queue(queue::Queue),
+    Workers(workers::Workers),
+    Keys(keys::Keys),
+    Config(config::Config),
+    Completions(completions::Completions),
+}
+
+/// Runs a command to its exit code.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let config = cli.config.as_deref();
+    match cli.command {
+        Command::Submit(command) => client(command.run(config)),
+        Command::Tasks(command) => client(command.run(config)),
+        Command::Show(command) => client(command.run(config)),
+        Command::Logs(command) => client(command.run(config)),
+        Command::Cancel(command) => client(command.run(config)),
+        Command::Wait(command) => client(command.run(config)),
+        Command::Artifacts(command) => client(command.run(config)),
+        Command::Queue(command) => client(command.run(config)),
+        Command::Workers(command) => client(command.run(config)),
+        Command::Keys(command) => client(command.run(config)),
+        Command::Config(command) => command.run(config),
+        Command::Completions(command) => command.run(),
+    }
+}
+
+/// Client commands wait for one thing at a time: one thread is enough.
+fn client(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}

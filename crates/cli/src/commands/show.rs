@@ -1,0 +1,144 @@
+//! `fetchml show`.
+
+use super::tasks::{run_time, worker_name};
+use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
+use clap::Args;
+use fetchml_api::{Failure, FailureCause, Task, TaskStatus, Worker};
+use std::{fmt::Write as _, path::Path};
+
+/// Show one task: what it is, how it goes, why it failed
+#[derive(Args, Debug)]
+#[command(before_long_help = "Examples:\n  fetchml show @last\n  fetchml show 0193e4a1-77c2-7000-8000-5c1fd1b0a001")]
+pub(crate) struct Show {
+    /// Id, the beginning or end of one, or @last
+    id: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerFlags,
+}
+
+impl Show {
+    pub(super) async fn run(self, config: Option<&Path>) -> anyhow::Result<Exit> {
+        let session = self.server.session(config)?;
+        let task = session.client.task(session.task_id(&self.id).await?).await?;
+        if self.json {
+            terminal::print_json(&task)?;
+            return Ok(Exit::Success);
+        }
+        let workers = session.client.workers().await.unwrap_or_default();
+        terminal::print(&details(&task, &workers))?;
+        if let Some(hint) = hint(&task) {
+            terminal::say_hint(&hint);
+        }
+        Ok(Exit::Success)
+    }
+}
+
+/// The last lines of the log shown with a task.
+const LOG_LINES: usize = 10;
+
+fn details(task: &Task, workers: &[Worker]) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = writeln!(text, "{name:<12} {value}");
+        }
+    };
+    let now = quantity::now();
+    line("id", Some(task.id.to_string()));
+    line("name", Some(task.job_name.clone()));
+    line("status", Some(task.status.as_str().into()));
+    line("why", task.error.as_deref().map(terminal::plain));
+    line("cause", task.failure.as_ref().map(cause));
+    line("command", Some(command(task)).filter(|command| !command.is_empty()));
+    line("user", Some(task.user_id.clone()));
+    line("priority", Some(format!("{} ({:.1} with aging)", task.priority, task.priority_aged)));
+    line("resources", Some(resources(task)));
+    line("time limit", task.time_limit_s.map(|seconds| quantity::show_micros(seconds.saturating_mul(1_000_000))));
+    line("snapshot", task.snapshot_id.clone());
+    line("submitted", Some(quantity::show_time(task.created_at)));
+    line("started", task.started_at.map(quantity::show_time));
+    line("ended", task.ended_at.map(quantity::show_time));
+    line("run time", run_time(task, now).map(quantity::show_micros));
+    line("worker", worker_name(task, workers));
+    line("attempt", task.attempt_id.map(|id| id.to_string()));
+    let restarts = task.retry_count > 0 || task.max_retries > 0 || task.requeue_count > 0;
+    let retries = format!("{} of {} retries, {} free restarts", task.retry_count, task.max_retries, task.requeue_count);
+    line("restarts", restarts.then_some(retries));
+    for (name, value) in &task.env {
+        line("env", Some(terminal::plain(&format!("{name}={value}"))));
+    }
+    for (name, value) in &task.metadata {
+        line("metadata", Some(terminal::plain(&format!("{name}={value}"))));
+    }
+    if let Some(output) = task.output.as_deref().filter(|output| !output.trim().is_empty()) {
+        let lines: Vec<&str> = output.lines().collect();
+        let _ = writeln!(text, "\nend of the log:");
+        for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+            let _ = writeln!(text, "  {}", terminal::plain(line));
+        }
+    }
+    text
+}
+
+fn command(task: &Task) -> String {
+    let words: Vec<&str> = [&task.entrypoint, &task.args].into_iter().flatten().map(String::as_str).collect();
+    terminal::plain(&words.join(" "))
+}
+
+fn resources(task: &Task) -> String {
+    let mut text = format!("{} cpu", task.cpu);
+    if task.memory_gb > 0 {
+        let _ = write!(text, ", {} GiB", task.memory_gb);
+    }
+    if task.gpu > 0 {
+        let kind = task.gpu_type.as_ref().map(|kind| format!(" {kind}")).unwrap_or_default();
+        let _ = write!(text, ", {}{kind} gpu", task.gpu);
+    }
+    text
+}
+
+/// The cause in words.
+pub(super) fn cause(failure: &Failure) -> String {
+    let mut text = failure.cause.as_str().to_owned();
+    if let Some(code) = failure.exit_code {
+        let _ = write!(text, ", exit code {code}");
+    }
+    if let Some(signal) = failure.signal {
+        let _ = write!(text, ", signal {signal}");
+    }
+    text
+}
+
+/// What to try after this outcome.
+pub(super) fn hint(task: &Task) -> Option<String> {
+    use FailureCause as C;
+    let id = task.id;
+    if task.status == TaskStatus::Queued {
+        return Some("`fetchml workers` shows who could take it, `fetchml queue` what else waits".into());
+    }
+    let hint = match task.failure.as_ref()?.cause {
+        C::ExitNonzero | C::Signal => format!("`fetchml logs {id}` shows the whole log"),
+        C::OomHost => "ask for more with --memory, or use smaller batches".into(),
+        C::OomGpu => "use smaller batches, or a GPU with more memory (--gpu-type)".into(),
+        C::Timeout => "submit it again with a longer --time-limit, or none".into(),
+        C::Environment => {
+            format!(
+                "check requirements.txt, pyproject.toml or uv.lock; `fetchml logs {id}` shows what the installer said"
+            )
+        }
+        C::Lost | C::Launch => "`fetchml workers` shows how the worker is; submit it again".into(),
+        C::Stalled
+        | C::Plugin
+        | C::Dataset
+        | C::Image
+        | C::Snapshot
+        | C::Cancelled
+        | C::Dependency
+        | C::Quota
+        | C::Preempted => return None,
+    };
+    Some(hint)
+}

@@ -1,0 +1,206 @@
+//! `fetchml submit`.
+
+use super::{follow, snapshot};
+use crate::{
+    failure::{EXIT_CODES, Exit, Failure},
+    quantity,
+    session::ServerFlags,
+    terminal,
+};
+use clap::Args;
+use fetchml_api::{CreateTaskRequest, limits, validate::nearest};
+use fetchml_client::snapshot::Snapshot;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Run a script or command as a task
+///
+/// The files of the current directory go with it as a snapshot: all but what .gitignore and
+/// .fetchmlignore leave out, and but .git, .fetchml, __pycache__ and virtual environments. Only files that
+/// the server does not have yet are sent. A requirements.txt, pyproject.toml or uv.lock among them
+/// makes the Python environment.
+///
+/// Options stand before ENTRYPOINT; everything after it belongs to the task. *.py runs by Python, *.sh by
+/// bash, anything else as a command without a shell.
+#[derive(Args, Debug)]
+#[command(
+    before_long_help = "Examples:\n  fetchml submit --follow train.py --epochs 10\n  \
+        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4",
+    after_long_help = EXIT_CODES
+)]
+pub(crate) struct Submit {
+    /// Script or command, and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_names = ["ENTRYPOINT", "ARGS"])]
+    command: Vec<String>,
+    /// Name of the task [default: from ENTRYPOINT]
+    #[arg(long)]
+    name: Option<String>,
+    /// Directory to take the snapshot of
+    #[arg(long, default_value = ".", conflicts_with = "no_snapshot", value_name = "DIR")]
+    dir: PathBuf,
+    /// Take no files along
+    #[arg(long)]
+    no_snapshot: bool,
+    /// CPU cores [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::CPU_MAX))]
+    cpu: Option<i32>,
+    /// Memory, GiB or with a unit (16, 512M) [default: nothing reserved]
+    #[arg(long, value_name = "SIZE", value_parser = quantity::parse_memory_gb)]
+    memory: Option<i32>,
+    /// Whole GPUs [default: 0]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::GPU_MAX))]
+    gpu: Option<i32>,
+    /// A word of the GPU's name, such as H100
+    #[arg(long, value_name = "NAME", requires = "gpu")]
+    gpu_type: Option<String>,
+    /// 1 to 10, higher runs first [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10))]
+    priority: Option<i32>,
+    /// Longest time running (90, 45s, 1h30m, 2d) [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = quantity::parse_time_limit)]
+    time_limit: Option<i64>,
+    /// How often a failure is tried again, 0 to 10 [default: 0]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::MAX_RETRIES_MAX))]
+    retries: Option<i32>,
+    /// Environment variable of the task; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
+    env: Vec<(String, String)>,
+    /// Label of the task; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
+    meta: Vec<(String, String)>,
+    /// Show states and log until the task ends; the exit code tells how it ended
+    #[arg(short, long)]
+    follow: bool,
+    /// Print the task as JSON; with --follow at its end, instead of its log
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerFlags,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be NAME=VALUE".into()),
+    }
+}
+
+impl Submit {
+    pub(super) async fn run(self, config: Option<&Path>) -> anyhow::Result<Exit> {
+        let session = self.server.session(config)?;
+        let client = &session.client;
+        let mut request = self.request()?;
+        if !self.no_snapshot {
+            let snapshot = snapshot::take(client, &self.dir, self.json).await?;
+            self.warn_if_missing(&snapshot);
+            request.snapshot_id = Some(snapshot.id().to_owned());
+        }
+        let task = client.submit(&request, true).await?;
+        session.remember(task.id);
+        for warning in &task.warnings {
+            terminal::say_warning(warning);
+        }
+        if !self.follow {
+            if self.json {
+                terminal::print_json(&task)?;
+            } else {
+                terminal::print(&task.id.to_string())?;
+                terminal::say_hint(&format!("`fetchml logs -f {}` follows it", task.id));
+            }
+            return Ok(Exit::Success);
+        }
+        if self.json {
+            let ended = client.wait(task.id, |_| {}).await?;
+            terminal::print_json(&ended)?;
+            return Ok(Exit::of(&ended));
+        }
+        terminal::say(&format!("task {} ({})", task.id, task.job_name));
+        let (exit, ended) = follow::follow(client, task.id).await?;
+        if let Some(ended) = ended {
+            follow::say_summary(client, &ended).await;
+        }
+        Ok(exit)
+    }
+
+    fn request(&self) -> Result<CreateTaskRequest, Failure> {
+        let (entrypoint, args) = self.command.split_first().expect("clap asks for at least one");
+        if entrypoint.trim().is_empty() {
+            return Err(Failure::usage("ENTRYPOINT is empty"));
+        }
+        Ok(CreateTaskRequest {
+            job_name: self.name.clone().unwrap_or_else(|| default_name(entrypoint)),
+            priority: self.priority,
+            entrypoint: Some(entrypoint.clone()),
+            args: (!args.is_empty()).then(|| shell_words::join(args)),
+            cpu: self.cpu,
+            memory_gb: self.memory,
+            gpu: self.gpu,
+            gpu_type: self.gpu_type.clone(),
+            max_retries: self.retries,
+            time_limit_s: self.time_limit,
+            env: to_map("--env", &self.env)?,
+            metadata: to_map("--meta", &self.meta)?,
+            ..Default::default()
+        })
+    }
+
+    /// A script that is not among the files is more often a slip than a plan, but the worker decides.
+    fn warn_if_missing(&self, snapshot: &Snapshot) {
+        let script = self.command[0].trim_start_matches("./");
+        let is_script = [".py", ".sh"].iter().any(|ending| script.ends_with(ending));
+        let entries = &snapshot.manifest().entries;
+        if !is_script || script.starts_with('/') || entries.iter().any(|entry| entry.path == script) {
+            return;
+        }
+        terminal::say_warning(&format!("{script} is not among the files of {}", self.dir.display()));
+        if self.dir.join(script).exists() {
+            terminal::say_hint("it is left out by .gitignore or .fetchmlignore");
+        } else if let Some(near) = nearest(script, entries.iter().map(|entry| entry.path.as_str())) {
+            terminal::say_hint(&format!("did you mean {near}?"));
+        }
+    }
+}
+
+fn to_map(flag: &str, pairs: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut map = BTreeMap::new();
+    for (name, value) in pairs {
+        if map.insert(name.clone(), value.clone()).is_some() {
+            return Err(Failure::usage(format!("{flag} sets {name} twice")));
+        }
+    }
+    Ok(map)
+}
+
+/// A name from the file name of the entry point.
+fn default_name(entrypoint: &str) -> String {
+    let first = entrypoint.split_whitespace().next().unwrap_or_default();
+    let stem = Path::new(first).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let name: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' })
+        .take(limits::JOB_NAME_CHARS)
+        .collect();
+    let name = name.trim_matches('-');
+    if name.is_empty() { "task".into() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_the_entry_point() {
+        for (entrypoint, name) in [
+            ("train.py", "train"),
+            ("./lab/fine tune.py", "fine"),
+            ("python -m x", "python"),
+            ("/bin/true", "true"),
+            ("…", "task"),
+            ("a.b.py", "a-b"),
+        ] {
+            assert_eq!(default_name(entrypoint), name, "{entrypoint}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Every name that is read from the environment, and the places derived from them.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// Configuration file, instead of the usual place.
+pub(crate) const CONFIG: &str = "FETCHML_CONFIG";
+/// Address of the server, for client commands.
+pub(crate) const URL: &str = "FETCHML_URL";
+/// API key, for client commands.
+pub(crate) const API_KEY: &str = "FETCHML_API_KEY";
+/// File that holds the API key, for client commands and workers.
+pub(crate) const KEY_FILE: &str = "FETCHML_KEY_FILE";
+/// Address the server listens on.
+pub(crate) const LISTEN: &str = "FETCHML_LISTEN";
+/// Where server and worker keep everything.
+pub(crate) const DATA_DIR: &str = "FETCHML_DATA_DIR";
+/// `postgres://...` of the server.
+pub(crate) const DATABASE: &str = "FETCHML_DATABASE";
+/// `on` or `off`.
+pub(crate) const RATE_LIMITS: &str = "FETCHML_RATE_LIMITS";
+/// Lease of attempts, seconds.
+pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
+/// Time queued that is worth one level of priority, seconds.
+pub(crate) const AGING_INTERVAL: &str = "FETCHML_AGING_INTERVAL";
+/// Allows plain HTTP off loopback.
+pub(crate) const ALLOW_PLAIN_HTTP: &str = "FETCHML_ALLOW_PLAIN_HTTP";
+/// Address of the server, for workers.
+pub(crate) const SERVER: &str = "FETCHML_SERVER";
+/// Name of the worker.
+pub(crate) const WORKER_NAME: &str = "FETCHML_WORKER_NAME";
+/// Batch slots of the worker.
+pub(crate) const SLOTS: &str = "FETCHML_SLOTS";
+/// Service slots of the worker.
+pub(crate) const SERVICE_SLOTS: &str = "FETCHML_SERVICE_SLOTS";
+/// Filter of the server's and worker's log, such as `debug`.
+pub(crate) const LOG: &str = "FETCHML_LOG";
+/// Any value but the empty one turns colours off.
+pub(crate) const NO_COLOR: &str = "NO_COLOR";
+
+/// A variable that is set and not empty.
+pub(crate) fn var(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn home() -> Option<PathBuf> {
+    var("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
+}
+
+/// An XDG base directory; a relative value counts as unset, as the specification says.
+fn base(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let set = var(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    set.or_else(|| home().map(|home| home.join(below_home)))
+}
+
+/// Where configuration and profile are.
+pub(crate) fn config_dir() -> Option<PathBuf> {
+    base("XDG_CONFIG_HOME", ".config").map(|base| base.join("fetchml"))
+}
+
+/// Where small facts between commands are kept.
+pub(crate) fn state_dir() -> Option<PathBuf> {
+    base("XDG_STATE_HOME", ".local/state").map(|base| base.join("fetchml"))
+}
+
+/// The default data directory: the machine's for root, else the user's.
+pub(crate) fn data_dir() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(Path::new("/var/lib/fetchml").into());
+    }
+    base("XDG_DATA_HOME", ".local/share").map(|base| base.join("fetchml"))
+}

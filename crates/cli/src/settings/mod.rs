@@ -1,0 +1,161 @@
+//! Configuration: defaults < profile (client only) < TOML file < environment < flags, and where each
+//! value came from.
+
+mod layers;
+pub(crate) mod profile;
+mod table;
+
+pub(crate) use layers::{Flags, Layers};
+
+use crate::{environment, failure::Failure};
+use serde::Deserialize;
+use std::{
+    fs::File,
+    io::Read as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// Whether requests are limited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RateLimiting {
+    /// The defaults for each role.
+    On,
+    /// Not at all.
+    Off,
+}
+
+/// Settings of the server.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ServerSettings {
+    /// Address to listen on.
+    pub(crate) listen: SocketAddr,
+    /// Where everything is kept.
+    pub(crate) data_dir: PathBuf,
+    /// `postgres://...`; none: SQLite.
+    pub(crate) database: Option<String>,
+    /// Whether requests are limited.
+    pub(crate) rate_limits: RateLimiting,
+    /// Lease of attempts, seconds.
+    pub(crate) lost_after_s: u32,
+    /// Time queued that is worth one level of priority, seconds.
+    pub(crate) aging_interval_s: u32,
+    /// Allows plain HTTP off loopback.
+    pub(crate) allow_plain_http: bool,
+}
+
+/// Settings of a worker.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct WorkerSettings {
+    /// Address of the server.
+    pub(crate) server: Option<String>,
+    /// File that holds the worker's key.
+    pub(crate) key_file: Option<PathBuf>,
+    /// Where attempts, environments and blobs are kept.
+    pub(crate) data_dir: PathBuf,
+    /// Name for people.
+    pub(crate) name: Option<String>,
+    /// Batch slots.
+    pub(crate) slots: Option<u32>,
+    /// Service slots.
+    pub(crate) service_slots: Option<u32>,
+}
+
+/// Settings of client commands.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientSettings {
+    /// Address of the server.
+    pub(crate) url: String,
+    /// The key.
+    pub(crate) key: String,
+}
+
+/// Where a client's address or key came from: later ones win.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Rank {
+    /// Built in.
+    Default,
+    /// The profile that `fetchml up` wrote.
+    Profile,
+    /// The configuration file.
+    File,
+    /// An environment variable.
+    Environment,
+    /// A flag of the command line.
+    Flag,
+}
+
+impl Layers {
+    /// The server's settings.
+    pub(crate) fn server(&self) -> anyhow::Result<ServerSettings> {
+        self.read("server")
+    }
+
+    /// The worker's settings.
+    pub(crate) fn worker(&self) -> anyhow::Result<WorkerSettings> {
+        self.read("worker")
+    }
+
+    /// Address and key of the server to talk to.
+    pub(crate) fn client(&self) -> anyhow::Result<ClientSettings> {
+        let (url, url_rank) = self.text("client.url").expect("it has a default");
+        let from_profile = self.profile_url();
+        let key = self.text("client.api_key");
+        let key_file = self.text("client.key_file");
+        let (key, key_rank) = match (key, key_file) {
+            // Of a key and a file that holds one, the one set in the stronger place.
+            (Some((key, rank)), file) if file.as_ref().is_none_or(|(_, other)| rank >= *other) => (key, rank),
+            (_, Some((file, rank))) => (read_key_file(Path::new(&file))?, rank),
+            (_, None) => return Err(no_key(&url, url_rank).into()),
+        };
+        // A key goes only to the server it was made by: a URL from elsewhere does not get the profile's.
+        if key_rank == Rank::Profile && from_profile.is_some_and(|profile| !same_server(&profile, &url)) {
+            return Err(no_key(&url, url_rank).into());
+        }
+        Ok(ClientSettings { url, key })
+    }
+}
+
+fn no_key(url: &str, rank: Rank) -> Failure {
+    if rank == Rank::Default {
+        return Failure::usage("no server is configured")
+            .hint("start one here with `fetchml up`, or set FETCHML_URL and FETCHML_API_KEY to use another");
+    }
+    Failure::usage(format!("no API key for the server at {url}"))
+        .hint("set FETCHML_API_KEY, or FETCHML_KEY_FILE to a file that holds the key")
+}
+
+/// Whether two addresses mean the same server, by their words.
+pub(crate) fn same_server(a: &str, b: &str) -> bool {
+    let clean = |url: &str| url.trim().trim_end_matches('/').replace("://localhost:", "://127.0.0.1:").to_lowercase();
+    clean(a) == clean(b)
+}
+
+/// Reads a file that should be small.
+pub(crate) fn read_small(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(crate::limits::SMALL_FILE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Reads a key from a file.
+pub(crate) fn read_key_file(path: &Path) -> Result<String, Failure> {
+    match read_small(path) {
+        Ok(text) if text.trim().is_empty() => Err(Failure::usage(format!("the key file {} is empty", path.display()))),
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err(Failure::usage(format!("cannot read the key file {}: {error}", path.display()))
+            .hint(format!("set {} to the key itself, or name another file", environment::API_KEY))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_compared_by_meaning() {
+        assert!(same_server("http://localhost:9101/", "http://127.0.0.1:9101"));
+        assert!(!same_server("http://127.0.0.1:9101", "http://127.0.0.1:9102"));
+    }
+}

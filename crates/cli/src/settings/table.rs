@@ -1,0 +1,62 @@
+//! The table of all settings: name, environment variable, kind, default and meaning.
+
+use crate::environment as env;
+
+/// What kind of value a setting has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Text,
+    Integer,
+    Boolean,
+}
+
+/// One setting.
+#[derive(Debug)]
+pub(super) struct Setting {
+    /// `table.key`, as in the file.
+    pub(super) path: &'static str,
+    pub(super) variable: &'static str,
+    pub(super) kind: Kind,
+    /// Shown as `***`.
+    pub(super) secret: bool,
+    /// For people.
+    pub(super) meaning: &'static str,
+}
+
+const fn setting(path: &'static str, variable: &'static str, kind: Kind, meaning: &'static str) -> Setting {
+    Setting { path, variable, kind, secret: false, meaning }
+}
+
+const fn secret(path: &'static str, variable: &'static str, meaning: &'static str) -> Setting {
+    Setting { path, variable, kind: Kind::Text, secret: true, meaning }
+}
+
+/// All of them, in the order they are shown.
+pub(super) const SETTINGS: &[Setting] = &[
+    setting("client.url", env::URL, Kind::Text, "server that client commands talk to"),
+    secret("client.api_key", env::API_KEY, "key of client commands"),
+    setting("client.key_file", env::KEY_FILE, Kind::Text, "file that holds the key of client commands"),
+    setting("server.listen", env::LISTEN, Kind::Text, "address the server listens on"),
+    setting("server.data_dir", env::DATA_DIR, Kind::Text, "where the server keeps everything"),
+    secret("server.database", env::DATABASE, "postgres://... instead of SQLite in the data directory"),
+    setting("server.rate_limits", env::RATE_LIMITS, Kind::Text, "request rates per key: on or off"),
+    setting("server.lost_after_s", env::LOST_AFTER, Kind::Integer, "a worker silent for this long has lost its tasks"),
+    setting("server.aging_interval_s", env::AGING_INTERVAL, Kind::Integer, "time queued worth one level of priority"),
+    setting("server.allow_plain_http", env::ALLOW_PLAIN_HTTP, Kind::Boolean, "allow plain HTTP off loopback"),
+    setting("worker.server", env::SERVER, Kind::Text, "server a worker takes tasks from"),
+    setting("worker.key_file", env::KEY_FILE, Kind::Text, "file that holds the worker's key"),
+    setting("worker.data_dir", env::DATA_DIR, Kind::Text, "where a worker keeps everything"),
+    setting("worker.name", env::WORKER_NAME, Kind::Text, "name of the worker: the host name unless set"),
+    setting("worker.slots", env::SLOTS, Kind::Integer, "tasks at the same time: the cores unless set"),
+    setting(
+        "worker.service_slots",
+        env::SERVICE_SLOTS,
+        Kind::Integer,
+        "notebooks and tools at the same time: 4 unless set",
+    ),
+];
+
+/// The setting of a path.
+pub(super) fn find(path: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.path == path)
+}

@@ -1,0 +1,118 @@
+//! Writing for people and programs: data to stdout, everything else to stderr; colours only where a
+//! terminal reads them.
+
+use crate::environment;
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use fetchml_api::{TaskStatus, WorkerStatus};
+use serde::Serialize;
+use std::io::{self, IsTerminal as _, Write};
+
+fn colours_wanted() -> bool {
+    environment::var(environment::NO_COLOR).is_none()
+}
+
+/// Whether stderr is a terminal that may show progress bars.
+pub(crate) fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+fn paint(text: &str, code: &str) -> String {
+    if stderr_is_terminal() && colours_wanted() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// A line on stderr. That nobody can read it is no reason to fail.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A quiet line on stderr: progress and other asides.
+pub(crate) fn say_aside(text: &str) {
+    say(&paint(text, "2"));
+}
+
+/// What failed.
+pub(crate) fn say_error(text: &str) {
+    say(&format!("{} {text}", paint("error:", "1;31")));
+}
+
+/// What to try.
+pub(crate) fn say_hint(text: &str) {
+    say(&format!("{} {text}", paint("hint:", "1;36")));
+}
+
+/// What looks wrong but goes on.
+pub(crate) fn say_warning(text: &str) {
+    say(&format!("{} {text}", paint("warning:", "1;33")));
+}
+
+/// Data for people or pipes.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        stdout.write_all(b"\n")?;
+    }
+    stdout.flush()
+}
+
+/// Data for programs: indented JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(print(&serde_json::to_string_pretty(value)?)?)
+}
+
+/// A table with a header; the cells decide on colours.
+pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    if io::stdout().is_terminal() && colours_wanted() {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 2));
+    }
+    for column in 1..N {
+        if let Some(column) = table.column_mut(column) {
+            column.set_padding((0, 2));
+        }
+    }
+    table
+}
+
+/// Prints a table without trailing blanks.
+pub(crate) fn print_table(table: &Table) -> io::Result<()> {
+    print(&table.lines().map(|line| line.trim_end().to_owned() + "\n").collect::<String>())
+}
+
+/// A cell for a number.
+pub(crate) fn number(value: impl ToString) -> Cell {
+    Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
+}
+
+/// A cell for a task's status.
+pub(crate) fn status(status: TaskStatus) -> Cell {
+    let cell = Cell::new(status.as_str());
+    match status {
+        TaskStatus::Completed => cell.fg(Color::Green),
+        TaskStatus::Failed => cell.fg(Color::Red),
+        TaskStatus::Running => cell.fg(Color::Cyan),
+        TaskStatus::Preparing | TaskStatus::Collecting => cell.fg(Color::Blue),
+        TaskStatus::Queued => cell,
+    }
+}
+
+/// A cell for a worker's status.
+pub(crate) fn worker_status(status: WorkerStatus) -> Cell {
+    let cell = Cell::new(status.as_str());
+    match status {
+        WorkerStatus::Active => cell.fg(Color::Green),
+        WorkerStatus::Draining => cell.fg(Color::Yellow),
+        WorkerStatus::Offline => cell.fg(Color::Red),
+    }
+}
+
+/// Text from elsewhere made safe to show: control characters could steer the terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}

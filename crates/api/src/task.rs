@@ -269,7 +269,7 @@ pub struct CreateTaskRequest {
     pub max_retries: Option<i32>,
     /// Longest time in `running`, seconds; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 31536000, nullable = false)]
+    #[schema(minimum = 1, maximum = 31_536_000, nullable = false)]
     pub time_limit_s: Option<i64>,
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

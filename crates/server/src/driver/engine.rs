@@ -10,13 +10,13 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    AttemptId, AuditDraft, AuditKind, FailureCause, HealthStatus, Micros, Task, TaskId, TaskSpec, TaskState, WorkerId,
+    HealthStatus, Micros, Task, TaskId, TaskSpec, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Effect, Event, Message, NewTask, Scheduler, Settings};
 use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, Write};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     io::Write as _,
     net::IpAddr,
     path::Path,
@@ -194,7 +194,9 @@ impl Engine {
             StoreError::Data(problem) if items.len() == 1 => {
                 error!(%problem, "the database refused a command");
                 let refused = CommandError::Refused(problem);
-                items.into_iter().for_each(|item| item.reply.fail(&refused));
+                for item in items {
+                    item.reply.fail(&refused);
+                }
                 self.rebuild().await;
             }
             StoreError::Data(problem) if items.is_empty() => {
@@ -312,7 +314,9 @@ impl Engine {
             && !open.handle.outbox.is_closed()
         {
             return JoinAnswer::Refused {
-                reason: format!("another agent with worker id {worker} is connected; a data directory must not be copied"),
+                reason: format!(
+                    "another agent with worker id {worker} is connected; a data directory must not be copied"
+                ),
             };
         }
         if hello.incarnation_seen > self.views.incarnation() {
@@ -338,7 +342,10 @@ impl Engine {
 
     fn raise_incarnation(&mut self, seen: u64, turn: &mut Turn) {
         let incarnation = seen + 1;
-        warn!(seen, incarnation, "a worker has seen a later incarnation than the database: was it restored from a backup?");
+        warn!(
+            seen,
+            incarnation, "a worker has seen a later incarnation than the database: was it restored from a backup?"
+        );
         if let Err(error) = write_incarnation(&self.settings.incarnation_file, incarnation) {
             warn!(%error, "cannot write the incarnation file");
         }
@@ -381,7 +388,8 @@ impl Engine {
         for effect in effects {
             match effect {
                 Effect::InsertTask(state) => {
-                    let spec = turn.submitted.get(&state.id).expect("only a submit inserts a task, and it left its spec");
+                    let spec =
+                        turn.submitted.get(&state.id).expect("only a submit inserts a task, and it left its spec");
                     let task = StoredTask { spec: Arc::clone(spec), state };
                     turn.writes.push(Write::TaskInsert(Arc::clone(&task.spec), task.state.clone()));
                     self.change(task, now, turn);

@@ -34,12 +34,11 @@ impl TaskIds {
             self.millis += 1;
             self.counter = 0;
         }
-        let mut random = *Uuid::new_v4().as_bytes();
+        let random = *Uuid::new_v4().as_bytes();
         // Bytes 2.. of the v7 tail: counter in the first 12 bits, random in the rest.
         let mut tail = [0_u8; 10];
         tail[..2].copy_from_slice(&self.counter.to_be_bytes());
         tail[2..].copy_from_slice(&random[8..]);
-        random.fill(0);
         TaskId(Builder::from_unix_timestamp_millis(self.millis, &tail).into_uuid())
     }
 }

@@ -8,6 +8,8 @@ mod clock;
 mod command;
 mod engine;
 mod ids;
+#[cfg(test)]
+mod tests;
 mod views;
 
 pub use command::{CancelAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};

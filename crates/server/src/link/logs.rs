@@ -5,10 +5,7 @@ use crate::{app::App, limits};
 use bytes::Bytes;
 use fetchml_api::{AttemptId, TaskId, link::ToWorker};
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 use tokio::sync::mpsc;
 use tracing::warn;
 

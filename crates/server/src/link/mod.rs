@@ -9,7 +9,12 @@ mod logs;
 
 pub use finisher::start_finisher;
 
-use crate::{app::App, driver::JoinAnswer, driver::SessionHandle, limits};
+use crate::{
+    app::App,
+    auth::Caller,
+    driver::{JoinAnswer, SessionHandle},
+    limits,
+};
 use axum::extract::ws::{Message, WebSocket};
 use fetchml_api::{
     AttemptId, TaskId, WorkerId,
@@ -35,8 +40,8 @@ type End = String;
 
 static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
 
-/// Serves one worker until it goes, falls silent, or misbehaves.
-pub async fn serve(socket: WebSocket, app: Arc<App>) {
+/// Serves one worker until it goes, falls silent, misbehaves, or its key ends.
+pub async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
     let (mut outgoing, mut incoming) = socket.split();
     let hello = match read_hello(&mut incoming).await {
         Ok(hello) => hello,
@@ -54,7 +59,8 @@ pub async fn serve(socket: WebSocket, app: Arc<App>) {
     let end = match joined {
         Ok(JoinAnswer::Welcome { incarnation, forget, keep }) => {
             let kept = keep.into_iter().filter_map(|attempt| Some((attempt, *held.get(&attempt)?))).collect();
-            let mut session = Session { app: &app, worker, id, outgoing, inbox, logs: LogPump::new(&app, outbox) };
+            let logs = LogPump::new(&app, outbox);
+            let mut session = Session { app: &app, caller: &caller, worker, id, outgoing, inbox, logs };
             session.run(&mut incoming, incarnation, forget, kept).await
         }
         Ok(JoinAnswer::Refused { reason }) => {
@@ -78,10 +84,15 @@ async fn read_hello(incoming: &mut futures_util::stream::SplitStream<WebSocket>)
     let hello = match serde_json::from_str(&text) {
         Ok(ToServer::Hello(hello)) => hello,
         Ok(_) => return Err("the first message must be a hello".into()),
-        Err(error) => return Err(format!("the hello cannot be read ({error}); upgrade the older of worker and server")),
+        Err(error) => {
+            return Err(format!("the hello cannot be read ({error}); upgrade the older of worker and server"));
+        }
     };
     if hello.protocol + 1 < PROTOCOL {
-        return Err(format!("worker protocol {} is too old for this server (protocol {PROTOCOL}); upgrade the worker", hello.protocol));
+        return Err(format!(
+            "worker protocol {} is too old for this server (protocol {PROTOCOL}); upgrade the worker",
+            hello.protocol
+        ));
     }
     let names = [&hello.name, &hello.capabilities.hostname];
     if names.iter().any(|name| name.chars().count() > NAME_CHARS || name.contains(char::is_control)) {
@@ -108,6 +119,7 @@ async fn send(outgoing: &mut Outgoing, message: &ToWorker) -> Result<(), End> {
 
 struct Session<'a> {
     app: &'a Arc<App>,
+    caller: &'a Caller,
     worker: WorkerId,
     id: u64,
     outgoing: Outgoing,
@@ -128,15 +140,18 @@ impl Session<'_> {
             protocol: PROTOCOL,
             incarnation,
             heartbeat_s: limits::HEARTBEAT_S,
-            lost_after_s: u32::try_from(self.app.options.lost_after_s).unwrap_or(u32::MAX),
+            lost_after_s: self.app.options.lost_after_s,
             forget,
             log_offsets,
         };
         if let Err(end) = send(&mut self.outgoing, &ToWorker::Welcome(welcome)).await {
             return end;
         }
+        let gone = self.app.caller_gone(self.caller);
+        tokio::pin!(gone);
         loop {
             let done = tokio::select! {
+                () = &mut gone => Err("its key ended or the server stops".into()),
                 frame = timeout(limits::LINK_SILENCE, incoming.next()) => match frame {
                     Err(_) => Err("silence".into()),
                     Ok(None) => Err("closed by the worker".into()),

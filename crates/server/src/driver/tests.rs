@@ -1,0 +1,155 @@
+//! The driver against a real store: nothing is promised before it is durable, and a failed commit
+//! costs no more than it must.
+
+use super::*;
+use fetchml_api::{Demand, SlotKind, TaskSpec, TaskStatus};
+use fetchml_store::Location;
+use std::{collections::BTreeMap, time::Duration};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+struct Bench {
+    dir: TempDir,
+    store: Store,
+    driver: Driver,
+    task: DriverTask,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(dir: TempDir) -> Self {
+        let store = Store::open(&Location::Sqlite(dir.path().join("test.db"))).await.unwrap();
+        let settings = DriverSettings {
+            aging_interval_s: 1_800,
+            lost_after_s: 600,
+            incarnation_file: dir.path().join("incarnation"),
+        };
+        let (driver, task) = Driver::start(store.clone(), settings).await.unwrap();
+        Self { dir, store, driver, task }
+    }
+
+    /// Takes the write lock of the database, as a backup tool or a stray shell would.
+    fn lock(&self) -> rusqlite::Connection {
+        let connection = rusqlite::Connection::open(self.dir.path().join("test.db")).unwrap();
+        connection.busy_timeout(Duration::from_secs(20)).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        connection
+    }
+
+    async fn stop(self) -> TempDir {
+        self.task.stop().await;
+        self.store.close().await;
+        self.dir
+    }
+}
+
+fn draft(job_name: &str) -> NewTaskDraft {
+    NewTaskDraft {
+        spec: TaskSpec {
+            id: TaskId(Uuid::nil()),
+            user_id: "ada".into(),
+            job_name: job_name.into(),
+            created_at: Micros(0),
+            demand: Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None },
+            entrypoint: None,
+            args: Some("true".into()),
+            snapshot_id: None,
+            env: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            max_retries: 0,
+            time_limit_s: None,
+        },
+        priority: 5,
+        ip: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_that_cannot_be_committed() {
+    let bench = Bench::start().await;
+    let lock = bench.lock();
+    // Were the reply sent before the commit, this would be an acknowledgement.
+    let refused = bench.driver.submit(draft("locked")).await.unwrap_err();
+    assert!(matches!(refused, CommandError::Unavailable { .. }), "{refused:?}");
+    assert_eq!(bench.driver.health().0, HealthStatus::Degraded);
+
+    drop(lock);
+    let accepted = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            if let Ok(task) = bench.driver.submit(draft("free")).await {
+                return task;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the driver recovers without a restart");
+    assert_eq!(bench.driver.health().0, HealthStatus::Healthy);
+
+    let dir = bench.stop().await;
+    let bench = Bench::start_in(dir).await;
+    assert_eq!(bench.driver.live(accepted.state.id).unwrap().spec, accepted.spec);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_the_database_refuses_costs_only_its_own_request() {
+    let bench = Bench::start().await;
+    let mut bad = draft("bad");
+    bad.spec.metadata.insert("k".into(), "a\0b".into());
+    // All at once, so that they share a turn.
+    let submits = (0..20).map(|i| {
+        let draft = if i == 7 { bad.clone() } else { draft(&format!("good-{i}")) };
+        let driver = bench.driver.clone();
+        tokio::spawn(async move { driver.submit(draft).await })
+    });
+    let mut outcomes = Vec::new();
+    for submit in submits.collect::<Vec<_>>() {
+        outcomes.push(submit.await.unwrap());
+    }
+    for (i, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Ok(task) => {
+                assert_ne!(i, 7);
+                let stored = bench.store.task(task.state.id).await.unwrap().expect("acknowledged, so stored");
+                assert_eq!(stored.state.status, TaskStatus::Queued);
+            }
+            Err(error) => {
+                assert_eq!(i, 7, "{error:?}");
+                assert!(matches!(error, CommandError::Refused(_)), "{error:?}");
+            }
+        }
+    }
+    assert_eq!(bench.driver.health().0, HealthStatus::Healthy);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_task_leaves_the_live_view_and_stays_in_the_store() {
+    let bench = Bench::start().await;
+    let id = bench.driver.submit(draft("one")).await.unwrap().state.id;
+    assert!(bench.driver.live(id).is_some());
+    assert_eq!(bench.driver.cancel(id, "ada", None).await.unwrap(), CancelAnswer::Recorded);
+    assert!(bench.driver.live(id).is_none());
+    assert_eq!(bench.store.task(id).await.unwrap().unwrap().state.status, TaskStatus::Failed);
+    assert_eq!(bench.driver.cancel(id, "ada", None).await.unwrap(), CancelAnswer::NotActive);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_and_incarnations_grow_over_restarts_and_an_older_database() {
+    let bench = Bench::start().await;
+    let first = bench.driver.submit(draft("one")).await.unwrap().state.id;
+    let incarnation = bench.driver.incarnation();
+    let dir = bench.stop().await;
+
+    // The file beside the database knows more than the database does after a restore.
+    std::fs::write(dir.path().join("incarnation"), "41\n").unwrap();
+    let bench = Bench::start_in(dir).await;
+    assert_eq!((incarnation, bench.driver.incarnation()), (1, 42));
+    assert!(bench.driver.submit(draft("two")).await.unwrap().state.id > first);
+    bench.stop().await;
+}

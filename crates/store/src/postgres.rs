@@ -102,6 +102,7 @@ impl PostgresWriter {
             rows.into_iter().next().ok_or_else(|| OpenError::Connect("PostgreSQL hides its own name".into()))?;
         let (encoding, collation, by_language) = (row.text()?, row.text()?, row.truth()?);
         if encoding != "UTF8" || by_language {
+            let collation = if by_language { format!("{collation} (sorts by language)") } else { collation };
             return Err(OpenError::Collation { encoding, collation });
         }
         // A server that was killed holds the lock until PostgreSQL sees its connection close.

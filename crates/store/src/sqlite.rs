@@ -40,6 +40,12 @@ impl SqliteWriter {
         }
     }
 
+    /// Makes the disk full, or not, as far as SQLite can tell.
+    #[cfg(test)]
+    pub(crate) fn limit_pages(&self, pages: i64) {
+        self.connection.pragma_update(None, "max_page_count", pages).expect("a pragma");
+    }
+
     fn apply(&mut self, runs: &[Run<'_>]) -> Result<(), StoreError> {
         self.connection
             .prepare_cached("BEGIN IMMEDIATE")

@@ -299,3 +299,6 @@ fn counters(group: &[Prepared]) -> Result<Vec<Statement>, StoreError> {
     };
     counts.into_iter().map(statement).collect()
 }
+
+#[cfg(test)]
+mod tests;

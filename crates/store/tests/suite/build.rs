@@ -1,0 +1,192 @@
+//! Records with something in every field.
+
+use fetchml_api::{
+    Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
+    FailureCause, KeyId, KeyRecord, Micros, Role, SlotKind, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus,
+    WorkerId, WorkerRecord, link::Outcome,
+};
+use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
+use std::{collections::BTreeMap, sync::Arc};
+use uuid::Uuid;
+
+pub(crate) const NOW: Micros = Micros(1_764_000_000_000_000);
+
+/// The `n`th task id; greater numbers are later ids.
+pub(crate) fn task_id(n: u64) -> TaskId {
+    TaskId(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 | u128::from(n)))
+}
+
+pub(crate) fn attempt_id(n: u64) -> AttemptId {
+    AttemptId(Uuid::from_u128(0x0199_0000_0001_7000_8000_0000_0000_0000 | u128::from(n)))
+}
+
+pub(crate) fn worker_id(n: u64) -> WorkerId {
+    WorkerId(Uuid::from_u128(0x0199_0000_0002_7000_8000_0000_0000_0000 | u128::from(n)))
+}
+
+pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
+    TaskSpec {
+        id: task_id(n),
+        user_id: user.into(),
+        job_name: job.into(),
+        created_at: Micros(NOW.0 + n as i64),
+        demand: Demand { slot: SlotKind::Batch, cpu: 2, memory_gb: 8, gpu: 1, gpu_type: Some("H100".into()) },
+        entrypoint: Some("train.py".into()),
+        args: Some("--größe 'ß' \u{1} \\u0000 😀".into()),
+        snapshot_id: Some("sha256:00".into()),
+        env: BTreeMap::from([("A".into(), "b\n\"".into())]),
+        metadata: BTreeMap::from([("k".into(), "ü".into())]),
+        max_retries: 3,
+        time_limit_s: Some(3_600),
+    }
+}
+
+pub(crate) fn queued(n: u64) -> TaskState {
+    TaskState {
+        id: task_id(n),
+        status: TaskStatus::Queued,
+        priority: 5,
+        queued_since: Micros(NOW.0 + n as i64),
+        waited_before: 0,
+        not_before: None,
+        attempt: None,
+        epoch: None,
+        worker_id: None,
+        started_at: None,
+        ended_at: None,
+        retry_count: 0,
+        requeue_count: 0,
+        attempt_count: 0,
+        cancelled_by: None,
+        cause: None,
+        exit_code: None,
+        signal: None,
+        error: None,
+        hidden: false,
+    }
+}
+
+/// A state with something in every field.
+pub(crate) fn full_state(n: u64) -> TaskState {
+    TaskState {
+        status: TaskStatus::Failed,
+        priority: 10,
+        waited_before: 77,
+        not_before: Some(Micros(NOW.0 + 5)),
+        attempt: Some(attempt_id(n)),
+        epoch: Some(AttemptEpoch { incarnation: 3, n: 9 }),
+        worker_id: Some(worker_id(1)),
+        started_at: Some(Micros(NOW.0 + 6)),
+        ended_at: Some(Micros(NOW.0 + 7)),
+        retry_count: 1,
+        requeue_count: 2,
+        attempt_count: 4,
+        cancelled_by: Some("bob".into()),
+        cause: Some(FailureCause::OomGpu),
+        exit_code: Some(-1),
+        signal: Some(9),
+        error: Some("out of memory".into()),
+        ..queued(n)
+    }
+}
+
+pub(crate) fn insert(n: u64, user: &str, job: &str) -> Write {
+    Write::TaskInsert(Arc::new(spec(n, user, job)), queued(n))
+}
+
+pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
+    AttemptRecord {
+        id: attempt_id(n),
+        task_id: task_id(task),
+        number,
+        epoch: AttemptEpoch { incarnation: 1, n },
+        worker_id: worker_id(1),
+        gpus: vec![0, 3],
+        phase: AttemptPhase::Running,
+        created_at: NOW,
+        started_at: Some(Micros(NOW.0 + 1)),
+        ended_at: None,
+        outcome: None,
+    }
+}
+
+pub(crate) fn outcome(artifacts: usize) -> Outcome {
+    Outcome {
+        cause: Some(FailureCause::ExitNonzero),
+        transient: false,
+        exit_code: Some(2),
+        signal: None,
+        error: Some("exit code 2".into()),
+        log_bytes: 1 << 40,
+        artifacts: (0..artifacts)
+            .map(|n| Artifact { path: format!("out/{n:04}.bin"), size_bytes: n as u64, sha256: format!("{n:064x}") })
+            .collect(),
+    }
+}
+
+pub(crate) fn worker(n: u64) -> WorkerRecord {
+    WorkerRecord {
+        id: worker_id(n),
+        name: format!("box-{n}"),
+        capabilities: Capabilities { cpu_cores: 8, memory_gb: 64, hostname: "h".into(), ..Capabilities::default() },
+        batch_slots: 8,
+        service_slots: 4,
+        draining: n % 2 == 1,
+        connected_at: NOW,
+    }
+}
+
+pub(crate) fn key(id: &str) -> KeyRecord {
+    KeyRecord {
+        id: KeyId(id.into()),
+        user_id: "ann".into(),
+        role: Role::User,
+        name: Some("laptop".into()),
+        digest: (0..32).collect(),
+        created_at: NOW,
+        expires_at: Some(Micros(NOW.0 + 1)),
+        revoked_at: None,
+    }
+}
+
+pub(crate) fn snapshot(id: &str) -> SnapshotRecord {
+    SnapshotRecord { id: id.into(), user_id: "ann".into(), file_count: 3, size_bytes: 1 << 40, created_at: NOW }
+}
+
+pub(crate) fn audit(resource: &str) -> AuditDraft {
+    AuditDraft {
+        at: NOW,
+        kind: AuditKind::JobQueued,
+        user_id: "ann".into(),
+        resource: resource.into(),
+        action: "submit".into(),
+        success: true,
+        ip_address: None,
+        error: None,
+        metadata: BTreeMap::from([("job_name".into(), "größe\u{1}".into())]),
+    }
+}
+
+pub(crate) fn change(entity: &str, at: Micros) -> ChangeDraft {
+    ChangeDraft { at, kind: "job", entity: entity.into(), body: r#"{"id":1}"#.into() }
+}
+
+/// The whole audit log.
+pub(crate) async fn audit_log(store: &Store) -> Vec<AuditRow> {
+    let mut rows = Vec::new();
+    loop {
+        let page = store.audit_rows(rows.len() as u64, 500).await.expect("readable");
+        if page.is_empty() {
+            return rows;
+        }
+        rows.extend(page);
+    }
+}
+
+/// Asserts that the audit log verifies up to the head that the store tells.
+pub(crate) async fn assert_log_verifies(store: &Store) -> u64 {
+    let verdict = fetchml_audit::verify(&store.log_id(), audit_log(store).await);
+    assert_eq!(verdict.first_tampered, None);
+    assert_eq!((verdict.checked, verdict.head), store.audit_head());
+    verdict.checked
+}

@@ -1,0 +1,124 @@
+//! The store's whole suite, written once and run on SQLite and on PostgreSQL.
+
+mod build;
+mod commit;
+mod counters;
+mod crash;
+mod open;
+mod postgres_only;
+mod records;
+mod sqlite_only;
+mod tasks;
+
+use fetchml_store::{
+    Location, Store,
+    testing::{TestDatabase, TestPostgres, announce},
+};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// A database of a test's own, with a store open on it.
+pub(crate) struct Fixture {
+    pub(crate) store: Store,
+    pub(crate) location: Location,
+    pub(crate) kept: Kept,
+}
+
+/// What must outlive the store.
+pub(crate) enum Kept {
+    Directory(TempDir),
+    Database(TestDatabase),
+}
+
+impl Fixture {
+    pub(crate) async fn sqlite() -> Self {
+        let directory = tempfile::tempdir_in(fast_directory()).expect("a directory");
+        let location = Location::Sqlite(directory.path().join("store.db"));
+        let store = Store::open(&location).await.expect("a fresh file opens");
+        Self { store, location, kept: Kept::Directory(directory) }
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let database = TestPostgres::shared().database().await;
+        let location = Location::Postgres(database.url.clone());
+        let store = Store::open(&location).await.expect("a fresh database opens");
+        Self { store, location, kept: Kept::Database(database) }
+    }
+
+    /// Closes the store and opens it again, as a restart of the server does.
+    pub(crate) async fn reopen(&mut self) {
+        self.store.close().await;
+        self.store = Store::open(&self.location).await.expect("it opens again");
+    }
+
+    /// Runs SQL behind the store's back.
+    pub(crate) async fn execute(&self, sql: &str) -> Result<(), String> {
+        match (&self.location, &self.kept) {
+            (Location::Sqlite(path), _) => {
+                let connection = rusqlite::Connection::open(path).map_err(|e| e.to_string())?;
+                connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(|e| e.to_string())?;
+                connection.execute_batch(sql).map_err(|e| e.to_string())
+            }
+            (_, Kept::Database(database)) => {
+                database.execute(sql).await.map_err(|e| e.as_db_error().map_or(e.to_string(), |db| db.message().into()))
+            }
+            _ => unreachable!("PostgreSQL keeps a database"),
+        }
+    }
+}
+
+/// Memory where there is some to write to: only crash tests care for the disk.
+pub(crate) fn fast_directory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if tempfile::tempfile_in(&memory).is_ok() { memory } else { std::env::temp_dir() }
+}
+
+/// Makes `sqlite::<name>` and `postgres::<name>` of each test function over a [`Fixture`].
+macro_rules! on_both {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$module::$name(super::Fixture::sqlite().await).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$module::$name(super::Fixture::postgres().await).await;
+            })*
+        }
+    };
+}
+
+on_both![
+    records::a_task_reads_back_as_written,
+    records::an_attempt_reads_back_and_keeps_its_artifacts,
+    records::workers_keys_snapshots_and_meta_read_back,
+    records::u0000_is_refused_everywhere,
+    records::numbers_over_63_bits_are_refused,
+    records::change_rows_are_numbered_and_paged,
+    records::restore_gives_what_lives,
+    tasks::lists_filter_page_and_count,
+    tasks::hidden_tasks_are_gone_from_reads,
+    tasks::queue_counts_know_since_when,
+    counters::counters_equal_a_recount,
+    commit::one_bad_row_costs_only_its_own_commit,
+    commit::concurrent_commits_keep_the_log_dense,
+    commit::an_unknown_task_is_refused,
+    commit::a_refused_commit_leaves_nothing,
+    commit::the_audit_log_refuses_update_and_delete,
+    commit::old_change_rows_are_pruned,
+    commit::an_empty_commit_and_probes_succeed,
+    open::a_reopened_store_goes_on,
+    open::a_newer_schema_is_refused,
+    open::a_closed_store_says_so,
+];
+
+#[tokio::test]
+async fn ran_on_both_databases() {
+    for fixture in [Fixture::sqlite().await, Fixture::postgres().await] {
+        let database = fixture.store.describe().await.expect("it has a version");
+        announce(&format!("the store's suite runs on {database}")).expect("standard error");
+    }
+}

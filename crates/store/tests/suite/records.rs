@@ -1,0 +1,186 @@
+//! Every kind of write, read back.
+
+use crate::{Fixture, build::*};
+use fetchml_api::{AttemptEpoch, AttemptPhase, KeyId, Micros, TaskState, TaskStatus};
+use fetchml_store::{StoreError, StoredTask, Write};
+use std::sync::Arc;
+
+pub(crate) async fn a_task_reads_back_as_written(fixture: Fixture) {
+    let store = &fixture.store;
+    store.commit(vec![insert(1, "ann", "a")]).await.unwrap();
+    let stored = StoredTask { spec: Arc::new(spec(1, "ann", "a")), state: queued(1) };
+    assert_eq!(store.task(task_id(1)).await.unwrap(), Some(stored));
+    store.commit(vec![Write::TaskUpdate(full_state(1))]).await.unwrap();
+    let stored = StoredTask { spec: Arc::new(spec(1, "ann", "a")), state: full_state(1) };
+    assert_eq!(store.task(task_id(1)).await.unwrap(), Some(stored));
+    store.commit(vec![Write::TaskUpdate(queued(1))]).await.unwrap();
+    assert_eq!(store.task(task_id(1)).await.unwrap().unwrap().state, queued(1));
+    assert_eq!(store.task(task_id(2)).await.unwrap(), None);
+}
+
+pub(crate) async fn an_attempt_reads_back_and_keeps_its_artifacts(fixture: Fixture) {
+    let store = &fixture.store;
+    let first = attempt(1, 1, 1);
+    let second = attempt(2, 1, 2);
+    store
+        .commit(vec![insert(1, "ann", "a"), Write::AttemptPut(second.clone()), Write::AttemptPut(first.clone())])
+        .await
+        .unwrap();
+    assert_eq!(store.attempts(task_id(1)).await.unwrap(), [first.clone(), second.clone()]);
+    assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), None);
+
+    let mut ended = first.clone();
+    ended.phase = AttemptPhase::Ended;
+    ended.ended_at = Some(Micros(NOW.0 + 9));
+    ended.outcome = Some(outcome(150));
+    store.commit(vec![Write::AttemptPut(ended.clone())]).await.unwrap();
+    let read = store.attempt(first.id).await.unwrap().unwrap();
+    let mut without = ended.clone();
+    without.outcome.as_mut().unwrap().artifacts.clear();
+    assert_eq!(read, without);
+    let artifacts = outcome(150).artifacts;
+    assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((first.id, artifacts.clone())));
+    assert_eq!(store.artifacts(task_id(1), Some(second.id)).await.unwrap(), Some((second.id, vec![])));
+    assert_eq!(store.artifacts(task_id(2), Some(first.id)).await.unwrap(), None, "an attempt of another task");
+
+    // What was read back and is put again takes no artifacts away; a new list replaces the old one.
+    store.commit(vec![Write::AttemptPut(read)]).await.unwrap();
+    assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((first.id, artifacts)));
+    ended.outcome = Some(outcome(2));
+    store.commit(vec![Write::AttemptPut(ended)]).await.unwrap();
+    assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((first.id, outcome(2).artifacts)));
+
+    let mut later = second.clone();
+    later.outcome = Some(outcome(1));
+    store.commit(vec![Write::AttemptPut(later)]).await.unwrap();
+    assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((second.id, outcome(1).artifacts)));
+}
+
+pub(crate) async fn workers_keys_snapshots_and_meta_read_back(fixture: Fixture) {
+    let store = &fixture.store;
+    let mut newer = key("k2");
+    newer.created_at = Micros(NOW.0 + 1);
+    let writes = vec![
+        Write::WorkerPut(worker(1)),
+        Write::WorkerPut(worker(2)),
+        Write::KeyInsert(key("k1")),
+        Write::KeyInsert(newer.clone()),
+        Write::SnapshotPut(snapshot("sha256:a")),
+        Write::MetaPut { name: "incarnation", value: "1".into() },
+    ];
+    store.commit(writes).await.unwrap();
+    assert_eq!(store.restore().await.unwrap().workers, [worker(1), worker(2)]);
+    assert_eq!(store.keys().await.unwrap(), [newer.clone(), key("k1")]);
+    assert_eq!(store.snapshot("sha256:a").await.unwrap(), Some(snapshot("sha256:a")));
+    assert_eq!(store.snapshot("sha256:\0").await.unwrap(), None);
+    assert_eq!(store.meta("incarnation").await.unwrap(), Some("1".into()));
+    assert_eq!(store.meta("nothing").await.unwrap(), None);
+
+    let (first, second) = (Micros(NOW.0 + 2), Micros(NOW.0 + 3));
+    let mut again = snapshot("sha256:a");
+    again.user_id = "bob".into();
+    let mut renamed = worker(1);
+    renamed.name = "other".into();
+    let writes = vec![
+        Write::WorkerPut(renamed.clone()),
+        Write::KeyRevoke { id: KeyId("k1".into()), at: first },
+        Write::KeyRevoke { id: KeyId("k1".into()), at: second },
+        Write::KeyRevoke { id: KeyId("unknown".into()), at: second },
+        Write::SnapshotPut(again),
+        Write::MetaPut { name: "incarnation", value: "2".into() },
+    ];
+    store.commit(writes).await.unwrap();
+    let mut revoked = key("k1");
+    revoked.revoked_at = Some(first);
+    assert_eq!(store.keys().await.unwrap(), [newer, revoked]);
+    assert_eq!(store.snapshot("sha256:a").await.unwrap(), Some(snapshot("sha256:a")));
+    assert_eq!(store.meta("incarnation").await.unwrap(), Some("2".into()));
+    assert_eq!(store.restore().await.unwrap().workers, [renamed, worker(2)]);
+    let reserved = store.commit(vec![Write::MetaPut { name: "log_id", value: "x".into() }]).await;
+    assert!(matches!(reserved, Err(StoreError::Data(_))), "the chain hangs on it");
+}
+
+pub(crate) async fn u0000_is_refused_everywhere(fixture: Fixture) {
+    let mut worker = worker(1);
+    worker.capabilities.hostname = "a\0".into();
+    let mut in_env = spec(1, "ann", "a");
+    in_env.env.insert("A".into(), "\\\0".into());
+    let mut in_metadata = audit("x");
+    in_metadata.metadata.insert("k".into(), "\0".into());
+    let mut in_state = queued(1);
+    in_state.error = Some("\0".into());
+    let mut in_body = change("x", NOW);
+    in_body.body = "\0".into();
+    for write in [
+        insert(1, "a\0", "a"),
+        insert(1, "a", "a\0"),
+        Write::TaskInsert(Arc::new(in_env), queued(1)),
+        Write::TaskUpdate(in_state),
+        Write::WorkerPut(worker),
+        Write::KeyInsert(key("k\0")),
+        Write::KeyRevoke { id: KeyId("\0".into()), at: NOW },
+        Write::SnapshotPut(snapshot("\0")),
+        Write::MetaPut { name: "x", value: "\0".into() },
+        Write::Audit(audit("\0")),
+        Write::Audit(in_metadata),
+        Write::Change(change("\0", NOW)),
+        Write::Change(in_body),
+    ] {
+        let told = format!("{write:?}");
+        let outcome = fixture.store.commit(vec![write]).await;
+        assert!(matches!(outcome, Err(StoreError::Data(_))), "{told}: {outcome:?}");
+    }
+    assert_eq!(fixture.store.audit_head().0, 0);
+}
+
+pub(crate) async fn numbers_over_63_bits_are_refused(fixture: Fixture) {
+    let mut snapshot = snapshot("sha256:a");
+    snapshot.size_bytes = u64::MAX;
+    let state = TaskState { epoch: Some(AttemptEpoch { incarnation: u64::MAX, n: 1 }), ..queued(1) };
+    for write in [Write::SnapshotPut(snapshot), Write::TaskUpdate(state)] {
+        assert!(matches!(fixture.store.commit(vec![write]).await, Err(StoreError::Data(_))));
+    }
+}
+
+pub(crate) async fn change_rows_are_numbered_and_paged(fixture: Fixture) {
+    let store = &fixture.store;
+    let first = store.commit((0..5).map(|n| Write::Change(change(&n.to_string(), NOW))).collect()).await.unwrap();
+    assert_eq!((first.audit_sequence, first.change_sequence), (0, 5));
+    let rows = store.change_rows(1, 2).await.unwrap();
+    assert_eq!(rows.iter().map(|row| (row.sequence, row.entity.as_str())).collect::<Vec<_>>(), [(2, "1"), (3, "2")]);
+    assert_eq!((rows[0].kind.as_str(), rows[0].body.as_str()), ("job", r#"{"id":1}"#));
+    assert!(store.change_rows(u64::MAX, 10).await.unwrap().is_empty());
+}
+
+pub(crate) async fn restore_gives_what_lives(fixture: Fixture) {
+    let store = &fixture.store;
+    let empty = store.restore().await.unwrap();
+    assert!(empty.tasks.is_empty() && empty.attempts.is_empty() && empty.workers.is_empty());
+    assert_eq!((empty.last_task_id, empty.last_time), (None, Micros(0)));
+
+    let running = TaskState { status: TaskStatus::Running, attempt: Some(attempt_id(22)), ..queued(2) };
+    let writes = vec![
+        insert(3, "ann", "a"),
+        insert(1, "ann", "a"),
+        insert(2, "bob", "b"),
+        insert(4, "ann", "ended"),
+        Write::TaskUpdate(running.clone()),
+        Write::TaskUpdate(full_state(4)),
+        Write::AttemptPut(attempt(21, 2, 1)),
+        Write::AttemptPut(attempt(22, 2, 2)),
+        Write::AttemptPut(attempt(4, 4, 1)),
+        Write::WorkerPut(worker(1)),
+        Write::Audit(fetchml_api::AuditDraft { at: Micros(NOW.0 + 1_000), ..audit("x") }),
+    ];
+    store.commit(writes).await.unwrap();
+    let restored = store.restore().await.unwrap();
+    let states: Vec<_> = restored.tasks.into_iter().map(|task| task.state).collect();
+    assert_eq!(states, [queued(1), running, queued(3)]);
+    assert_eq!(restored.attempts, [attempt(22, 2, 2)]);
+    assert_eq!(restored.workers, [worker(1)]);
+    assert_eq!(restored.last_task_id, Some(task_id(4)));
+    assert_eq!(restored.last_time, Micros(NOW.0 + 1_000));
+    // Earlier times do not take it back.
+    store.commit(vec![Write::Audit(audit("x"))]).await.unwrap();
+    assert_eq!(store.restore().await.unwrap().last_time, Micros(NOW.0 + 1_000));
+}

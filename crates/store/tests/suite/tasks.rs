@@ -1,0 +1,96 @@
+//! Lists, totals and counts of tasks.
+
+use crate::{Fixture, build::*};
+use fetchml_api::{Micros, TaskState, TaskStatus};
+use fetchml_store::{QueueCounts, TaskFilter, Write};
+use std::sync::Arc;
+
+pub(crate) async fn lists_filter_page_and_count(fixture: Fixture) {
+    let store = &fixture.store;
+    // 30 tasks: three users in turn, two names in turn; every fifth is running.
+    let mut writes: Vec<Write> =
+        (0..30).map(|n| insert(n, ["ann", "bob", "eve"][n as usize % 3], ["x", "y"][n as usize % 2])).collect();
+    for n in (0..30).step_by(5) {
+        writes.push(Write::TaskUpdate(TaskState { status: TaskStatus::Running, ..queued(n) }));
+    }
+    store.commit(writes).await.unwrap();
+    let all: Vec<u64> = (0..30).rev().collect();
+    let filters = [None, Some("ann"), Some("nobody"), Some("\0")];
+    for user in filters {
+        for status in [None, Some(TaskStatus::Running), Some(TaskStatus::Failed)] {
+            for name in [None, Some("x"), Some("z")] {
+                let want: Vec<u64> = all
+                    .iter()
+                    .copied()
+                    .filter(|n| user.is_none_or(|user| ["ann", "bob", "eve"][*n as usize % 3] == user))
+                    .filter(|n| name.is_none_or(|name| ["x", "y"][*n as usize % 2] == name))
+                    .filter(|n| {
+                        status.is_none_or(|status| {
+                            status == if n % 5 == 0 { TaskStatus::Running } else { TaskStatus::Queued }
+                        })
+                    })
+                    .collect();
+                let filter = TaskFilter {
+                    status,
+                    user_id: user.map(Into::into),
+                    job_name: name.map(Into::into),
+                    limit: 1_000,
+                    ..TaskFilter::default()
+                };
+                assert_page(&fixture, &filter, &want, want.len()).await;
+                let paged = TaskFilter { offset: 2, limit: 3, ..filter.clone() };
+                let page: Vec<u64> = want.iter().copied().skip(2).take(3).collect();
+                assert_page(&fixture, &paged, &page, want.len()).await;
+                let keyset = TaskFilter { before: Some(task_id(15)), limit: 4, ..filter.clone() };
+                let page: Vec<u64> = want.iter().copied().filter(|n| *n < 15).take(4).collect();
+                assert_page(&fixture, &keyset, &page, want.len()).await;
+                assert_page(&fixture, &TaskFilter { limit: 0, ..filter }, &[], want.len()).await;
+            }
+        }
+    }
+}
+
+async fn assert_page(fixture: &Fixture, filter: &TaskFilter, want: &[u64], total: usize) {
+    let (page, counted) = fixture.store.tasks(filter).await.unwrap();
+    let ids: Vec<_> = page.iter().map(|task| task.state.id).collect();
+    assert_eq!(ids, want.iter().map(|n| task_id(*n)).collect::<Vec<_>>(), "{filter:?}");
+    assert_eq!(counted, total as i64, "{filter:?}");
+}
+
+pub(crate) async fn hidden_tasks_are_gone_from_reads(fixture: Fixture) {
+    let store = &fixture.store;
+    store.commit(vec![insert(1, "ann", "a"), insert(2, "ann", "a")]).await.unwrap();
+    let hidden = TaskState { hidden: true, ..full_state(1) };
+    for _ in 0..2 {
+        store.commit(vec![Write::TaskUpdate(hidden.clone())]).await.unwrap();
+        assert_eq!(store.task(task_id(1)).await.unwrap(), None);
+        for job_name in [None, Some("a".to_owned())] {
+            let filter = TaskFilter { job_name, limit: 10, ..TaskFilter::default() };
+            assert_page(&fixture, &filter, &[2], 1).await;
+        }
+    }
+    assert_eq!(store.queue_counts(Micros(0)).await.unwrap(), QueueCounts { queued: 1, ..QueueCounts::default() });
+    assert_eq!(store.restore().await.unwrap().last_task_id, Some(task_id(2)));
+}
+
+pub(crate) async fn queue_counts_know_since_when(fixture: Fixture) {
+    let store = &fixture.store;
+    let statuses = [
+        (TaskStatus::Queued, None),
+        (TaskStatus::Preparing, None),
+        (TaskStatus::Running, None),
+        (TaskStatus::Collecting, None),
+        (TaskStatus::Completed, Some(10)),
+        (TaskStatus::Completed, Some(20)),
+        (TaskStatus::Completed, Some(21)),
+        (TaskStatus::Failed, Some(19)),
+        (TaskStatus::Failed, Some(20)),
+    ];
+    let writes = statuses.iter().zip(1..).map(|((status, ended), n)| {
+        let state = TaskState { status: *status, ended_at: ended.map(Micros), ..queued(n) };
+        Write::TaskInsert(Arc::new(spec(n, "ann", "a")), state)
+    });
+    store.commit(writes.collect()).await.unwrap();
+    let counts = store.queue_counts(Micros(20)).await.unwrap();
+    assert_eq!(counts, QueueCounts { queued: 1, running: 3, completed: 2, failed: 1 });
+}

@@ -77,7 +77,7 @@ fn run() -> io::Result<()> {
 }
 
 /// Blocks the signals that would end a helper or a shim, and gives a descriptor to read SIGCHLD and
-/// SIGTERM from. A process started with [`std::process::Command`] gets an empty mask again.
+/// SIGTERM from. Forked processes inherit this; a user's process is given an empty mask again.
 fn block_signals() -> io::Result<SignalFd> {
     let mut mask = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {

@@ -9,13 +9,18 @@ use super::{
     wire::{GO, Reply, StartRequest},
 };
 use crate::limits;
-use nix::sys::signalfd::SignalFd;
+use fetchml_fork::Fork;
+use nix::sys::{signal::SigSet, signalfd::SignalFd};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
     fs::{FlockOperation, flock},
     io::Errno,
-    process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, setsid, wait},
+    pipe::PipeFlags,
+    process::{
+        Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, set_child_subreaper, set_parent_process_death_signal,
+        setsid, wait,
+    },
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -125,7 +130,11 @@ fn run(signals: &SignalFd, request: &StartRequest, dir: &Path, mut lock: &File) 
 }
 
 /// Starts the user's process: both outputs into the log, its own process group in the shim's
-/// session, an empty signal mask (`Command` sees to that) and no descriptor above standard error.
+/// session, default signals and an empty mask, no descriptor above standard error. It dies with the
+/// shim.
+///
+/// By fork and exec, not by `Command::spawn`: that passes the shim's blocked signals on, and
+/// unblocking them here for a moment would let a SIGTERM end the shim.
 fn start(request: &StartRequest, dir: &Path) -> io::Result<Pid> {
     let log = File::options().create(true).append(true).open(dir.join(files::LOG))?;
     let (program, rest) =
@@ -141,8 +150,40 @@ fn start(request: &StartRequest, dir: &Path) -> io::Result<Pid> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0);
-    let child = command.spawn()?;
-    Ok(Pid::from_raw(child.id() as i32).expect("a child's process id is positive"))
+    // Closed by a successful exec; until then it carries the error of a failed one.
+    let (failure, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let shim = getpid();
+    match fetchml_fork::fork()? {
+        Fork::Child => {
+            let error = become_user_process(&mut command, shim);
+            let code = error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error());
+            let _ = File::from(report).write_all(&code.to_ne_bytes());
+            std::process::exit(127)
+        }
+        Fork::Parent(pid) => {
+            drop(report);
+            let mut code = [0; 4];
+            match File::from(failure).read_exact(&mut code) {
+                Ok(()) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code))),
+                Err(_) => Ok(pid),
+            }
+        }
+    }
+}
+
+/// Only returns when it fails.
+fn become_user_process(command: &mut Command, shim: Pid) -> io::Error {
+    let prepare = || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() != Some(shim) {
+            return Err(Errno::SRCH.into());
+        }
+        SigSet::empty().thread_set_mask().map_err(io::Error::from)
+    };
+    match prepare() {
+        Ok(()) => command.exec(),
+        Err(error) => error,
+    }
 }
 
 /// Finds a bare command name in the task's own PATH: with a path in hand the program is started

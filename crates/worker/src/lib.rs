@@ -1,1 +1,15 @@
-//! Stub.
+//! The worker: takes attempts from a server over one outbound WebSocket, stages their code and
+//! environment, runs each under its shim, streams its log and brings in its files. Agents and servers
+//! come and go; shims and what is in the data directory stay.
+//!
+//! [`agent`] decides and speaks, [`shim`] owns processes, [`executor`] says what to start, [`staging`]
+//! brings in code and environment, [`hardware`] says what the machine has.
+
+pub mod agent;
+pub mod executor;
+pub mod hardware;
+pub mod limits;
+pub mod shim;
+pub mod staging;
+
+pub use agent::{ExitReason, Options, StartError, Worker};

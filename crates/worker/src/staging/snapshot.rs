@@ -32,10 +32,12 @@ pub async fn materialize(
     let manifest = manifest(source, cache, snapshot_id).await?;
     make_directories(&manifest, into).map_err(|error| disk(into, &error))?;
     let files = manifest.entries.iter().filter_map(|entry| Some((entry, entry.sha256.as_deref()?)));
-    stream::iter(files.map(|(entry, sha256)| file(source, cache, entry, sha256, into)))
-        .buffer_unordered(limits::BLOB_FETCHES)
-        .try_collect::<()>()
-        .await?;
+    // Made in a loop: a lazy map here hides from the compiler that the whole can move between threads.
+    let mut fetches = Vec::new();
+    for (entry, sha256) in files {
+        fetches.push(file(source, cache, entry, sha256, into));
+    }
+    stream::iter(fetches).buffer_unordered(limits::BLOB_FETCHES).try_collect::<()>().await?;
     // Links last: no file can then be written through one.
     for entry in &manifest.entries {
         if let Some(target) = &entry.link {

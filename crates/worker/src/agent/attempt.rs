@@ -1,0 +1,306 @@
+//! One attempt from its assignment to its outcome, as a task of its own: stage, wait for the turn,
+//! start, watch, collect. It tells the core what happened and obeys its orders; it decides nothing
+//! about other attempts and reports nothing to the server by itself.
+
+use crate::{
+    agent::{
+        artifacts,
+        logs::{self, Logs},
+    },
+    executor::{self, AttemptDir},
+    limits,
+    shim::{Exit, ExitCause, Helper, Running},
+    staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
+};
+use fetchml_api::{
+    AttemptId, FailureCause, Gpu,
+    link::{Assignment, Outcome},
+};
+use fetchml_client::Client;
+use std::{fs, io, sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What all attempts share.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    pub(crate) client: Client,
+    pub(crate) helper: Arc<Helper>,
+    pub(crate) blobs: BlobCache,
+    pub(crate) environments: Environments,
+    pub(crate) uploads: Semaphore,
+    pub(crate) gpus: Vec<Gpu>,
+    pub(crate) logs: Logs,
+}
+
+/// What the core wants of an attempt. The latest counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Orders {
+    /// It is its turn: user code may start.
+    pub(crate) go: bool,
+    /// It must end.
+    pub(crate) stop: Option<Stop>,
+}
+
+/// Why and how to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stop {
+    pub(crate) cause: FailureCause,
+    /// Time between SIGTERM and SIGKILL, seconds.
+    pub(crate) grace_s: u32,
+}
+
+/// What happened to an attempt.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Everything is at hand; it waits for its turn.
+    Staged,
+    /// The process was started.
+    Started,
+    /// The process tree is dead, or there never was one; with the outcome when nothing is to be collected.
+    Dead(Option<Outcome>),
+    /// Log and files are at the server.
+    Ended(Outcome),
+}
+
+/// From where an attempt goes on.
+#[derive(Debug)]
+pub(crate) enum Begin {
+    /// From staging.
+    Staging,
+    /// Its process runs.
+    Running(Running),
+    /// Its process has ended.
+    Exited(Exit),
+    /// It ended in a way that left no exit.
+    Over(Outcome),
+}
+
+/// Runs one attempt.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) shop: Arc<Workshop>,
+    pub(crate) assignment: Arc<Assignment>,
+    pub(crate) dir: AttemptDir,
+    pub(crate) orders: watch::Receiver<Orders>,
+    pub(crate) progress: mpsc::Sender<(AttemptId, Progress)>,
+}
+
+impl Runner {
+    /// To the end. Dropping it leaves a started process to its shim.
+    pub(crate) async fn run(mut self, begin: Begin) {
+        let outcome = match begin {
+            Begin::Staging => match self.stage_and_start().await {
+                Ok(running) => self.watch(running).await,
+                Err(outcome) => outcome,
+            },
+            Begin::Running(running) => self.watch(running).await,
+            Begin::Exited(exit) => outcome_of(&exit),
+            Begin::Over(outcome) => outcome,
+        };
+        self.collect(outcome).await;
+    }
+
+    async fn tell(&self, progress: Progress) {
+        // The core is gone only when the whole agent is.
+        let _ = self.progress.send((self.assignment.attempt, progress)).await;
+    }
+
+    /// Everything up to a started process.
+    async fn stage_and_start(&mut self) -> Result<Running, Outcome> {
+        let cancel = CancellationToken::new();
+        let staged = {
+            let staging = stage(&self.shop, &self.assignment, &self.dir, &cancel);
+            tokio::pin!(staging);
+            tokio::select! {
+                staged = &mut staging => staged.map_err(|error| error.outcome()),
+                stop = stopped(&mut self.orders) => {
+                    // A builder is a tree of processes: it is told, and awaited until it is dead.
+                    cancel.cancel();
+                    let _ = tokio::time::timeout(limits::STAGING_STOP_MAX, staging).await;
+                    Err(outcome_of_stop(stop))
+                }
+            }
+        };
+        let python = staged?;
+        if !self.orders.borrow().go {
+            self.tell(Progress::Staged).await;
+        }
+        let orders = ordered(&mut self.orders, |orders| orders.go || orders.stop.is_some()).await;
+        if let Some(stop) = orders.stop {
+            return Err(outcome_of_stop(stop));
+        }
+        let spec = executor::process(&self.assignment, &self.dir, python.as_ref(), &self.shop.gpus)
+            .map_err(|error| error.outcome())?;
+        match self.shop.helper.launch(spec).await {
+            Ok(running) => {
+                self.tell(Progress::Started).await;
+                Ok(running)
+            }
+            Err(error) => Err(launch_failed(&error)),
+        }
+    }
+
+    /// Watches the process and passes on orders to stop.
+    async fn watch(&mut self, mut running: Running) -> Outcome {
+        let mut asked = None;
+        loop {
+            let wanted = self.orders.borrow_and_update().stop;
+            if let Some(stop) = wanted.filter(|stop| asked != Some(*stop)) {
+                match running.stop(stop.cause, stop.grace_s) {
+                    Ok(()) => asked = Some(stop),
+                    Err(error) => {
+                        tracing::error!(attempt = %self.assignment.attempt, %error, "cannot stop an attempt; trying on");
+                    }
+                }
+            }
+            let retry = wanted.is_some() && asked != wanted;
+            tokio::select! {
+                exit = running.wait() => return outcome_of(&exit),
+                changed = self.orders.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                () = tokio::time::sleep(Duration::from_secs(1)), if retry => {}
+            }
+        }
+    }
+
+    /// Brings log and files to the server. Without any this costs nothing.
+    async fn collect(&mut self, mut outcome: Outcome) {
+        let output = self.dir.output();
+        let no_log = fs::symlink_metadata(self.dir.log()).map_or(true, |log| log.len() == 0);
+        let no_output = artifacts::is_empty(&output).unwrap_or(false);
+        if no_log && no_output {
+            self.tell(Progress::Dead(Some(outcome))).await;
+            return;
+        }
+        self.tell(Progress::Dead(None)).await;
+        let log = self.shop.logs.finish(self.assignment.attempt, self.dir.root());
+        let files = async {
+            if no_output {
+                Ok(Vec::new())
+            } else {
+                artifacts::collect(output, &self.shop.client, &self.shop.uploads).await
+            }
+        };
+        let (log, files) = tokio::join!(log, files);
+        let Ok(log_bytes) = log else {
+            // The log task dropped it: the attempt was forgotten meanwhile.
+            return;
+        };
+        outcome.log_bytes = log_bytes;
+        match files {
+            Ok(artifacts) => outcome.artifacts = artifacts,
+            Err(failure) => add_failure(&mut outcome, &failure),
+        }
+        self.tell(Progress::Ended(outcome)).await;
+    }
+}
+
+/// The first failure is the cause; what went wrong after it is only said.
+fn add_failure(outcome: &mut Outcome, failure: &artifacts::CollectError) {
+    if outcome.cause.is_none() {
+        outcome.cause = Some(failure.cause);
+        outcome.transient = failure.transient;
+        outcome.error = Some(failure.message.clone());
+    } else {
+        let before = outcome.error.take().map(|error| format!("{error}; also: ")).unwrap_or_default();
+        outcome.error = Some(format!("{before}{}", failure.message));
+    }
+    if let Some(error) = &mut outcome.error {
+        error.truncate(error.floor_char_boundary(fetchml_api::limits::ERROR_BYTES));
+    }
+}
+
+/// Waits for an order.
+async fn ordered(orders: &mut watch::Receiver<Orders>, wanted: impl FnMut(&Orders) -> bool) -> Orders {
+    let found = orders.wait_for(wanted).await.map(|orders| *orders);
+    match found {
+        Ok(orders) => orders,
+        // The core is gone: nothing is decided any more.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Waits for an order to stop.
+async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
+    let orders = ordered(orders, |orders| orders.stop.is_some()).await;
+    orders.stop.expect("waited for")
+}
+
+/// Code and environment. Without a snapshot nothing is copied and nothing is asked.
+async fn stage(
+    shop: &Workshop,
+    assignment: &Assignment,
+    dir: &AttemptDir,
+    cancel: &CancellationToken,
+) -> Result<Option<PythonEnvironment>, StageError> {
+    let local = |error: io::Error| StageError {
+        cause: FailureCause::Launch,
+        transient: true,
+        message: format!("the attempt's directory cannot be made on this worker: {error}"),
+    };
+    dir.create().map_err(local)?;
+    let Some(snapshot_id) = assignment.spec.snapshot_id.as_deref() else { return Ok(None) };
+    staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
+    let (work, log) = (dir.work(), dir.log());
+    shop.environments.prepare(EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel }).await
+}
+
+/// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.
+pub(crate) fn clear_staging(dir: &AttemptDir) -> io::Result<()> {
+    for part in [dir.work(), dir.output(), dir.tmp(), dir.home()] {
+        match fs::remove_dir_all(part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What the acknowledged part of its log was, as far as this worker remembers.
+pub(crate) fn log_mark(dir: &AttemptDir) -> u64 {
+    logs::mark_read(dir.root())
+}
+
+/// The outcome of an exit, with a sentence for each stop.
+pub(crate) fn outcome_of(exit: &Exit) -> Outcome {
+    let mut outcome = exit.outcome();
+    if let ExitCause::Stopped(cause) = exit.cause {
+        outcome.error = Some(stop_sentence(cause).to_owned());
+    }
+    outcome
+}
+
+/// The outcome of an attempt that was stopped before user code ran.
+fn outcome_of_stop(stop: Stop) -> Outcome {
+    Outcome { cause: Some(stop.cause), error: Some(stop_sentence(stop.cause).to_owned()), ..Outcome::default() }
+}
+
+/// The outcome of an attempt that this worker could not start.
+pub(crate) fn launch_failed(error: &io::Error) -> Outcome {
+    Outcome {
+        cause: Some(FailureCause::Launch),
+        transient: true,
+        error: Some(format!("this worker could not start the task: {error}")),
+        ..Outcome::default()
+    }
+}
+
+/// The outcome of an attempt whose end nobody saw.
+pub(crate) fn lost(why: &str) -> Outcome {
+    Outcome {
+        cause: Some(FailureCause::Lost),
+        error: Some(format!("the exit was seen by nobody: {why}")),
+        ..Outcome::default()
+    }
+}
+
+fn stop_sentence(cause: FailureCause) -> &'static str {
+    match cause {
+        FailureCause::Cancelled => "cancelled",
+        FailureCause::Lost => "stopped by the worker, which could not reach the server until the lease ran out",
+        FailureCause::Preempted => "stopped to make room or because the worker was shut down; it is queued again",
+        FailureCause::Timeout => "the time limit passed and the process was stopped",
+        FailureCause::Quota => "stopped because a limit of output, log or disk was reached",
+        _ => "stopped by the server",
+    }
+}

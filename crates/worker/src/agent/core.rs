@@ -1,0 +1,644 @@
+//! The agent's core: one task that owns every attempt at hand, decides which may run, and turns what
+//! happens to them into spooled reports. It never waits for the network; files it writes are small.
+
+use crate::{
+    agent::{
+        ExitReason, Shutdown,
+        admission::Admission,
+        attempt::{self, Begin, Orders, Progress, Runner, Stop, Workshop},
+        identity::{DataDir, write_json},
+        lease::Lease,
+        spool::Spool,
+    },
+    executor::AttemptDir,
+    limits,
+};
+use fetchml_api::{
+    AttemptEpoch, AttemptId, FailureCause, TaskId,
+    link::{Assignment, Held, Hello, Outcome, Report, SpooledReport, Welcome},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::{self, File},
+    future::Future,
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::AbortHandle,
+    time::Instant,
+};
+
+/// What the link tells or asks the core.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A session begins: who are we?
+    HelloWanted(oneshot::Sender<Hello>),
+    /// The server's terms; answered once they are obeyed.
+    Welcomed(Welcome, oneshot::Sender<()>),
+    /// A beat is due: what is held?
+    HeldWanted(oneshot::Sender<Vec<AttemptId>>),
+    /// The lease was renewed.
+    LeaseRenewed,
+    Assign(Box<Assignment>),
+    Cancel {
+        attempt: AttemptId,
+        cause: FailureCause,
+        grace_s: u32,
+    },
+    Revoke(AttemptId),
+    Forget(AttemptId),
+    /// The server has dealt with the last report of these.
+    Over(Vec<AttemptId>),
+    /// The server will never take this worker.
+    Refused(String),
+    /// The spool was synced up to this number.
+    Synced(Arc<File>, u64, io::Result<()>),
+}
+
+/// The spool, shared with the link, and the news that it has something to send.
+#[derive(Debug)]
+pub(crate) struct SharedSpool {
+    spool: Mutex<Spool>,
+    changed: Notify,
+}
+
+impl SharedSpool {
+    pub(crate) fn new(spool: Spool) -> Self {
+        Self { spool: Mutex::new(spool), changed: Notify::new() }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Spool> {
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something new to send.
+    pub(crate) fn changed(&self) -> impl Future<Output = ()> + '_ {
+        self.changed.notified()
+    }
+}
+
+/// `assignment.json`: an attempt as it was taken, and the boot it was taken in.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    pub(crate) boot_id: String,
+    pub(crate) assignment: Assignment,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Staging, or staged and waiting for its turn.
+    Waiting,
+    /// Told to go; from here on user code may run.
+    Going,
+    /// Its tree is dead.
+    Dead,
+    /// Its last report is in the spool.
+    Reported,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    assignment: Arc<Assignment>,
+    dir: AttemptDir,
+    order: u64,
+    phase: Phase,
+    orders: watch::Sender<Orders>,
+    runner: Option<AbortHandle>,
+    /// The server has no use for it: it is deleted, unreported, once its tree is dead.
+    forgotten: bool,
+}
+
+/// The core.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) data: DataDir,
+    pub(crate) hello: Hello,
+    pub(crate) shop: Arc<Workshop>,
+    pub(crate) spool: Arc<SharedSpool>,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) connected: watch::Sender<bool>,
+    events_in: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    progress_in: mpsc::Sender<(AttemptId, Progress)>,
+    progress: mpsc::Receiver<(AttemptId, Progress)>,
+    trash: mpsc::UnboundedSender<PathBuf>,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    admission: Admission,
+    next_order: u64,
+    ended: BTreeSet<AttemptId>,
+    ended_order: VecDeque<AttemptId>,
+    syncing: bool,
+    next_tend: Instant,
+    /// Set by a shutdown that stops tasks: nothing new is taken, and when everything must be over.
+    ending: Option<(Instant, Option<oneshot::Sender<()>>)>,
+}
+
+impl Core {
+    #[expect(clippy::too_many_arguments, reason = "built at one place, from parts that have no other life together")]
+    pub(crate) fn new(
+        data: DataDir,
+        hello: Hello,
+        shop: Arc<Workshop>,
+        spool: Arc<SharedSpool>,
+        lease: Arc<Lease>,
+        connected: watch::Sender<bool>,
+        admission: Admission,
+        (events_in, events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    ) -> Self {
+        let (progress_in, progress) = mpsc::channel(limits::CORE_EVENTS);
+        let trash = start_janitor(data.path().join("trash"));
+        Self {
+            data,
+            hello,
+            shop,
+            spool,
+            lease,
+            connected,
+            events_in,
+            events,
+            progress_in,
+            progress,
+            trash,
+            attempts: BTreeMap::new(),
+            admission,
+            next_order: 0,
+            ended: BTreeSet::new(),
+            ended_order: VecDeque::new(),
+            syncing: false,
+            next_tend: Instant::now(),
+            ending: None,
+        }
+    }
+
+    /// Runs until the agent ends.
+    pub(crate) async fn run(mut self, mut shutdown: mpsc::Receiver<Shutdown>) -> ExitReason {
+        let mut fence = tokio::time::interval(limits::FENCE_EVERY);
+        fence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let reason = loop {
+            let ending_at = self.ending.as_ref().map(|(at, _)| *at);
+            let tending = !self.syncing && self.spool.lock().wants_tending();
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(Event::Refused(reason)) => break ExitReason::Refused(reason),
+                    Some(event) => self.on_event(event).await,
+                    None => break ExitReason::ShutDown,
+                },
+                progress = self.progress.recv() => {
+                    if let Some((attempt, progress)) = progress {
+                        self.on_progress(attempt, progress);
+                    }
+                }
+                _ = fence.tick(), if self.holds_unfinished() => self.obey_lease(),
+                () = tokio::time::sleep_until(self.next_tend), if tending => self.tend_spool(),
+                asked = shutdown.recv() => match asked {
+                    Some(Shutdown { stop_tasks: true, done }) => self.stop_all(done),
+                    Some(Shutdown { stop_tasks: false, .. }) | None => break ExitReason::ShutDown,
+                },
+                () = at(ending_at) => break ExitReason::ShutDown,
+            }
+            if self.ending.is_some() && self.attempts.is_empty() && self.spool.lock().is_empty() {
+                break ExitReason::ShutDown;
+            }
+        };
+        self.close().await;
+        reason
+    }
+
+    /// Takes up what an earlier agent left, before the link opens.
+    pub(crate) fn take_up(&mut self, taken: Taken, begin: Begin) {
+        let attempt = taken.assignment.attempt;
+        let reported = self.spool.lock().has_last(attempt);
+        let started = matches!(begin, Begin::Running(_));
+        let phase = match &begin {
+            _ if reported => Phase::Reported,
+            Begin::Staging => Phase::Waiting,
+            Begin::Running(_) => Phase::Going,
+            Begin::Exited(_) | Begin::Over(_) => Phase::Dead,
+        };
+        let held = self.hold(taken.assignment, phase);
+        if started {
+            let Demanded { demand, gpus } = Demanded::of(&held);
+            self.admission.occupy(attempt, demand, gpus);
+        }
+        if !reported {
+            self.start_runner(attempt, begin);
+        }
+    }
+
+    fn hold(&mut self, assignment: Assignment, phase: Phase) -> Arc<Assignment> {
+        let assignment = Arc::new(assignment);
+        self.next_order += 1;
+        let dir = AttemptDir::new(self.data.path(), assignment.attempt);
+        let (orders, _) = watch::channel(Orders::default());
+        let attempt = Attempt {
+            assignment: Arc::clone(&assignment),
+            dir,
+            order: self.next_order,
+            phase,
+            orders,
+            runner: None,
+            forgotten: false,
+        };
+        self.attempts.insert(assignment.attempt, attempt);
+        assignment
+    }
+
+    fn start_runner(&mut self, attempt: AttemptId, begin: Begin) {
+        let held = self.attempts.get_mut(&attempt).expect("held by the caller");
+        self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir));
+        let runner = Runner {
+            shop: Arc::clone(&self.shop),
+            assignment: Arc::clone(&held.assignment),
+            dir: held.dir.clone(),
+            orders: held.orders.subscribe(),
+            progress: self.progress_in.clone(),
+        };
+        held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::HelloWanted(answer) => {
+                let hello = self.hello_now().await;
+                let _ = answer.send(hello);
+            }
+            Event::Welcomed(welcome, done) => {
+                self.on_welcome(&welcome);
+                let _ = done.send(());
+            }
+            Event::HeldWanted(answer) => {
+                let held = self.attempts.iter().filter(|(_, held)| !held.forgotten).map(|(attempt, _)| *attempt);
+                let _ = answer.send(held.collect());
+            }
+            Event::LeaseRenewed => self.remember_lease(),
+            Event::Assign(assignment) => self.on_assign(*assignment),
+            Event::Cancel { attempt, cause, grace_s } => self.stop(attempt, Stop { cause, grace_s }),
+            Event::Revoke(attempt) => self.on_revoke(attempt),
+            Event::Forget(attempt) => self.on_forget(attempt),
+            Event::Over(attempts) => {
+                for attempt in attempts {
+                    self.drop_attempt(attempt);
+                }
+            }
+            Event::Synced(file, seq, result) => {
+                self.syncing = false;
+                match result {
+                    Ok(()) => self.spool.lock().synced(&file, seq),
+                    Err(error) => {
+                        // A failed sync is never repeated on the same file: its pages may be gone.
+                        tracing::error!(%error, "the spool cannot be synced; it is written anew");
+                        self.spool.lock().distrust();
+                    }
+                }
+            }
+            Event::Refused(_) => unreachable!("ends the loop before it comes here"),
+        }
+    }
+
+    async fn hello_now(&self) -> Hello {
+        let offsets = self.shop.logs.offsets().await;
+        let held = self.attempts.iter().filter(|(_, held)| !held.forgotten);
+        let inventory = held.map(|(attempt, held)| Held {
+            attempt: *attempt,
+            task: held.assignment.spec.id,
+            epoch: held.assignment.epoch,
+            log_acked: offsets.get(attempt).copied().unwrap_or_else(|| attempt::log_mark(&held.dir)),
+        });
+        Hello { inventory: inventory.collect(), incarnation_seen: self.data.incarnation_seen(), ..self.hello.clone() }
+    }
+
+    fn on_welcome(&mut self, welcome: &Welcome) {
+        if let Err(error) = self.data.incarnation_saw(welcome.incarnation) {
+            tracing::error!(%error, "cannot remember the server's incarnation");
+        }
+        self.remember_lease();
+        for attempt in &welcome.forget {
+            self.on_forget(*attempt);
+        }
+        // What was found at the start begins only now: the server may have given it to another worker.
+        self.connected.send_replace(true);
+        self.admit();
+    }
+
+    fn remember_lease(&self) {
+        if self.attempts.is_empty() {
+            return;
+        }
+        let (sent_ms, lost_after_s) = self.lease.mark();
+        if let Err(error) = self.data.lease_mark_put(sent_ms, lost_after_s) {
+            tracing::warn!(%error, "cannot remember the lease");
+        }
+    }
+
+    fn on_assign(&mut self, assignment: Assignment) {
+        let attempt = assignment.attempt;
+        if self.attempts.contains_key(&attempt) || self.ended.contains(&attempt) {
+            return;
+        }
+        if self.ending.is_some() {
+            self.report(attempt, assignment.spec.id, assignment.epoch, Report::Returned);
+            return;
+        }
+        let taken = Taken { boot_id: self.data.boot_id().to_owned(), assignment };
+        let dir = AttemptDir::new(self.data.path(), attempt);
+        let result = if self.attempts.len() >= limits::ATTEMPTS_MAX {
+            Err(io::Error::other(format!("it holds {} attempts already", limits::ATTEMPTS_MAX)))
+        } else {
+            let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(dir.root());
+            made.and_then(|()| write_json(&dir.assignment(), &taken, false))
+        };
+        let Taken { assignment, .. } = taken;
+        let (task, epoch) = (assignment.spec.id, assignment.epoch);
+        match result {
+            Ok(()) => {
+                self.hold(assignment, Phase::Waiting);
+                self.report(attempt, task, epoch, Report::Accepted);
+                self.admit_unstaged(attempt);
+                self.start_runner(attempt, Begin::Staging);
+            }
+            Err(error) => {
+                tracing::error!(%attempt, %error, "cannot take an attempt");
+                self.discard(&dir);
+                self.remember_ended(attempt);
+                self.report(attempt, task, epoch, Report::Ended(attempt::launch_failed(&error)));
+            }
+        }
+    }
+
+    /// An attempt with nothing to stage takes its turn at once, which saves it a round through the core.
+    fn admit_unstaged(&mut self, attempt: AttemptId) {
+        let held = &self.attempts[&attempt];
+        if held.assignment.spec.snapshot_id.is_none() {
+            let Demanded { demand, gpus } = Demanded::of(&held.assignment);
+            self.admission.wait(held.order, attempt, demand, gpus);
+            self.admit();
+        }
+    }
+
+    fn admit(&mut self) {
+        if !*self.connected.borrow() || self.ending.is_some() {
+            return;
+        }
+        for attempt in self.admission.admit() {
+            if let Some(held) = self.attempts.get_mut(&attempt) {
+                held.phase = Phase::Going;
+                held.orders.send_modify(|orders| orders.go = true);
+            }
+        }
+    }
+
+    fn on_progress(&mut self, attempt: AttemptId, progress: Progress) {
+        let Some(held) = self.attempts.get_mut(&attempt) else { return };
+        let (task, epoch) = (held.assignment.spec.id, held.assignment.epoch);
+        match progress {
+            Progress::Staged => {
+                let Demanded { demand, gpus } = Demanded::of(&held.assignment);
+                if held.phase == Phase::Waiting {
+                    self.admission.wait(held.order, attempt, demand, gpus);
+                    self.admit();
+                }
+            }
+            Progress::Started => {
+                if !held.forgotten {
+                    self.report(attempt, task, epoch, Report::Running);
+                }
+            }
+            Progress::Dead(outcome) => {
+                held.phase = Phase::Dead;
+                let forgotten = held.forgotten;
+                self.admission.release(attempt);
+                if forgotten {
+                    self.drop_attempt(attempt);
+                } else {
+                    self.report(attempt, task, epoch, Report::Collecting);
+                    if let Some(outcome) = outcome {
+                        self.on_outcome(attempt, outcome);
+                    }
+                }
+                self.admit();
+            }
+            Progress::Ended(outcome) => self.on_outcome(attempt, outcome),
+        }
+    }
+
+    fn on_outcome(&mut self, attempt: AttemptId, outcome: Outcome) {
+        let Some(held) = self.attempts.get_mut(&attempt) else { return };
+        held.phase = Phase::Reported;
+        let (task, epoch) = (held.assignment.spec.id, held.assignment.epoch);
+        tracing::debug!(%attempt, %task, cause = ?outcome.cause, exit_code = outcome.exit_code, "an attempt ended");
+        self.report(attempt, task, epoch, Report::Ended(outcome));
+    }
+
+    fn report(&mut self, attempt: AttemptId, task: TaskId, epoch: AttemptEpoch, report: Report) {
+        let appended = self.spool.lock().append(|seq| SpooledReport { seq, attempt, task, epoch, report });
+        if let Err(error) = appended {
+            tracing::error!(%attempt, %error, "a report cannot be spooled; it is kept in memory");
+        }
+        self.spool.changed.notify_one();
+    }
+
+    /// Ends an attempt, however far it is. The first cause stays; a shorter grace counts.
+    fn stop(&mut self, attempt: AttemptId, stop: Stop) {
+        let Some(held) = self.attempts.get_mut(&attempt) else { return };
+        held.orders.send_if_modified(|orders| {
+            let next = match orders.stop {
+                None => stop,
+                Some(before) => Stop { grace_s: before.grace_s.min(stop.grace_s), ..before },
+            };
+            orders.stop.replace(next) != Some(next)
+        });
+    }
+
+    fn on_revoke(&mut self, attempt: AttemptId) {
+        let Some(held) = self.attempts.get_mut(&attempt) else { return };
+        if held.phase != Phase::Waiting || held.forgotten || held.orders.borrow().stop.is_some() {
+            return;
+        }
+        if let Some(runner) = held.runner.take() {
+            runner.abort();
+        }
+        held.phase = Phase::Reported;
+        let (task, epoch) = (held.assignment.spec.id, held.assignment.epoch);
+        self.admission.release(attempt);
+        self.report(attempt, task, epoch, Report::Returned);
+        self.admit();
+    }
+
+    fn on_forget(&mut self, attempt: AttemptId) {
+        self.spool.lock().drop_attempt(attempt);
+        let Some(held) = self.attempts.get_mut(&attempt) else { return };
+        held.forgotten = true;
+        let grace_s = held.assignment.grace_s;
+        match held.phase {
+            // It has lost its authority: whatever it still is must end; it is deleted when it is dead.
+            Phase::Waiting | Phase::Going => self.stop(attempt, Stop { cause: FailureCause::Lost, grace_s }),
+            Phase::Dead | Phase::Reported => self.drop_attempt(attempt),
+        }
+    }
+
+    /// Nothing of it is needed any more.
+    fn drop_attempt(&mut self, attempt: AttemptId) {
+        self.remember_ended(attempt);
+        let Some(held) = self.attempts.remove(&attempt) else { return };
+        if let Some(runner) = held.runner {
+            runner.abort();
+        }
+        self.admission.release(attempt);
+        self.shop.logs.forget(attempt);
+        self.discard(&held.dir);
+    }
+
+    fn remember_ended(&mut self, attempt: AttemptId) {
+        if self.ended.insert(attempt) {
+            self.ended_order.push_back(attempt);
+        }
+        while self.ended_order.len() > limits::ENDED_REMEMBERED {
+            let oldest = self.ended_order.pop_front().expect("longer than its limit");
+            self.ended.remove(&oldest);
+        }
+    }
+
+    /// Out of the way at once, deleted in time: a half-deleted attempt must not be found at a restart.
+    fn discard(&self, dir: &AttemptDir) {
+        let Some(name) = dir.root().file_name() else { return };
+        let trash = self.data.path().join("trash").join(name);
+        match fs::rename(dir.root(), &trash) {
+            Ok(()) => {
+                let _ = self.trash.send(trash);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(dir = %dir.root().display(), %error, "cannot delete an attempt's directory"),
+        }
+    }
+
+    fn holds_unfinished(&self) -> bool {
+        self.attempts.values().any(|held| matches!(held.phase, Phase::Waiting | Phase::Going))
+    }
+
+    /// Cut off for too long: the server is about to give these attempts up, so they must be dead by then.
+    fn obey_lease(&mut self) {
+        let due: Vec<_> = self
+            .attempts
+            .iter()
+            .filter(|(_, held)| matches!(held.phase, Phase::Waiting | Phase::Going))
+            .filter_map(|(attempt, held)| Some((*attempt, self.lease.must_stop(held.assignment.grace_s)?)))
+            .collect();
+        for (attempt, grace_s) in due {
+            if self.attempts[&attempt].orders.borrow().stop.is_none() {
+                tracing::warn!(%attempt, "stopped: the server was not heard until the lease ran out");
+            }
+            self.stop(attempt, Stop { cause: FailureCause::Lost, grace_s });
+        }
+    }
+
+    fn tend_spool(&mut self) {
+        self.next_tend = Instant::now() + limits::SPOOL_SYNC_AFTER;
+        match self.spool.lock().tend() {
+            Ok(None) => {}
+            Ok(Some((file, seq))) => {
+                self.syncing = true;
+                let events = self.events_in.clone();
+                tokio::task::spawn_blocking(move || {
+                    let result = file.sync_data();
+                    // Closed only when the agent ends, which syncs by itself.
+                    let _ = events.blocking_send(Event::Synced(file, seq, result));
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "the spool cannot be written; its reports are kept in memory");
+                self.next_tend += limits::FENCE_EVERY;
+            }
+        }
+    }
+
+    /// A shutdown that stops tasks: what has not started goes back, what runs ends and is reported.
+    fn stop_all(&mut self, done: oneshot::Sender<()>) {
+        if self.ending.is_none() {
+            self.ending = Some((Instant::now() + limits::SHUTDOWN_MAX, Some(done)));
+        }
+        let held: Vec<_> = self.attempts.iter().map(|(id, held)| (*id, held.phase, held.assignment.grace_s)).collect();
+        for (attempt, phase, grace_s) in held {
+            match phase {
+                Phase::Waiting => self.on_revoke(attempt),
+                Phase::Going => self.stop(attempt, Stop { cause: FailureCause::Preempted, grace_s }),
+                Phase::Dead | Phase::Reported => {}
+            }
+        }
+    }
+
+    /// Leaves everything so that the next agent can go on.
+    async fn close(mut self) {
+        for held in self.attempts.values_mut() {
+            if let Some(runner) = held.runner.take() {
+                runner.abort();
+            }
+        }
+        self.shop.logs.flush().await;
+        let file = self.spool.lock().close();
+        match file {
+            Ok(file) => {
+                let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
+                if !matches!(synced, Ok(Ok(()))) {
+                    tracing::error!("the spool could not be synced at the end");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the spool could not be written at the end"),
+        }
+        if let Some((_, Some(done))) = self.ending.take() {
+            let _ = done.send(());
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What an attempt needs, borrowed from its assignment.
+struct Demanded<'a> {
+    demand: &'a fetchml_api::Demand,
+    gpus: &'a [u32],
+}
+
+impl<'a> Demanded<'a> {
+    fn of(assignment: &'a Assignment) -> Self {
+        Self { demand: &assignment.spec.demand, gpus: &assignment.gpus }
+    }
+}
+
+/// Deletes directories, one batch after the other, off the runtime's threads. What is left over from
+/// an earlier life goes first.
+fn start_janitor(trash: PathBuf) -> mpsc::UnboundedSender<PathBuf> {
+    let (put, mut taken) = mpsc::unbounded_channel::<PathBuf>();
+    tokio::spawn(async move {
+        let mut batch = Vec::new();
+        while taken.recv_many(&mut batch, limits::TRASH_BATCH).await > 0 {
+            let batch = std::mem::take(&mut batch);
+            let deleted = tokio::task::spawn_blocking(move || {
+                for dir in batch {
+                    if let Err(error) = fs::remove_dir_all(&dir)
+                        && error.kind() != io::ErrorKind::NotFound
+                    {
+                        tracing::warn!(dir = %dir.display(), %error, "cannot delete an attempt's directory");
+                    }
+                }
+            });
+            if deleted.await.is_err() {
+                return;
+            }
+        }
+    });
+    let old = fs::read_dir(&trash).into_iter().flatten().flatten();
+    for entry in old {
+        let _ = put.send(entry.path());
+    }
+    put
+}

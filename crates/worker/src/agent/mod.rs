@@ -1,0 +1,271 @@
+//! The agent: one worker's decisions and its word to the server. It starts from what its data
+//! directory holds, runs what the server assigns, and ends without ending its tasks.
+//!
+//! [`core`] owns the attempts; [`link`] the connection; [`spool`] and [`logs`] what is still to be
+//! told; [`attempt`] runs one attempt; [`admission`] says who may run; [`lease`] how long without
+//! the server.
+
+mod admission;
+mod artifacts;
+mod attempt;
+mod clock;
+mod core;
+mod identity;
+mod lease;
+mod link;
+mod logs;
+mod recovery;
+mod spool;
+
+use crate::{
+    hardware, limits,
+    shim::Helper,
+    staging::{BlobCache, Environments},
+};
+use admission::{Admission, Room};
+use attempt::Workshop;
+use core::{Core, SharedSpool};
+use fetchml_api::{
+    WorkerId,
+    link::{Hello, PROTOCOL},
+};
+use fetchml_client::Client;
+use identity::DataDir;
+use lease::Lease;
+use link::{Link, Target};
+use logs::Logs;
+use spool::Spool;
+use std::{ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::{AbortHandle, JoinHandle},
+};
+
+/// How to run a worker.
+#[derive(Clone)]
+pub struct Options {
+    /// The server, such as `http://127.0.0.1:9101`.
+    pub server_url: String,
+    /// A key of role worker or admin. Secret.
+    pub key: String,
+    /// Where the worker keeps everything; one agent at a time.
+    pub data_dir: PathBuf,
+    /// Name for people; absent: the host's name.
+    pub name: Option<String>,
+    /// Attempts of kind batch run at once; absent: one for each core.
+    pub batch_slots: Option<u32>,
+    /// Attempts of kind service run at once.
+    pub service_slots: u32,
+    /// Command that ends in [`crate::shim::helper_main`].
+    pub helper_command: Vec<OsString>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("server_url", &self.server_url)
+            .field("key", &"***")
+            .field("data_dir", &self.data_dir)
+            .field("name", &self.name)
+            .field("batch_slots", &self.batch_slots)
+            .field("service_slots", &self.service_slots)
+            .field("helper_command", &self.helper_command)
+            .finish()
+    }
+}
+
+/// Why a worker cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Another agent has the data directory.
+    #[error("the data directory {} is in use by another worker; stop it or name another with --data-dir", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The data directory cannot be used.
+    #[error("the data directory {} cannot be used", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server's address or the key is not well formed.
+    #[error("cannot use server {url:?}: {problem}")]
+    Server {
+        /// What was given.
+        url: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The process that starts tasks cannot be started.
+    #[error("the helper that starts tasks cannot be started")]
+    Helper(#[source] io::Error),
+}
+
+/// Why a worker ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ExitReason {
+    /// It was asked to.
+    ShutDown,
+    /// The server will never take it, for this reason.
+    Refused(String),
+    /// A fault in the agent itself.
+    Failed(String),
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ShutDown => f.write_str("shut down"),
+            Self::Refused(reason) => write!(f, "refused by the server: {reason}"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
+}
+
+/// A shutdown, and whom to tell when tasks are stopped and reported.
+#[derive(Debug)]
+pub(crate) struct Shutdown {
+    stop_tasks: bool,
+    done: oneshot::Sender<()>,
+}
+
+/// A running worker. Dropped, it ends like after a kill: tasks go on under their shims, and the next
+/// agent takes them up.
+#[derive(Debug)]
+pub struct Worker {
+    id: WorkerId,
+    connected: watch::Receiver<bool>,
+    shutdown: mpsc::Sender<Shutdown>,
+    core: JoinHandle<ExitReason>,
+    link: AbortHandle,
+    ended: Option<ExitReason>,
+}
+
+impl Worker {
+    /// Takes the data directory, takes up what an earlier agent left, and begins to connect.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let bad_server = |problem: String| StartError::Server { url: options.server_url.clone(), problem };
+        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
+        let client = Client::new(&options.server_url, &options.key).map_err(|error| bad_server(error.to_string()))?;
+        let data = DataDir::open(&options.data_dir)?;
+        let id = data.worker_id();
+        let in_data_dir = |source| StartError::DataDir { path: data.path().to_owned(), source };
+        let capabilities = tokio::task::spawn_blocking(hardware::probe)
+            .await
+            .map_err(|error| in_data_dir(io::Error::other(format!("the hardware probe failed: {error}"))))?;
+        let batch_slots = options.batch_slots.unwrap_or(capabilities.cpu_cores).max(1);
+        let name = options.name.clone().unwrap_or_else(|| capabilities.hostname.clone());
+        let spool = Spool::open(&data.path().join("spool"), data.boot_id()).map_err(in_data_dir)?;
+        let spool = Arc::new(SharedSpool::new(spool));
+        let helper = Arc::new(Helper::start(&options.helper_command).await.map_err(StartError::Helper)?);
+        let logs = Logs::start(limits::LOG_QUOTA_BYTES);
+        let shop = Arc::new(Workshop {
+            client,
+            blobs: BlobCache::new(data.path().join("blobs")),
+            environments: Environments::new(data.path(), Arc::clone(&helper)),
+            helper,
+            uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
+            gpus: capabilities.gpus.clone(),
+            logs: logs.clone(),
+        });
+        let lease = match data.lease_mark() {
+            Some(mark) => Lease::new(mark.sent_ms, mark.lost_after_s),
+            None => Lease::new(0, 0),
+        };
+        let lease = Arc::new(lease);
+        let room = Room::of(&capabilities, batch_slots, options.service_slots);
+        let hello = Hello {
+            protocol: PROTOCOL,
+            worker_id: id,
+            agent_run: agent_run(),
+            name,
+            capabilities,
+            batch_slots,
+            service_slots: options.service_slots,
+            incarnation_seen: 0,
+            inventory: Vec::new(),
+        };
+        let left = recovery::find(&data).map_err(in_data_dir)?;
+        let events = mpsc::channel(limits::CORE_EVENTS);
+        let to_core = events.0.clone();
+        let (connected_in, connected) = watch::channel(false);
+        let (shutdown, asked) = mpsc::channel(1);
+        let mut core = Core::new(
+            data,
+            hello,
+            shop,
+            Arc::clone(&spool),
+            Arc::clone(&lease),
+            connected_in,
+            Admission::new(room),
+            events,
+        );
+        for (taken, begin) in left {
+            core.take_up(taken, begin);
+        }
+        let core = tokio::spawn(core.run(asked));
+        let link = tokio::spawn(Link { target, core: to_core, spool, logs, lease }.run()).abort_handle();
+        Ok(Self { id, connected, shutdown, core, link, ended: None })
+    }
+
+    /// The worker's id: the same over all its starts.
+    pub fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    /// Resolves when the server has welcomed this agent for the first time; never, if it ends before.
+    pub async fn connected(&self) {
+        if self.connected.clone().wait_for(|connected| *connected).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the agent ends by itself, and says why.
+    pub async fn wait(&mut self) -> ExitReason {
+        if let Some(reason) = &self.ended {
+            return reason.clone();
+        }
+        let reason = match (&mut self.core).await {
+            Ok(reason) => reason,
+            Err(error) => ExitReason::Failed(error.to_string()),
+        };
+        self.link.abort();
+        self.ended = Some(reason.clone());
+        reason
+    }
+
+    /// Ends the agent. Tasks stay with their shims, unless `stop_tasks`: then what has not started is
+    /// given back, what runs is stopped and reported, within [`limits::SHUTDOWN_MAX`].
+    pub async fn shutdown(mut self, stop_tasks: bool) {
+        let (done, is_done) = oneshot::channel();
+        if !stop_tasks {
+            self.link.abort();
+        }
+        if self.shutdown.send(Shutdown { stop_tasks, done }).await.is_ok() {
+            // Dropped unanswered when nothing is to be waited for.
+            let _ = is_done.await;
+        }
+        self.wait().await;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.link.abort();
+        self.core.abort();
+    }
+}
+
+/// Tells two runs of the agent apart.
+fn agent_run() -> u64 {
+    let mut random = [0; 8];
+    // Without randomness the clock still differs between two runs of one machine.
+    match getrandom::fill(&mut random) {
+        Ok(()) => u64::from_ne_bytes(random),
+        Err(_) => clock::boottime_ms(),
+    }
+}

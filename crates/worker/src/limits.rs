@@ -1,0 +1,125 @@
+//! Every limit of the worker: queues, buffers, waits.
+
+use std::time::Duration;
+
+/// Service slots unless set.
+pub const SERVICE_SLOTS_DEFAULT: u32 = 4;
+
+/// Longest wait for the TCP connection, TLS and the WebSocket upgrade together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the answer to a hello.
+pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
+/// A beat unanswered for this long: the link is dead, however alive TCP looks.
+pub const BEAT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Heartbeat periods accepted from a server, seconds.
+pub const HEARTBEAT_S: std::ops::RangeInclusive<u32> = 1..=300;
+/// First wait before a reconnect is drawn from 0 to this: a restarted server is bridged fast.
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(300);
+/// The wait grows up to this, drawn anew each time so that many workers do not come at once.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(5);
+/// A session of this length counts as good: the next wait starts small again.
+pub const SESSION_GOOD: Duration = Duration::from_secs(2);
+/// WebSocket write buffer before a send waits, bytes.
+pub const WS_WRITE_BUFFER_BYTES: usize = 128 << 10;
+/// Most a WebSocket may buffer unsent, bytes: above the largest message, else it could never be sent.
+pub const WS_WRITE_BUFFER_MAX_BYTES: usize = fetchml_api::limits::LINK_MESSAGE_BYTES + (1 << 20);
+
+/// Events waiting for the agent's core.
+pub const CORE_EVENTS: usize = 1_024;
+/// Log frames waiting for the link; each at most [`fetchml_api::limits::LINK_LOG_CHUNK_BYTES`].
+pub const LINK_LOG_FRAMES: usize = 8;
+/// Most bytes of reports put into one message.
+pub const REPORTS_MESSAGE_BYTES: usize = 1 << 20;
+/// `Accepted` and `Running` wait this long for company, so that a short task costs one or two messages.
+pub const REPORT_LINGER: Duration = Duration::from_millis(1);
+
+/// A report not acknowledged within this time is synced to disk.
+pub const SPOOL_SYNC_AFTER: Duration = Duration::from_millis(50);
+/// The spool is rewritten once it is this long and mostly acknowledged, bytes.
+pub const SPOOL_COMPACT_BYTES: u64 = 1 << 20;
+/// Longest line of the spool that is read back, bytes.
+pub const SPOOL_LINE_BYTES: usize = fetchml_api::limits::LINK_MESSAGE_BYTES;
+/// After a boot the numbers of reports go on this much higher: a power cut may have eaten the last ones
+/// of the spool, and a number must never name two reports.
+pub const SPOOL_SEQ_SKIP: u64 = 1 << 20;
+
+/// Attempts held at once; beyond: refused as a launch fault, which the server queues again.
+pub const ATTEMPTS_MAX: usize = 20_000;
+/// Ids of ended attempts remembered, so that a late repeat of an assign does not run them again.
+pub const ENDED_REMEMBERED: usize = 16_384;
+
+/// Log bytes sent and not yet acknowledged, for each attempt.
+pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
+/// Log bytes kept of one attempt; the rest is counted in a marker.
+pub const LOG_QUOTA_BYTES: u64 = 10 << 30;
+/// Pause between two looks at the logs while something grows.
+pub const LOG_POLL_ACTIVE: Duration = Duration::from_millis(50);
+/// The pause doubles up to this while nothing grows.
+pub const LOG_POLL_IDLE: Duration = Duration::from_millis(500);
+/// Acknowledged offsets are written to disk at most this often.
+pub const LOG_MARK_EVERY: Duration = Duration::from_secs(2);
+
+/// Uploads at once, over all attempts.
+pub const UPLOADS_AT_ONCE: usize = 4;
+/// First wait before an upload is tried again; doubles up to [`UPLOAD_RETRY_MAX`].
+pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Longest wait before an upload is tried again.
+pub const UPLOAD_RETRY_MAX: Duration = Duration::from_secs(10);
+/// Deepest directory below the output directory.
+pub const OUTPUT_DEPTH_MAX: usize = 64;
+/// Directories and files looked at in one output directory.
+pub const OUTPUT_ENTRIES_MAX: usize = 200_000;
+/// Buffer for hashing, bytes.
+pub const HASH_BUFFER_BYTES: usize = 256 << 10;
+
+/// Part of the lease the worker leaves unused: its processes are dead this long before the server gives
+/// them up, seconds.
+pub const FENCE_MARGIN_S: u64 = 15;
+/// How often the lease is looked at.
+pub const FENCE_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for stopped tasks to be reported at a shutdown that stops them.
+pub const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+
+/// How long a shim waits for the agent's `go` before it exits having run nothing.
+pub const SHIM_GO_WAIT: Duration = Duration::from_secs(10);
+/// How long the agent waits for a shim to say that it is ready.
+pub const SHIM_READY_WAIT: Duration = Duration::from_secs(10);
+/// Largest start request to the fork helper, bytes: the largest environment and arguments a task may
+/// have, encoded.
+pub const SHIM_REQUEST_BYTES: usize = 64 << 20;
+/// Largest answer of a shim to the agent, bytes.
+pub const SHIM_REPLY_BYTES: u64 = 16 << 10;
+/// Time between SIGTERM and SIGKILL for processes left behind by a main process that ended.
+pub const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
+/// How often a shim looks again for processes that were forked while it killed their parents.
+pub const KILL_RESCAN: Duration = Duration::from_millis(20);
+/// Most passes over all processes to kill what a killed shim left behind.
+pub const ORPHAN_PASSES: u32 = 1_000;
+
+/// Longest build of a Python environment.
+pub const ENVIRONMENT_BUILD: Duration = Duration::from_mins(30);
+/// Time between SIGTERM and SIGKILL when a build is stopped, seconds.
+pub const ENVIRONMENT_BUILD_GRACE_S: u32 = 5;
+/// Lines of the builder's output kept for the error of a failed build.
+pub const ENVIRONMENT_ERROR_LINES: usize = 5;
+/// End of the builder's output that is searched for those lines, bytes.
+pub const ENVIRONMENT_ERROR_TAIL_BYTES: u64 = 16 << 10;
+/// Longest line of it that is shown whole, characters.
+pub const ENVIRONMENT_ERROR_LINE_CHARS: usize = 400;
+/// Blobs of one snapshot fetched at the same time.
+pub const BLOB_FETCHES: usize = 8;
+/// Files at the snapshot's top named in the error about a missing script.
+pub const TOP_FILES_SHOWN: usize = 12;
+/// Most steps a build ever had: where a restarted agent looks for builders that still run.
+pub const ENVIRONMENT_STEPS: usize = 4;
+/// Pause between two tries for an environment that another process builds.
+pub const ENVIRONMENT_LOCK_RETRY: Duration = Duration::from_millis(200);
+
+/// Longest wait for a builder to be dead after it was told to stop.
+pub const STAGING_STOP_MAX: Duration = Duration::from_secs(60);
+/// Log bytes sent and not acknowledged for this long are sent again: the server may have failed to store them.
+pub const LOG_RESEND_AFTER: Duration = Duration::from_secs(10);
+/// A repeated acknowledgement of one offset asks for a resend at most this often.
+pub const LOG_REWIND_EVERY: Duration = Duration::from_secs(1);
+/// Directories of ended attempts deleted in one go.
+pub const TRASH_BATCH: usize = 64;

@@ -85,3 +85,19 @@ fn the_same_events_have_the_same_effects() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_later_incarnation_orders_after_all_before() {
+    let mut world = World::new();
+    world.join(w(1, 3));
+    world.submit(t(1));
+    world.turn();
+    world.core.raise_incarnation(7);
+    world.core.raise_incarnation(3);
+    world.settings.incarnation = 7;
+    world.submit(t(2));
+    world.turn();
+    assert_eq!(world.state(2).epoch, Some(AttemptEpoch { incarnation: 7, n: 1 }));
+    world.reports(1, &[ok()]);
+    assert_eq!(world.says(1), "completed", "what was made before still counts");
+}

@@ -13,9 +13,9 @@ pub const HEADER_BYTES: usize = 32 << 10;
 /// Longest wait for a whole JSON body.
 pub const JSON_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for a whole snapshot manifest.
-pub const MANIFEST_BODY_TIMEOUT: Duration = Duration::from_secs(300);
+pub const MANIFEST_BODY_TIMEOUT: Duration = Duration::from_mins(5);
 /// Longest silence within the body of an upload.
-pub const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
+pub const UPLOAD_SILENCE: Duration = Duration::from_mins(1);
 /// Bytes of a refused body that are read and dropped, so that the client sees the answer instead of
 /// a reset connection.
 pub const REFUSED_BODY_DRAIN_BYTES: usize = 16 << 20;
@@ -73,7 +73,7 @@ pub const DRIVER_QUEUE: usize = 4_096;
 /// Most commands in one turn of the driver.
 pub const DRIVER_BATCH: usize = 512;
 /// Longest sleep of an idle driver.
-pub const DRIVER_IDLE: Duration = Duration::from_secs(60);
+pub const DRIVER_IDLE: Duration = Duration::from_mins(1);
 /// Shortest time between two refreshes of the list of workers.
 pub const WORKERS_SHOWN_EVERY: Duration = Duration::from_millis(100);
 /// First and longest pause between probes of a store that cannot be written.
@@ -101,3 +101,9 @@ pub const LINK_SILENCE: Duration = Duration::from_secs(20);
 pub const LINK_SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Log chunks of one session that wait to be durable; beyond it the worker is slowed down.
 pub const LOG_CHUNKS_IN_FLIGHT: usize = 64;
+/// Most slots of a kind that a worker may claim.
+pub const WORKER_SLOTS_MAX: u32 = 4_096;
+/// Most attempts in a worker's inventory.
+pub const WORKER_INVENTORY_MAX: usize = 100_000;
+/// Highest incarnation a worker may claim to have seen.
+pub const INCARNATION_MAX: u64 = 1 << 40;

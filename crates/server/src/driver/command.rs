@@ -81,6 +81,10 @@ pub struct SessionHandle {
     pub id: u64,
     /// Bounded; a worker that does not drain it is cut off.
     pub outbox: mpsc::Sender<ToWorker>,
+    /// User of the worker's key, for the audit log.
+    pub user_id: String,
+    /// Address of the peer, for the audit log.
+    pub ip: Option<IpAddr>,
 }
 
 /// A command, kept until its turn is durable so that it can be replayed.

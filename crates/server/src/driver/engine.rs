@@ -10,7 +10,7 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    HealthStatus, Micros, Task, TaskId, TaskSpec, WorkerId,
+    AuditDraft, AuditKind, HealthStatus, Micros, Task, TaskId, TaskSpec, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Effect, Event, Message, NewTask, Scheduler, Settings};
@@ -323,6 +323,17 @@ impl Engine {
             // The database is older than what this worker has seen: never reissue its epochs.
             self.raise_incarnation(hello.incarnation_seen, turn);
         }
+        turn.writes.push(Write::Audit(AuditDraft {
+            at: now,
+            kind: AuditKind::AuthAttempt,
+            user_id: handle.user_id.clone(),
+            resource: format!("workers/{worker}"),
+            action: "worker_join".to_owned(),
+            success: true,
+            ip_address: handle.ip.map(|ip| ip.to_string()),
+            error: None,
+            metadata: BTreeMap::new(),
+        }));
         let event = Event::WorkerJoined {
             worker,
             name: hello.name.clone(),
@@ -341,7 +352,7 @@ impl Engine {
     }
 
     fn raise_incarnation(&mut self, seen: u64, turn: &mut Turn) {
-        let incarnation = seen + 1;
+        let incarnation = seen.saturating_add(1);
         warn!(
             seen,
             incarnation, "a worker has seen a later incarnation than the database: was it restored from a backup?"

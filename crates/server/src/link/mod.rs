@@ -18,7 +18,7 @@ use crate::{
 use axum::extract::ws::{Message, WebSocket};
 use fetchml_api::{
     AttemptId, TaskId, WorkerId,
-    limits::NAME_CHARS,
+    limits::{CPU_MAX, GPU_MAX, MEMORY_GB_MAX, NAME_CHARS},
     link::{Hello, LogChunk, PROTOCOL, ToServer, ToWorker, Welcome},
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
@@ -55,7 +55,8 @@ pub async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
     let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
     let held: HashMap<AttemptId, (TaskId, u64)> =
         hello.inventory.iter().map(|held| (held.attempt, (held.task, held.log_acked))).collect();
-    let joined = app.driver.join(hello, SessionHandle { id, outbox: outbox.clone() }).await;
+    let handle = SessionHandle { id, outbox: outbox.clone(), user_id: caller.user_id.clone(), ip: caller.ip };
+    let joined = app.driver.join(hello, handle).await;
     let end = match joined {
         Ok(JoinAnswer::Welcome { incarnation, forget, keep }) => {
             let kept = keep.into_iter().filter_map(|attempt| Some((attempt, *held.get(&attempt)?))).collect();
@@ -94,11 +95,29 @@ async fn read_hello(incoming: &mut futures_util::stream::SplitStream<WebSocket>)
             hello.protocol
         ));
     }
-    let names = [&hello.name, &hello.capabilities.hostname];
-    if names.iter().any(|name| name.chars().count() > NAME_CHARS || name.contains(char::is_control)) {
-        return Err(format!("worker and host names are at most {NAME_CHARS} characters without control characters"));
+    match claim_problem(&hello) {
+        Some(problem) => Err(problem),
+        None => Ok(hello),
     }
-    Ok(hello)
+}
+
+/// What a worker says of itself that cannot be: a lie must not attract work or fill memory.
+fn claim_problem(hello: &Hello) -> Option<String> {
+    let names = [&hello.name, &hello.capabilities.hostname, &hello.capabilities.version, &hello.capabilities.isolation];
+    if names.iter().any(|name| name.chars().count() > NAME_CHARS || name.contains(char::is_control)) {
+        return Some(format!("names are at most {NAME_CHARS} characters without control characters"));
+    }
+    let slots = hello.batch_slots.max(hello.service_slots);
+    if slots > limits::WORKER_SLOTS_MAX || i64::from(hello.capabilities.cpu_cores) > CPU_MAX {
+        return Some(format!("at most {} slots of a kind and {CPU_MAX} cores are believed", limits::WORKER_SLOTS_MAX));
+    }
+    if hello.capabilities.gpus.len() as i64 > GPU_MAX || i64::from(hello.capabilities.memory_gb) > MEMORY_GB_MAX {
+        return Some(format!("at most {GPU_MAX} GPUs and {MEMORY_GB_MAX} GiB of memory are believed"));
+    }
+    if hello.inventory.len() > limits::WORKER_INVENTORY_MAX {
+        return Some(format!("an inventory holds at most {} attempts", limits::WORKER_INVENTORY_MAX));
+    }
+    (hello.incarnation_seen > limits::INCARNATION_MAX).then(|| "no server has had that many incarnations".to_owned())
 }
 
 async fn refuse(outgoing: &mut Outgoing, reason: String, retry: bool) {

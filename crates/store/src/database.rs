@@ -13,6 +13,9 @@ pub(crate) trait Database: Sized {
     /// Which of a migration's special parts is this database's.
     const DIALECT: Dialect;
 
+    /// Sizes of multi-row INSERTs that serve it best, largest first; the last is 1.
+    const INSERT_ROWS: &'static [usize];
+
     /// Runs everything in one transaction: whole or not at all, and durable when it returns.
     async fn transact(&mut self, runs: &[Run<'_>]) -> Result<(), StoreError>;
 

@@ -6,8 +6,11 @@ use std::time::Duration;
 pub const COMMIT_QUEUE: usize = 4_096;
 /// Writes the writer puts into one transaction before it starts the next.
 pub const BATCH_WRITES: usize = 4_096;
-/// Rows of one multi-row INSERT, largest first. Few sizes, so that few statements are prepared.
-pub(crate) const INSERT_ROWS: [usize; 4] = [64, 16, 4, 1];
+/// Rows of one multi-row INSERT on PostgreSQL, largest first. Few sizes, so that few statements are prepared.
+pub(crate) const POSTGRES_INSERT_ROWS: &[usize] = &[64, 16, 4, 1];
+/// Rows of one INSERT on SQLite. A statement of more may fail half-way, so SQLite copies every page it touches
+/// aside first: measured, that costs more than the statements saved.
+pub(crate) const SQLITE_INSERT_ROWS: &[usize] = &[1];
 /// Connections for reads.
 pub const READ_CONNECTIONS: usize = 4;
 /// Prepared statements kept by each connection.

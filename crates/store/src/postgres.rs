@@ -3,7 +3,7 @@
 
 use crate::{
     database::{Database, Dialect},
-    limits::{CONNECT_TIMEOUT, LOCK_WAIT, READ_CONNECTIONS},
+    limits::{CONNECT_TIMEOUT, LOCK_WAIT, POSTGRES_INSERT_ROWS, READ_CONNECTIONS},
     migrate::OpenError,
     model::StoreError,
     value::{Row, Run, Value},
@@ -196,6 +196,7 @@ async fn execute(client: &Client, runs: &[Run<'_>], statements: &[Statement]) ->
 impl Database for PostgresWriter {
     const BLOB: &'static str = "BYTEA";
     const DIALECT: Dialect = Dialect::Postgres;
+    const INSERT_ROWS: &'static [usize] = POSTGRES_INSERT_ROWS;
 
     async fn transact(&mut self, runs: &[Run<'_>]) -> Result<(), StoreError> {
         self.apply(runs).await

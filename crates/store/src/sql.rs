@@ -1,7 +1,7 @@
 //! Every statement. One text for both databases: `$n` placeholders, portable types and functions.
 
 use crate::{
-    limits::INSERT_ROWS,
+    limits::POSTGRES_INSERT_ROWS,
     value::{Run, Statement, Text, Value},
 };
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
@@ -36,15 +36,20 @@ impl Table {
 }
 
 /// Builds multi-row INSERTs, in few sizes; keeps their texts.
-#[derive(Default)]
 pub(crate) struct Inserts {
+    sizes: &'static [usize],
     texts: HashMap<(Table, usize), Arc<str>>,
 }
 
 impl Inserts {
+    /// INSERTs of these sizes: largest first, 1 last.
+    pub(crate) fn new(sizes: &'static [usize]) -> Self {
+        Self { sizes, texts: HashMap::new() }
+    }
+
     /// Appends executions that insert `rows`.
     pub(crate) fn push<'a, R: AsRef<[Value]>>(&mut self, table: Table, rows: &'a [R], runs: &mut Vec<Run<'a>>) {
-        for chunk in chunks(rows) {
+        for chunk in chunks(rows, self.sizes) {
             let text = self.texts.entry((table, chunk.len())).or_insert_with(|| insert(table, chunk.len()));
             let rows = chunk.iter().map(AsRef::as_ref).collect();
             runs.push(Run { sql: Text::Built(Arc::clone(text)), rows, must_change: None });
@@ -52,19 +57,19 @@ impl Inserts {
     }
 }
 
-/// Statements that insert `rows`, for a caller that keeps no texts.
+/// Statements that insert `rows`, for a caller that knows no database: sizes that serve PostgreSQL.
 pub(crate) fn insert_statements(table: Table, rows: &[Vec<Value>]) -> impl Iterator<Item = Statement> {
-    chunks(rows).map(move |chunk| Statement {
+    chunks(rows, POSTGRES_INSERT_ROWS).map(move |chunk| Statement {
         sql: Text::Built(insert(table, chunk.len())),
         params: chunk.iter().flatten().cloned().collect(),
         must_change: None,
     })
 }
 
-/// Cuts rows into chunks of the sizes in [`INSERT_ROWS`].
-fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+/// Cuts rows into chunks of these sizes.
+fn chunks<'a, T>(mut rows: &'a [T], sizes: &'static [usize]) -> impl Iterator<Item = &'a [T]> {
     std::iter::from_fn(move || {
-        let size = INSERT_ROWS.into_iter().find(|size| *size <= rows.len())?;
+        let size = *sizes.iter().find(|size| **size <= rows.len())?;
         let (chunk, rest) = rows.split_at(size);
         rows = rest;
         Some(chunk)

@@ -2,13 +2,16 @@
 
 use crate::{
     database::{Database, Dialect},
-    limits::{BUSY_TIMEOUT, READ_CONNECTIONS, READER_CACHE_KIB, STATEMENT_CACHE, WAL_PAGES, WRITER_CACHE_KIB},
+    limits::{
+        BUSY_TIMEOUT, READ_CONNECTIONS, READER_CACHE_KIB, SQLITE_INSERT_ROWS, STATEMENT_CACHE, WAL_PAGES,
+        WRITER_CACHE_KIB,
+    },
     migrate::OpenError,
     model::StoreError,
     value::{Row, Run, Value},
 };
 use rusqlite::{
-    Connection, ErrorCode, OpenFlags, ToSql,
+    CachedStatement, Connection, ErrorCode, OpenFlags, ToSql,
     types::{ToSqlOutput, ValueRef},
 };
 use std::{
@@ -51,15 +54,22 @@ impl SqliteWriter {
             .prepare_cached("BEGIN IMMEDIATE")
             .and_then(|mut s| s.raw_execute())
             .map_err(|e| classify(&e))?;
+        // Runs of the same text follow each other: the statement is looked up once for all of them.
+        let mut last: Option<(&str, CachedStatement<'_>)> = None;
         for run in runs {
-            let text = self.texts.get(&run.sql);
-            let mut statement = self.connection.prepare_cached(&text).map_err(|e| classify(&e))?;
+            let sql: &str = &run.sql;
+            let mut statement = match last.take() {
+                Some((text, statement)) if std::ptr::eq(text, sql) => statement,
+                _ => self.connection.prepare_cached(&self.texts.get(sql)).map_err(|e| classify(&e))?,
+            };
             for (index, value) in run.params().enumerate() {
                 statement.raw_bind_parameter(index + 1, value).map_err(|e| classify(&e))?;
             }
             let changed = statement.raw_execute().map_err(|e| classify(&e))?;
             run.check(changed as u64)?;
+            last = Some((sql, statement));
         }
+        drop(last);
         self.connection.prepare_cached("COMMIT").and_then(|mut s| s.raw_execute()).map_err(|e| classify(&e))?;
         Ok(())
     }
@@ -79,6 +89,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<bool> {
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     Ok(true)
 }
@@ -86,6 +97,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<bool> {
 impl Database for SqliteWriter {
     const BLOB: &'static str = "BLOB";
     const DIALECT: Dialect = Dialect::Sqlite;
+    const INSERT_ROWS: &'static [usize] = SQLITE_INSERT_ROWS;
 
     async fn transact(&mut self, runs: &[Run<'_>]) -> Result<(), StoreError> {
         let outcome = self.apply(runs);

@@ -57,8 +57,15 @@ pub(crate) struct Writer<D> {
 impl<D: Database> Writer<D> {
     pub(crate) async fn new(database: D, log_id: String) -> Result<Self, StoreError> {
         let published = Arc::new(Mutex::new((0, genesis_hash(&log_id))));
-        let mut writer =
-            Self { database, log_id, heads: None, published, inserts: Inserts::default(), pruned_at: 0, fatal: None };
+        let mut writer = Self {
+            database,
+            log_id,
+            heads: None,
+            published,
+            inserts: Inserts::new(D::INSERT_ROWS),
+            pruned_at: 0,
+            fatal: None,
+        };
         let heads = writer.heads().await?;
         writer.pruned_at = heads.change;
         Ok(writer)

@@ -27,6 +27,7 @@ enum Failure {
 impl Database for Flaky {
     const BLOB: &'static str = SqliteWriter::BLOB;
     const DIALECT: Dialect = SqliteWriter::DIALECT;
+    const INSERT_ROWS: &'static [usize] = SqliteWriter::INSERT_ROWS;
 
     async fn transact(&mut self, runs: &[Run<'_>]) -> Result<(), StoreError> {
         match self.next.take() {

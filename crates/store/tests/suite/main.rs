@@ -1,5 +1,7 @@
 //! The store's whole suite, written once and run on SQLite and on PostgreSQL.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod build;
 mod commit;
 mod counters;
@@ -26,7 +28,7 @@ pub(crate) struct Fixture {
 
 /// What must outlive the store.
 pub(crate) enum Kept {
-    Directory(TempDir),
+    Directory(#[expect(dead_code, reason = "deleted when it is dropped")] TempDir),
     Database(TestDatabase),
 }
 

@@ -106,4 +106,4 @@ pub const WORKER_SLOTS_MAX: u32 = 4_096;
 /// Most attempts in a worker's inventory.
 pub const WORKER_INVENTORY_MAX: usize = 100_000;
 /// Highest incarnation a worker may claim to have seen.
-pub const INCARNATION_MAX: u64 = 1 << 40;
+pub const INCARNATION_MAX: u64 = (1 << 26) - 2;

@@ -191,14 +191,12 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 async fn open_store(options: &Options, data_dir: &DataDir) -> Result<Store, StartError> {
-    let location = match &options.database {
-        Some(url) => Location::Postgres(url.clone()),
-        None => {
-            let path = data_dir.join("fetchml.db");
-            private_file(&path)
-                .map_err(|source| DataDirError::Unusable { root: data_dir.root().to_owned(), source })?;
-            Location::Sqlite(path)
-        }
+    let location = if let Some(url) = &options.database {
+        Location::Postgres(url.clone())
+    } else {
+        let path = data_dir.join("fetchml.db");
+        private_file(&path).map_err(|source| DataDirError::Unusable { root: data_dir.root().to_owned(), source })?;
+        Location::Sqlite(path)
     };
     Store::open(&location).await.map_err(|error| StartError::Open(Box::new(error)))
 }

@@ -1,1 +1,36 @@
-//! Stub.
+//! What tests of FetchML stand on: a server in this process on either database, a client that
+//! checks every answer against the contract, and a worker that speaks the link without running
+//! anything. Everything here panics with a readable message when something is wrong.
+
+mod answer;
+mod client;
+mod contract;
+mod server;
+mod worker;
+
+pub use answer::Answer;
+pub use client::CheckedClient;
+pub use contract::{Contract, missing_promises};
+pub use server::{Database, TestServer};
+pub use worker::LinkWorker;
+
+use std::{future::Future, time::Duration};
+
+/// Longest wait of a test for anything.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Asks `condition` again and again until it yields something.
+///
+/// # Panics
+/// When the deadline passes; `what` says what was waited for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+    let waiting = async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for: {what}"))
+}

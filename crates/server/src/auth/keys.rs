@@ -147,7 +147,7 @@ impl Keys {
             revoked.cancel();
         }
         let bucket = Bucket::full(self.rate(record.role).unwrap_or(Rate { per_second: 1, burst: 1 }));
-        let entry = Arc::new(Entry { revoked, bucket, record });
+        let entry = Arc::new(Entry { record, revoked, bucket });
         self.table_mut().insert(entry.record.id.clone(), entry);
     }
 

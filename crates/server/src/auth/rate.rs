@@ -61,7 +61,7 @@ pub(crate) struct Failures {
     windows: Mutex<HashMap<IpAddr, Window>>,
 }
 
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 impl Failures {
     /// Notes a refused key.

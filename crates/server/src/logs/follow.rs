@@ -192,21 +192,14 @@ fn after(attempts: &[AttemptRecord], done: Option<AttemptId>) -> Option<&Attempt
 /// Length without a character that is not complete yet at the end; bytes that can never become a
 /// character count.
 fn whole_characters(bytes: &[u8]) -> usize {
-    match std::str::from_utf8(bytes) {
-        Ok(_) => bytes.len(),
-        Err(_) => {
-            let tail_from = bytes.len().saturating_sub(3);
-            for start in (tail_from..bytes.len()).rev() {
-                if let Err(e) = std::str::from_utf8(&bytes[start..])
-                    && e.valid_up_to() == 0
-                    && e.error_len().is_none()
-                {
-                    return start;
-                }
-            }
-            bytes.len()
-        }
+    if std::str::from_utf8(bytes).is_ok() {
+        return bytes.len();
     }
+    let tail_from = bytes.len().saturating_sub(3);
+    let incomplete = |start: &usize| {
+        std::str::from_utf8(&bytes[*start..]).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
+    };
+    (tail_from..bytes.len()).rev().find(incomplete).unwrap_or(bytes.len())
 }
 
 #[cfg(test)]

@@ -97,16 +97,13 @@ impl Live {
             Err(e) => Err(e),
         })
         .await?;
-        let length = match found {
-            Some(length) => {
-                self.has_file.store(true, Ordering::Release);
-                length
-            }
-            None => {
-                let object = size_of(&*self.objects, &object_place(self.id)).await.map_err(io::Error::other)?;
-                state.archived = object.is_some();
-                object.unwrap_or(0)
-            }
+        let length = if let Some(length) = found {
+            self.has_file.store(true, Ordering::Release);
+            length
+        } else {
+            let object = size_of(&*self.objects, &object_place(self.id)).await.map_err(io::Error::other)?;
+            state.archived = object.is_some();
+            object.unwrap_or(0)
         };
         state.length = Some(length);
         self.mark.send_modify(|mark| mark.durable = length);

@@ -35,14 +35,13 @@ pub(crate) async fn delete_task(
     let task = find(&app, &id).await?;
     reach.check_owner(&caller, &task.spec.user_id)?;
     match app.driver.cancel(task.spec.id, &caller.user_id, caller.ip).await? {
-        CancelAnswer::Recorded => {}
         CancelAnswer::Unchanged if purge => {
             return Err(AppError::Conflict {
                 error: "The task is still being stopped.".into(),
                 hint: Some("Delete it again when it has ended.".into()),
             });
         }
-        CancelAnswer::Unchanged => {}
+        CancelAnswer::Recorded | CancelAnswer::Unchanged => {}
         // It has ended, maybe just now: only the store knows how.
         CancelAnswer::NotActive => hide(&app, &caller, &id, purge).await?,
     }

@@ -1,0 +1,76 @@
+//! Every operation has its cases: this does not compile until a new operation names them, and the
+//! refusals (no key, wrong role) run over all operations in `auth`.
+
+use crate::{
+    artifacts, auth, bad_input, blobs, connect, document, health, keys, logs, queue, snapshots, tasks, workers,
+};
+use fetchml_server::Operation;
+
+struct Cases {
+    /// It works.
+    success: fn(),
+    /// Somebody else's, or nothing there.
+    missing: Option<fn()>,
+    /// What cannot be read or meant.
+    bad_input: Option<fn()>,
+}
+
+fn cases(operation: Operation) -> Cases {
+    use Operation as O;
+    let all = |success, missing, bad_input| Cases { success, missing: Some(missing), bad_input: Some(bad_input) };
+    let plain = |success| Cases { success, missing: None, bad_input: None };
+    match operation {
+        O::Health => plain(health::says_how_the_server_is),
+        O::Document => plain(document::is_served_complete),
+        O::TaskList => {
+            Cases { bad_input: Some(bad_input::query_parameters), ..plain(tasks::list::pages_from_the_newest) }
+        }
+        O::TaskCreate => {
+            Cases { bad_input: Some(bad_input::every_field_of_a_task), ..plain(tasks::create::is_stored_and_shown) }
+        }
+        O::TaskShow => {
+            Cases { missing: Some(auth::unknown_ids_are_404), ..plain(tasks::show::shows_output_and_hides_env) }
+        }
+        O::TaskDelete => all(
+            tasks::delete::ends_a_queued_task,
+            tasks::delete::refuses_what_belongs_to_others,
+            bad_input::query_parameters,
+        ),
+        O::LogRead => all(logs::exact_bytes_and_ranges, auth::unknown_ids_are_404, bad_input::query_parameters),
+        O::ArtifactList => all(artifacts::are_listed_and_read, auth::unknown_ids_are_404, bad_input::query_parameters),
+        O::ArtifactRead => {
+            all(artifacts::are_listed_and_read, artifacts::unknown_ones_are_404, bad_input::query_parameters)
+        }
+        O::QueueShow => plain(queue::counts),
+        O::WorkerList => plain(workers::are_listed),
+        O::KeyList => plain(keys::are_made_listed_and_revoked),
+        O::KeyCreate => {
+            Cases { bad_input: Some(bad_input::every_field_of_a_key), ..plain(keys::are_made_listed_and_revoked) }
+        }
+        O::KeyRevoke => Cases { missing: Some(auth::unknown_ids_are_404), ..plain(keys::are_made_listed_and_revoked) },
+        O::SnapshotCreate => {
+            Cases { bad_input: Some(snapshots::bad_manifests), ..plain(snapshots::are_negotiated_and_stored) }
+        }
+        O::SnapshotRead => {
+            Cases { missing: Some(auth::unknown_ids_are_404), ..plain(snapshots::are_negotiated_and_stored) }
+        }
+        O::BlobPut => all(blobs::are_stored_and_read, auth::unknown_ids_are_404, blobs::bytes_that_do_not_match),
+        O::BlobRead => Cases { missing: Some(auth::unknown_ids_are_404), ..plain(blobs::are_stored_and_read) },
+        O::WorkerConnect => Cases { bad_input: Some(connect::without_upgrade), ..plain(connect::a_worker_joins) },
+    }
+}
+
+/// What a route takes decides which cases it must have.
+#[test]
+fn every_operation_has_the_cases_it_needs() {
+    let document = serde_json::to_value(fetchml_server::openapi()).unwrap();
+    for operation in Operation::ALL {
+        let Cases { success: _, missing, bad_input } = cases(operation);
+        let (method, path) = operation.route();
+        let documented = &document["paths"][path][method];
+        let responses = &documented["responses"];
+        assert_eq!(missing.is_some(), responses.get("404").is_some(), "{operation:?}: 404");
+        let takes_input = responses.get("400").is_some() || responses.get("422").is_some();
+        assert_eq!(bad_input.is_some(), takes_input, "{operation:?}: bad input");
+    }
+}

@@ -1,0 +1,50 @@
+//! The API through real HTTP on a real server; every answer is checked against the contract.
+
+mod artifacts;
+mod auth;
+mod bad_input;
+mod blobs;
+mod connect;
+mod coverage;
+mod document;
+mod health;
+mod keys;
+mod life;
+mod logs;
+mod queue;
+mod snapshots;
+mod tasks;
+mod workers;
+
+use fetchml_api::link::{Assignment, Outcome};
+use fetchml_testkit::{CheckedClient, LinkWorker, TestServer};
+use serde_json::{Value, json};
+
+/// An id that is well-formed and names nothing.
+const NOBODY: &str = "0192f0c1-2345-7000-8000-000000000001";
+
+/// The smallest valid task.
+fn small() -> Value {
+    json!({"job_name": "a", "entrypoint": "/bin/true"})
+}
+
+/// SHA-256, lower-case hex.
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    hex::encode(sha2::Sha256::digest(bytes))
+}
+
+/// A task that a worker has taken up.
+async fn running(server: &TestServer, owner: &CheckedClient) -> (LinkWorker, Assignment) {
+    owner.submit(&small()).await;
+    let mut worker = LinkWorker::connect(server).await;
+    let assignment = worker.run_next().await;
+    (worker, assignment)
+}
+
+/// A task that has ended well.
+async fn completed(server: &TestServer, owner: &CheckedClient) -> (LinkWorker, Assignment) {
+    let (mut worker, assignment) = running(server, owner).await;
+    worker.end(&assignment, Outcome { exit_code: Some(0), ..Outcome::default() }).await;
+    (worker, assignment)
+}

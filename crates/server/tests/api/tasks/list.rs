@@ -1,0 +1,37 @@
+use fetchml_testkit::{Database, TestServer};
+use serde_json::{Value, json};
+
+#[tokio::test]
+pub(crate) async fn pages_from_the_newest() {
+    for database in Database::ALL {
+        let server = TestServer::start_with(database, |_| {}).await;
+        let (ada, bob) = (server.user("ada").await, server.user("bob").await);
+        let mut ids = Vec::new();
+        for n in 0..5 {
+            let owner = if n == 2 { &bob } else { &ada };
+            let made = owner.submit(&json!({"job_name": format!("n{}", n % 2), "args": "true"})).await;
+            ids.insert(0, made["id"].as_str().unwrap().to_owned());
+        }
+        let page = async |query: &str| {
+            let list = ada.get(&format!("/v1/tasks?{query}")).await.expect(200).json();
+            let found: Vec<String> =
+                list["tasks"].as_array().unwrap().iter().map(|t| t["id"].as_str().unwrap().to_owned()).collect();
+            (found, list["total"].as_i64().unwrap())
+        };
+        assert_eq!(page("").await, (ids.clone(), 5));
+        assert_eq!(page("limit=2&offset=1").await, (ids[1..3].to_vec(), 5));
+        assert_eq!(page("limit=0").await, (vec![], 5));
+        assert_eq!(page("offset=9").await, (vec![], 5));
+        assert_eq!(page("user_id=bob").await, (ids[2..3].to_vec(), 1));
+        assert_eq!(page("job_name=n1").await, (vec![ids[1].clone(), ids[3].clone()], 2));
+        assert_eq!(page(&format!("after={}&limit=2", ids[1])).await.0, ids[2..4].to_vec());
+        assert_eq!(page("status=queued&node_count=1&unknown=x").await.1, 5);
+        assert_eq!(page("status=completed").await, (vec![], 0));
+        assert_eq!(page("node_count=2").await, (vec![], 0));
+        assert_eq!(page("reservation_id=x").await, (vec![], 0));
+        assert_eq!(page("plugin_configs=%7B%7D").await.1, 5);
+        let list: Value = ada.get("/v1/tasks?limit=3").await.expect(200).json();
+        assert_eq!((&list["limit"], &list["offset"]), (&json!(3), &json!(0)));
+        assert!(list["tasks"][0].get("output").is_none());
+    }
+}

@@ -1,0 +1,179 @@
+//! A worker that speaks the link and does what the test says; it runs nothing.
+
+use crate::{DEADLINE, TestServer};
+use fetchml_api::{
+    AttemptId, Capabilities, WorkerId,
+    link::{
+        Assignment, Heartbeat, Held, Hello, LogChunk, Outcome, PROTOCOL, Report, SpooledReport, ToServer, ToWorker,
+        Welcome,
+    },
+};
+use futures_util::{SinkExt as _, StreamExt as _};
+use std::collections::VecDeque;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
+
+/// A connected worker.
+pub struct LinkWorker {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Its id.
+    pub id: WorkerId,
+    /// Terms of the session.
+    pub welcome: Welcome,
+    waiting: VecDeque<ToWorker>,
+    seq: u64,
+}
+
+impl LinkWorker {
+    /// Connects a fresh worker with 4 cores.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub async fn connect(server: &TestServer) -> Self {
+        Self::connect_as(server, WorkerId(uuid::Uuid::now_v7()), Vec::new()).await
+    }
+
+    /// Connects as a known worker that holds attempts.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub async fn connect_as(server: &TestServer, id: WorkerId, inventory: Vec<Held>) -> Self {
+        let key = server.worker().await.key.expect("a worker's client has a key");
+        let url = format!("ws://{}/v1/workers/connect", server.server().address());
+        let mut request = url.into_client_request().expect("the address makes a URL");
+        request.headers_mut().insert("x-api-key", key.parse().expect("a key is a valid header"));
+        let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap_or_else(|e| panic!("no link: {e}"));
+        let welcome = Welcome {
+            protocol: 0,
+            incarnation: 0,
+            heartbeat_s: 0,
+            lost_after_s: 0,
+            forget: Vec::new(),
+            log_offsets: Vec::new(),
+        };
+        let mut worker = Self { socket, id, welcome, waiting: VecDeque::new(), seq: 0 };
+        let capabilities =
+            Capabilities { cpu_cores: 4, memory_gb: 8, executors: vec!["process".into()], ..Capabilities::default() };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            worker_id: id,
+            agent_run: 1,
+            name: "test".into(),
+            capabilities,
+            batch_slots: 4,
+            service_slots: 1,
+            incarnation_seen: 0,
+            inventory,
+        };
+        worker.send(&ToServer::Hello(Box::new(hello))).await;
+        worker.welcome = worker.wait(|m| if let ToWorker::Welcome(w) = m { Some(w.clone()) } else { None }).await;
+        worker
+    }
+
+    /// Sends a message.
+    ///
+    /// # Panics
+    /// The session is closed.
+    pub async fn send(&mut self, message: &ToServer) {
+        let text = serde_json::to_string(message).expect("link messages are JSON");
+        self.socket.send(Message::text(text)).await.unwrap_or_else(|e| panic!("the link is closed: {e}"));
+    }
+
+    /// Waits for a message that `pick` takes; others are kept for later waits.
+    ///
+    /// # Panics
+    /// The session ends, or the deadline passes.
+    pub async fn wait<T>(&mut self, pick: impl Fn(&ToWorker) -> Option<T>) -> T {
+        if let Some(at) = self.waiting.iter().position(|m| pick(m).is_some())
+            && let Some(found) = self.waiting.remove(at).as_ref().and_then(&pick)
+        {
+            return found;
+        }
+        loop {
+            let frame = timeout(DEADLINE, self.socket.next()).await.expect("the server sends what is waited for");
+            match frame.unwrap_or_else(|| panic!("the session ended")).unwrap_or_else(|e| panic!("link: {e}")) {
+                Message::Text(text) => {
+                    let message: ToWorker = serde_json::from_str(&text).expect("the server sends link messages");
+                    match pick(&message) {
+                        Some(found) => return found,
+                        None => self.waiting.push_back(message),
+                    }
+                }
+                Message::Close(_) => panic!("the session was closed"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Resolves when the server has closed the session.
+    ///
+    /// # Panics
+    /// It does not within the deadline.
+    pub async fn closed(&mut self) {
+        let closing = async {
+            while let Some(Ok(frame)) = self.socket.next().await {
+                if frame.is_close() {
+                    return;
+                }
+            }
+        };
+        timeout(DEADLINE, closing).await.expect("the server closes the session");
+    }
+
+    /// The next assignment.
+    pub async fn assignment(&mut self) -> Assignment {
+        self.wait(|m| if let ToWorker::Assign(a) = m { Some((**a).clone()) } else { None }).await
+    }
+
+    /// Reports about an attempt and waits until the report is dealt with.
+    pub async fn report(&mut self, assignment: &Assignment, report: Report) {
+        self.seq += 1;
+        let seq = self.seq;
+        let report = SpooledReport {
+            seq,
+            attempt: assignment.attempt,
+            task: assignment.spec.id,
+            epoch: assignment.epoch,
+            report,
+        };
+        self.send(&ToServer::Reports { reports: vec![report] }).await;
+        self.wait(|m| matches!(m, ToWorker::Ack { seq: acked } if *acked >= seq).then_some(())).await;
+    }
+
+    /// Takes the next assignment up to running user code.
+    pub async fn run_next(&mut self) -> Assignment {
+        let assignment = self.assignment().await;
+        self.report(&assignment, Report::Accepted).await;
+        self.report(&assignment, Report::Running).await;
+        assignment
+    }
+
+    /// Ends an attempt.
+    pub async fn end(&mut self, assignment: &Assignment, outcome: Outcome) {
+        self.report(assignment, Report::Collecting).await;
+        self.report(assignment, Report::Ended(outcome)).await;
+    }
+
+    /// Sends log bytes; returns the durable length that the server acknowledges.
+    ///
+    /// # Panics
+    /// The session is closed.
+    pub async fn log(&mut self, attempt: AttemptId, offset: u64, bytes: &[u8]) -> u64 {
+        let frame = LogChunk { attempt, node: 0, offset, bytes }.encode();
+        self.socket.send(Message::binary(frame)).await.unwrap_or_else(|e| panic!("the link is closed: {e}"));
+        self.wait(|m| match m {
+            ToWorker::LogAck { attempt: of, offset } if *of == attempt => Some(*offset),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Sends a sign of life.
+    pub async fn beat(&mut self, held: Vec<AttemptId>) {
+        self.send(&ToServer::Heartbeat(Heartbeat { sent_ms: 1, held })).await;
+        self.wait(|m| matches!(m, ToWorker::BeatAck { .. }).then_some(())).await;
+    }
+}

@@ -1,0 +1,100 @@
+//! The commands a person types, against a running server.
+
+use crate::support::{DEADLINE, Lab, eventually, shown};
+use fetchml_api::{FailureCause, TaskStatus};
+use serde_json::Value;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes_tell_the_outcome() {
+    let mut lab = Lab::new();
+    lab.up(&[]).await;
+    let good = lab.run(&["submit", "--no-snapshot", "--follow", "--", "bash", "-c", "echo out; echo err >&2"]).await;
+    assert_eq!(good.status.code(), Some(0), "{}", shown(&good));
+    assert_eq!(String::from_utf8_lossy(&good.stdout), "out\nerr\n", "{}", shown(&good));
+
+    let bad = lab.run(&["submit", "--no-snapshot", "--follow", "--", "bash", "-c", "exit 3"]).await;
+    assert_eq!(bad.status.code(), Some(1), "{}", shown(&bad));
+
+    let id = lab.submit("sleep 600").await;
+    lab.until(id, TaskStatus::Running).await;
+    lab.output(&["cancel", &id.to_string()]).await;
+    let waited = lab.run(&["wait", &id.to_string()]).await;
+    assert_eq!(waited.status.code(), Some(3), "{}", shown(&waited));
+    let task = lab.client().task(id).await.unwrap();
+    assert_eq!(task.failure.unwrap().cause, FailureCause::Cancelled);
+    assert_eq!(task.error.as_deref(), Some("cancelled by admin"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submit_works_in_the_next_terminal_without_configuration() {
+    let mut lab = Lab::new();
+    lab.up(&[]).await;
+    // No FETCHML_URL, no FETCHML_API_KEY: only the profile that `up` wrote below HOME.
+    let mut command = lab.command(&["submit", "--no-snapshot", "--follow", "--", "echo", "hello"]);
+    command.env_remove("FETCHML_URL").env_remove("FETCHML_API_KEY");
+    let output = crate::support::run(command).await;
+    assert!(output.status.success(), "{}", shown(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_task_is_retried_as_often_as_asked() {
+    let mut lab = Lab::new();
+    lab.up(&[]).await;
+    let counter = lab.path("tries");
+    let script = format!("echo x >> {0}; [ $(wc -l < {0}) -ge 2 ]", counter.display());
+    let output = lab
+        .run(&["submit", "--no-snapshot", "--retries", "2", "--follow", "--json", "--", "bash", "-c", &script])
+        .await;
+    assert!(output.status.success(), "{}", shown(&output));
+    let tasks: Value = serde_json::from_str(&lab.output(&["tasks", "--json"]).await).unwrap();
+    assert_eq!(tasks["tasks"][0]["retry_count"], 1);
+    assert_eq!(std::fs::read_to_string(counter).unwrap(), "x\nx\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_limit_ends_the_whole_tree() {
+    let lab = Lab::with_worker().await;
+    let pids = lab.path("pids");
+    let script = format!("setsid sleep 601 & echo $! >> {0}; echo $$ >> {0}; exec sleep 600", pids.display());
+    let request = fetchml_api::CreateTaskRequest {
+        job_name: "limit".into(),
+        args: Some(format!("bash -c '{script}'")),
+        time_limit_s: Some(1),
+        ..Default::default()
+    };
+    let id = lab.client().submit(&request, true).await.unwrap().id;
+    let task = lab.until(id, TaskStatus::Failed).await;
+    assert_eq!(task.failure.unwrap().cause, FailureCause::Timeout);
+    let text = std::fs::read_to_string(pids).unwrap();
+    assert_eq!(text.lines().count(), 2);
+    for pid in text.lines() {
+        eventually("nothing of the task is left", DEADLINE, async || {
+            (!std::fs::exists(format!("/proc/{pid}")).unwrap()).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_queue_by_priority_and_all_complete() {
+    let lab = Lab::with_worker().await;
+    let client = lab.client();
+    let mut ids = Vec::new();
+    for priority in [1, 10, 5] {
+        for _ in 0..20 {
+            let request = fetchml_api::CreateTaskRequest {
+                job_name: "many".into(),
+                args: Some("true".into()),
+                priority: Some(priority),
+                ..Default::default()
+            };
+            ids.push(client.submit(&request, true).await.unwrap().id);
+        }
+    }
+    for id in ids {
+        lab.until(id, TaskStatus::Completed).await;
+    }
+    let queue = client.queue().await.unwrap();
+    assert_eq!((queue.queued, queue.running, queue.completed, queue.failed, queue.workers), (0, 0, 60, 0, 1));
+}

@@ -1,0 +1,11 @@
+//! Whole processes: the real binary, real files, real signals. Each test has its own data
+//! directories and port; nothing here sleeps to synchronise, every wait is for a condition with a
+//! deadline.
+
+mod bad_input;
+mod commands;
+mod disk_full;
+mod environments;
+mod ledger;
+mod restarts;
+mod support;

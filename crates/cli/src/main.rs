@@ -13,6 +13,10 @@ use clap::Parser as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before anything starts a thread: the helper forks, and a fork takes one thread along.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == commands::serving::HELPER) {
+        fetchml_worker::shim::helper_main()
+    }
     let cli = commands::Cli::parse();
     match commands::run(cli) {
         Ok(exit) => exit.into(),

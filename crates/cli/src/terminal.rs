@@ -16,8 +16,13 @@ pub(crate) fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Whether stderr may have colours.
+pub(crate) fn stderr_colours() -> bool {
+    stderr_is_terminal() && colours_wanted()
+}
+
 fn paint(text: &str, code: &str) -> String {
-    if stderr_is_terminal() && colours_wanted() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    if stderr_colours() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// A line on stderr. That nobody can read it is no reason to fail.

@@ -49,7 +49,7 @@ impl std::fmt::Debug for ByteStream {
 }
 
 impl ByteStream {
-    pub(crate) fn empty(_url: &str) -> Self {
+    pub(crate) fn empty() -> Self {
         Self { chunks: futures_util::stream::empty().boxed(), length_bytes: Some(0) }
     }
 
@@ -154,23 +154,27 @@ impl Client {
             drop(tokio::fs::File::open(file).await.map_err(|error| ClientError::io(file, error))?);
         }
         let result = self
-            .send(Repeat::Idempotent, || {
-                let body = match &source {
-                    BlobSource::Bytes(bytes) => Body::from(bytes.clone()),
-                    BlobSource::File(file) => Body::wrap_stream(checked_file(
-                        file.clone(),
-                        sha256.to_owned(),
-                        size_bytes,
-                        Arc::clone(&changed),
-                        Arc::clone(&sent),
-                    )),
-                };
-                self.request(Method::PUT, &path)
-                    .header(CONTENT_LENGTH, size_bytes)
-                    .header(CONTENT_TYPE, "application/octet-stream")
-                    .timeout(upload_timeout(size_bytes))
-                    .body(body)
-            })
+            .send_unless(
+                || changed.load(Ordering::Acquire),
+                Repeat::Idempotent,
+                || {
+                    let body = match &source {
+                        BlobSource::Bytes(bytes) => Body::from(bytes.clone()),
+                        BlobSource::File(file) => Body::wrap_stream(checked_file(
+                            file.clone(),
+                            sha256.to_owned(),
+                            size_bytes,
+                            Arc::clone(&changed),
+                            Arc::clone(&sent),
+                        )),
+                    };
+                    self.request(Method::PUT, &path)
+                        .header(CONTENT_LENGTH, size_bytes)
+                        .header(CONTENT_TYPE, "application/octet-stream")
+                        .timeout(upload_timeout(size_bytes))
+                        .body(body)
+                },
+            )
             .await;
         match (result, source) {
             (Ok(_), _) => Ok(()),

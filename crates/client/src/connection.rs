@@ -107,6 +107,16 @@ impl Client {
         repeat: Repeat,
         build: impl Fn() -> RequestBuilder,
     ) -> Result<Response, ClientError> {
+        self.send_unless(|| false, repeat, build).await
+    }
+
+    /// As [`Self::send`], but not again once `given_up` says that a repeat cannot help.
+    pub(crate) async fn send_unless(
+        &self,
+        given_up: impl Fn() -> bool,
+        repeat: Repeat,
+        build: impl Fn() -> RequestBuilder,
+    ) -> Result<Response, ClientError> {
         let mut attempt = 0;
         loop {
             let error = match self.send_once(build()).await {
@@ -122,7 +132,7 @@ impl Client {
             let refused_connection =
                 matches!(&error, ClientError::Unreachable { reason, .. } if reason == "connection refused");
             match error.retry_delay(attempt) {
-                Some(delay) if may_repeat && !refused_connection && attempt < limits::RETRIES_MAX => {
+                Some(delay) if may_repeat && !refused_connection && !given_up() && attempt < limits::RETRIES_MAX => {
                     tokio::time::sleep(delay).await;
                     attempt += 1;
                 }

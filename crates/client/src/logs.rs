@@ -7,7 +7,7 @@ use crate::{
     limits,
     sse::{SseEvent, SseParser},
 };
-use fetchml_api::{TaskId, TaskStatus};
+use fetchml_api::{AttemptId, TaskId, TaskStatus};
 use futures_util::{Stream, StreamExt as _};
 use reqwest::{Method, header::ACCEPT};
 use serde::Deserialize;
@@ -34,8 +34,8 @@ impl LogQuery {
 /// A run of log bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogChunk {
-    /// Attempt, from 1.
-    pub attempt: u32,
+    /// The attempt that wrote it.
+    pub attempt: AttemptId,
     /// Node, from 0.
     pub node: u32,
     /// Where it begins in its log, bytes.
@@ -51,8 +51,10 @@ pub struct LogChunk {
 pub enum LogEvent {
     /// An attempt begins; what follows is its log.
     Attempt {
-        /// Attempt, from 1.
-        attempt: u32,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Its number within the task, from 1, if the server said so.
+        number: Option<u32>,
     },
     /// Log bytes.
     Chunk(LogChunk),
@@ -239,7 +241,7 @@ fn read_event(event: &SseEvent) -> Result<Option<LogEvent>, String> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Other {
-        attempt: Option<u32>,
+        number: Option<u32>,
         status: Option<TaskStatus>,
     }
     let position = event.id.as_deref().map(read_id).transpose()?;
@@ -252,8 +254,8 @@ fn read_event(event: &SseEvent) -> Result<Option<LogEvent>, String> {
             Ok(Some(LogEvent::Chunk(LogChunk { attempt, node, offset, len, text })))
         }
         "attempt" => {
-            let attempt = other().attempt.or(position.map(|(attempt, ..)| attempt));
-            Ok(attempt.map(|attempt| LogEvent::Attempt { attempt }))
+            let (attempt, ..) = position.ok_or("an attempt without an id")?;
+            Ok(Some(LogEvent::Attempt { attempt, number: other().number }))
         }
         "end" => Ok(Some(LogEvent::End { status: other().status })),
         _ => Ok(None),
@@ -261,7 +263,7 @@ fn read_event(event: &SseEvent) -> Result<Option<LogEvent>, String> {
 }
 
 /// Reads `attempt.node.offset`.
-fn read_id(id: &str) -> Result<(u32, u32, u64), String> {
+fn read_id(id: &str) -> Result<(AttemptId, u32, u64), String> {
     let mut parts = id.split('.');
     let mut read = || {
         let (attempt, node, offset) = (parts.next()?, parts.next()?, parts.next()?);
@@ -281,16 +283,21 @@ mod tests {
 
     #[test]
     fn events_are_understood() {
-        let chunk = LogChunk { attempt: 2, node: 0, offset: 4, len: 3, text: "abc".into() };
-        let read = |id, name, data| read_event(&event(id, name, data)).unwrap();
-        assert_eq!(read("2.0.7", "", r#"{"text":"abc","offset":4,"len":3}"#), Some(LogEvent::Chunk(chunk)));
-        assert_eq!(read("", "attempt", r#"{"attempt":3}"#), Some(LogEvent::Attempt { attempt: 3 }));
-        assert_eq!(read("3.0.0", "attempt", "{}"), Some(LogEvent::Attempt { attempt: 3 }));
+        let attempt: AttemptId = "0193e4a1-77c2-7000-8000-5c1fd1b0a001".parse().unwrap();
+        let chunk = LogChunk { attempt, node: 0, offset: 4, len: 3, text: "abc".into() };
+        let read = |position: &str, name, data| {
+            let id = if position.is_empty() { String::new() } else { format!("{attempt}.{position}") };
+            read_event(&event(&id, name, data)).unwrap()
+        };
+        assert_eq!(read("0.7", "", r#"{"text":"abc","offset":4,"len":3}"#), Some(LogEvent::Chunk(chunk)));
+        assert_eq!(read("0.0", "attempt", r#"{"number":3}"#), Some(LogEvent::Attempt { attempt, number: Some(3) }));
+        assert_eq!(read("0.0", "attempt", "{}"), Some(LogEvent::Attempt { attempt, number: None }));
         assert_eq!(
             read("", "end", r#"{"status":"completed"}"#),
             Some(LogEvent::End { status: Some(TaskStatus::Completed) })
         );
         assert_eq!(read("", "later", "?"), None);
         assert!(read_event(&event("1.x.2", "", "{}")).is_err());
+        assert!(read_event(&event("", "", r#"{"text":"","offset":0,"len":0}"#)).is_err());
     }
 }

@@ -164,7 +164,7 @@ impl Client {
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, ClientError> {
         if range.as_ref().is_some_and(Range::is_empty) {
-            return Ok(ByteStream::empty(self.url()));
+            return Ok(ByteStream::empty());
         }
         let response = self
             .send(Repeat::Idempotent, || {

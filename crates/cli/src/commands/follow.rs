@@ -2,7 +2,7 @@
 
 use super::{show, tasks::run_time};
 use crate::{failure::Exit, limits, quantity, terminal};
-use fetchml_api::{Task, TaskId, TaskStatus};
+use fetchml_api::{AttemptId, Task, TaskId, TaskStatus};
 use fetchml_client::{Client, LogEvent, LogQuery};
 use futures_util::StreamExt as _;
 use std::io::{self, Write as _};
@@ -56,14 +56,14 @@ pub(super) struct LogPrinter {
     events: futures_util::stream::BoxStream<'static, Result<LogEvent, fetchml_client::ClientError>>,
     /// When something last arrived.
     last_event: Instant,
-    attempt: u32,
+    attempt: Option<AttemptId>,
     reconnecting: bool,
 }
 
 impl LogPrinter {
     pub(super) fn new(client: &Client, id: TaskId, query: LogQuery) -> Self {
         let events = client.logs_follow(id, query).boxed();
-        Self { events, last_event: Instant::now(), attempt: 0, reconnecting: false }
+        Self { events, last_event: Instant::now(), attempt: None, reconnecting: false }
     }
 
     /// Handles the next event; false after the last.
@@ -72,14 +72,14 @@ impl LogPrinter {
         self.last_event = Instant::now();
         match event? {
             LogEvent::Chunk(chunk) => {
-                self.on_attempt(chunk.attempt);
+                self.on_attempt(chunk.attempt, None);
                 self.on_connected();
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(chunk.text.as_bytes())?;
                 stdout.flush()?;
             }
-            LogEvent::Attempt { attempt } => {
-                self.on_attempt(attempt);
+            LogEvent::Attempt { attempt, number } => {
+                self.on_attempt(attempt, number);
                 self.on_connected();
             }
             LogEvent::Reconnecting { reason, .. } => {
@@ -92,11 +92,12 @@ impl LogPrinter {
         Ok(true)
     }
 
-    fn on_attempt(&mut self, attempt: u32) {
-        if self.attempt != 0 && attempt != self.attempt {
-            terminal::say_aside(&format!("--- attempt {attempt} ---"));
+    fn on_attempt(&mut self, attempt: AttemptId, number: Option<u32>) {
+        let before = self.attempt.replace(attempt);
+        if before.is_some_and(|before| before != attempt) {
+            let number = number.map_or_else(|| attempt.to_string(), |number| number.to_string());
+            terminal::say_aside(&format!("--- attempt {number} ---"));
         }
-        self.attempt = attempt;
     }
 
     fn on_connected(&mut self) {

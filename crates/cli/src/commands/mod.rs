@@ -8,11 +8,15 @@ mod follow;
 mod keys;
 mod logs;
 mod queue;
+mod serve;
+pub(crate) mod serving;
 mod show;
 mod snapshot;
 mod submit;
 mod tasks;
+mod up;
 mod wait;
+mod worker;
 mod workers;
 
 use crate::failure::{EXIT_CODES, Exit};
@@ -40,6 +44,9 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Up(up::Up),
+    Serve(serve::Serve),
+    Worker(worker::Worker),
     Submit(submit::Submit),
     Tasks(tasks::Tasks),
     Show(show::Show),
@@ -58,6 +65,9 @@ enum Command {
 pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
     let config = cli.config.as_deref();
     match cli.command {
+        Command::Up(command) => command.run(config),
+        Command::Serve(command) => command.run(config),
+        Command::Worker(command) => command.run(config),
         Command::Submit(command) => client(command.run(config)),
         Command::Tasks(command) => client(command.run(config)),
         Command::Show(command) => client(command.run(config)),

@@ -220,6 +220,7 @@ fn defaults() -> Figment {
     add("server.lost_after_s", 600.into());
     add("server.aging_interval_s", 1_800.into());
     add("server.allow_plain_http", false.into());
+    add("worker.service_slots", 4.into());
     if let Some(dir) = environment::data_dir() {
         add("server.data_dir", dir.to_string_lossy().into_owned().into());
         add("worker.data_dir", dir.join("worker").to_string_lossy().into_owned().into());

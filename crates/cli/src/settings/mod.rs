@@ -59,7 +59,7 @@ pub(crate) struct WorkerSettings {
     /// Batch slots.
     pub(crate) slots: Option<u32>,
     /// Service slots.
-    pub(crate) service_slots: Option<u32>,
+    pub(crate) service_slots: u32,
 }
 
 /// Settings of client commands.

@@ -48,12 +48,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("worker.data_dir", env::DATA_DIR, Kind::Text, "where a worker keeps everything"),
     setting("worker.name", env::WORKER_NAME, Kind::Text, "name of the worker: the host name unless set"),
     setting("worker.slots", env::SLOTS, Kind::Integer, "tasks at the same time: the cores unless set"),
-    setting(
-        "worker.service_slots",
-        env::SERVICE_SLOTS,
-        Kind::Integer,
-        "notebooks and tools at the same time: 4 unless set",
-    ),
+    setting("worker.service_slots", env::SERVICE_SLOTS, Kind::Integer, "notebooks and tools at the same time"),
 ];
 
 /// The setting of a path.

@@ -1,0 +1,98 @@
+//! `fetchml serve`.
+
+use super::serving::{self, Signals};
+use crate::{
+    failure::{Exit, Failure},
+    settings::{Flags, Layers},
+    terminal,
+};
+use clap::{ArgAction, Args, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// On or off.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// Flags of everything that contains a server.
+#[derive(Args, Debug)]
+pub(super) struct ServingFlags {
+    /// Where everything is kept [env: FETCHML_DATA_DIR] [default: /var/lib/fetchml as root, else ~/.local/share/fetchml]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address to listen on; port 0 takes any free one [env: FETCHML_LISTEN] [default: 127.0.0.1:9101]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// postgres://... instead of SQLite [env: FETCHML_DATABASE]
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// Limit requests per key [env: FETCHML_RATE_LIMITS] [default: on]
+    #[arg(long, value_name = "SWITCH")]
+    rate_limits: Option<Switch>,
+    /// A worker silent for this many seconds has lost its tasks [env: FETCHML_LOST_AFTER] [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    lost_after: Option<u32>,
+    /// Seconds queued that are worth one level of priority [env: FETCHML_AGING_INTERVAL] [default: 1800]
+    #[arg(long, value_name = "SECONDS")]
+    aging_interval: Option<u32>,
+    /// Allow plain HTTP on an address that other machines can reach [env: FETCHML_ALLOW_PLAIN_HTTP]
+    #[arg(long, action = ArgAction::SetTrue)]
+    allow_plain_http: bool,
+}
+
+impl ServingFlags {
+    pub(super) fn flags(&self) -> Flags {
+        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+        let rate_limits = self.rate_limits.map(|switch| if switch == Switch::On { "on" } else { "off" });
+        Flags::default()
+            .set("server.data_dir", "--data-dir", data_dir)
+            .set("server.listen", "--listen", self.listen.clone())
+            .set("server.database", "--database", self.database.clone())
+            .set("server.rate_limits", "--rate-limits", rate_limits)
+            .set("server.lost_after_s", "--lost-after", self.lost_after)
+            .set("server.aging_interval_s", "--aging-interval", self.aging_interval)
+            .set("server.allow_plain_http", "--allow-plain-http", self.allow_plain_http.then_some(true))
+    }
+}
+
+/// Run a server without a worker
+#[derive(Args, Debug)]
+#[command(before_long_help = "Example:\n  fetchml serve --data-dir /srv/fetchml --listen 127.0.0.1:9101")]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    flags: ServingFlags,
+}
+
+impl Serve {
+    pub(super) fn run(self, config: Option<&Path>) -> anyhow::Result<Exit> {
+        let settings = Layers::load(config, self.flags.flags())?.server()?;
+        serving::start_log("info")?;
+        serving::block_on(async {
+            let mut signals = Signals::new()?;
+            let server = serving::start_server(&settings).await?;
+            serving::introduce(&server, "server", &settings)?;
+            terminal::say("add a worker:");
+            terminal::say("  fetchml keys create --role worker --user lab > worker.key");
+            terminal::say(&format!(
+                "  fetchml worker --server {} --key-file worker.key",
+                serving::own_url(server.address())
+            ));
+            tokio::select! {
+                () = signals.received() => {}
+                () = server.wait() => return Err(disk_failed()),
+            }
+            terminal::say("stopping the server; tasks go on");
+            serving::unless_urged(&mut signals, server.shutdown()).await?;
+            Ok(Exit::Success)
+        })
+    }
+}
+
+/// The server gave up.
+pub(super) fn disk_failed() -> anyhow::Error {
+    Failure::new("the server cannot go on: the disk or database refused to keep what it was given")
+        .hint("the lines above say what failed; start it again when that is repaired, tasks are kept")
+        .into()
+}

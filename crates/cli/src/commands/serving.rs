@@ -1,0 +1,154 @@
+//! What `up`, `serve` and `worker` share: the runtime, the log, signals, and the profile.
+
+use crate::{
+    environment,
+    failure::Failure,
+    limits,
+    settings::{
+        RateLimiting, ServerSettings,
+        profile::{self, Profile, Written},
+    },
+    terminal,
+};
+use fetchml_client::Client;
+use fetchml_server::{Options, RateLimits, Server};
+use std::{
+    env,
+    ffi::OsString,
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The hidden command that runs the fork helper.
+pub(crate) const HELPER: &str = "__helper";
+
+/// Longest wait for the count of running tasks at shutdown.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs a server or worker on a runtime of few threads: their work is short, idle threads cost memory.
+pub(super) fn block_on<T>(serving: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, limits::SERVER_THREADS_MAX))
+        .max_blocking_threads(limits::BLOCKING_THREADS_MAX)
+        .thread_keep_alive(limits::BLOCKING_KEEP_ALIVE)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serving);
+    // What is still running blocks on nothing that matters: everything promised is on the disk.
+    runtime.shutdown_background();
+    result
+}
+
+/// Log lines go to stderr; `FETCHML_LOG` chooses which.
+pub(super) fn start_log(default: &str) -> anyhow::Result<()> {
+    let filter = match environment::var(environment::LOG) {
+        None => EnvFilter::new(default),
+        Some(text) => EnvFilter::try_new(text.to_string_lossy())
+            .map_err(|error| Failure::usage(format!("{} is not a log filter: {error}", environment::LOG)))?,
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(terminal::stderr_colours())
+        .init();
+    Ok(())
+}
+
+/// The signals that ask for a clean end.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for one.
+    pub(super) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Starts the server these settings describe.
+pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Server> {
+    let options = Options {
+        listen: settings.listen,
+        database: settings.database.clone(),
+        lost_after_s: settings.lost_after_s,
+        aging_interval_s: settings.aging_interval_s,
+        rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
+        allow_plain_http: settings.allow_plain_http,
+        ..Options::new(&settings.data_dir)
+    };
+    Ok(Server::start(options).await?)
+}
+
+/// The address by which this machine reaches its own server.
+pub(super) fn own_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+/// Says where the server is, shows the first key once, and writes the profile if there is none.
+pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) -> anyhow::Result<()> {
+    let url = own_url(server.address());
+    let data_dir = std::path::absolute(&settings.data_dir).unwrap_or_else(|_| settings.data_dir.clone());
+    terminal::say(&format!("FetchML {} {what} at {url}", env!("FETCHML_VERSION")));
+    terminal::say(&format!("  data      {}", data_dir.display()));
+    let admin = server.admin_key();
+    if let Some(key) = &admin.fresh {
+        terminal::say(&format!("  admin key {key}"));
+        terminal::say(&format!("            shown this once; kept in {}", admin.path.display()));
+    }
+    let key_file = std::path::absolute(&admin.path).unwrap_or_else(|_| admin.path.clone());
+    // The server runs; that a profile cannot be written is a nuisance, not a failure.
+    match profile::write(&Profile { url, key_file: Some(key_file), api_key: None }) {
+        Ok(Written::New(path)) => {
+            terminal::say(&format!("  profile   {} (commands of this user come here)", path.display()))
+        }
+        Ok(Written::Same | Written::Nowhere) => {}
+        Ok(Written::Other { path, url }) => {
+            terminal::say(&format!("  profile   {} names {url} and was left alone", path.display()));
+        }
+        Err(error) => terminal::say_warning(&format!("{error:#}")),
+    }
+    Ok(())
+}
+
+/// How many tasks run, for the farewell; none when it cannot be told quickly.
+pub(super) async fn tasks_running(server: &Server) -> Option<i64> {
+    let key = std::fs::read_to_string(&server.admin_key().path).ok()?;
+    let client = Client::new(&own_url(server.address()), key.trim()).ok()?;
+    let queue = tokio::time::timeout(COUNT_TIMEOUT, client.queue()).await.ok()?.ok()?;
+    Some(queue.running)
+}
+
+/// The command that starts the fork helper: this same binary.
+pub(super) fn helper_command() -> anyhow::Result<Vec<OsString>> {
+    let binary =
+        env::current_exe().map_err(|error| Failure::new(format!("this program's own path is unknown: {error}")))?;
+    Ok(vec![binary.into_os_string(), HELPER.into()])
+}
+
+/// Ends the process at once when a second signal arrives during a shutdown.
+pub(super) async fn unless_urged<T>(signals: &mut Signals, shutdown: impl Future<Output = T>) -> anyhow::Result<T> {
+    tokio::select! {
+        ended = shutdown => Ok(ended),
+        () = signals.received() => Err(Failure::new("ended at once by a second signal").into()),
+    }
+}

@@ -1,0 +1,124 @@
+//! `fetchml worker`.
+
+use super::serving::{self, Signals};
+use crate::{
+    environment,
+    failure::{Exit, Failure},
+    settings::{Flags, Layers, WorkerSettings, read_key_file},
+    terminal,
+};
+use clap::Args;
+use fetchml_worker::{ExitReason, Options};
+use std::path::{Path, PathBuf};
+
+/// Flags of everything that contains a worker.
+#[derive(Args, Debug)]
+pub(super) struct SlotFlags {
+    /// Name of the worker [env: FETCHML_WORKER_NAME] [default: the host name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Tasks at the same time [env: FETCHML_SLOTS] [default: the cores]
+    #[arg(long, value_name = "COUNT")]
+    slots: Option<u32>,
+    /// Notebooks and tools at the same time [env: FETCHML_SERVICE_SLOTS] [default: 4]
+    #[arg(long, value_name = "COUNT")]
+    service_slots: Option<u32>,
+}
+
+impl SlotFlags {
+    pub(super) fn add_to(&self, flags: Flags) -> Flags {
+        flags.set("worker.name", "--name", self.name.clone()).set("worker.slots", "--slots", self.slots).set(
+            "worker.service_slots",
+            "--service-slots",
+            self.service_slots,
+        )
+    }
+}
+
+/// Run a worker that takes tasks from a server
+#[derive(Args, Debug)]
+#[command(
+    before_long_help = "Example:\n  fetchml worker --server http://10.0.0.5:9101 --key-file worker.key --data-dir /data/fetchml"
+)]
+pub(crate) struct Worker {
+    /// Address of the server [env: FETCHML_SERVER]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// File that holds a key with the role worker [env: FETCHML_KEY_FILE]
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Where attempts, environments and files are kept [env: FETCHML_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    slots: SlotFlags,
+    /// Stop running tasks at the end instead of leaving them
+    #[arg(long)]
+    stop_tasks: bool,
+}
+
+impl Worker {
+    pub(super) fn run(self, config: Option<&Path>) -> anyhow::Result<Exit> {
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let flags = self
+            .slots
+            .add_to(Flags::default())
+            .set("worker.server", "--server", self.server.clone())
+            .set("worker.key_file", "--key-file", text(&self.key_file))
+            .set("worker.data_dir", "--data-dir", text(&self.data_dir));
+        let settings = Layers::load(config, flags)?.worker()?;
+        let server = settings.server.clone().ok_or_else(|| {
+            Failure::usage("no server is named").hint("give --server URL; `fetchml up` starts server and worker in one")
+        })?;
+        let key_file = settings.key_file.clone().ok_or_else(|| {
+            Failure::usage("no key file is named")
+                .hint("make a key with `fetchml keys create --role worker --user lab > worker.key` and give --key-file")
+        })?;
+        let key = read_key_file(&key_file)?;
+        // The same check the client does, so that a wrong file is told at once and without showing it.
+        fetchml_client::Client::new(&server, &key)?;
+        serving::start_log("info")?;
+        serving::block_on(async {
+            let mut signals = Signals::new()?;
+            let mut worker = start(server.clone(), key, &settings).await?;
+            terminal::say(&format!("FetchML {} worker for {server}", env!("FETCHML_VERSION")));
+            terminal::say(&format!("  data      {}", settings.data_dir.display()));
+            tokio::select! {
+                () = signals.received() => {}
+                reason = worker.wait() => return Err(failed(&reason)),
+            }
+            terminal::say(if self.stop_tasks {
+                "stopping, and all running tasks with it"
+            } else {
+                "stopping; running tasks go on and are found again at the next start"
+            });
+            serving::unless_urged(&mut signals, worker.shutdown(self.stop_tasks)).await?;
+            Ok(Exit::Success)
+        })
+    }
+}
+
+/// Starts the worker these settings describe.
+pub(super) async fn start(
+    server_url: String,
+    key: String,
+    settings: &WorkerSettings,
+) -> anyhow::Result<fetchml_worker::Worker> {
+    let options = Options {
+        server_url,
+        key,
+        data_dir: settings.data_dir.clone(),
+        name: settings.name.clone(),
+        batch_slots: settings.slots,
+        service_slots: settings.service_slots,
+        helper_command: serving::helper_command()?,
+    };
+    Ok(fetchml_worker::Worker::start(options).await?)
+}
+
+/// Why a worker ended by itself.
+pub(super) fn failed(reason: &ExitReason) -> anyhow::Error {
+    Failure::new(format!("the worker ended: {reason}"))
+        .hint(format!("check its key file ({}) and the server's address", environment::KEY_FILE))
+        .into()
+}

@@ -1,0 +1,57 @@
+//! Following a log through disconnects.
+
+use crate::server::{TestServer, events, refusal};
+use fetchml_client::{ClientError, LogEvent, LogQuery};
+use futures_util::StreamExt as _;
+
+const TASK: &str = "0193e4a1-77c2-7000-8000-5c1fd1b0a001";
+const ATTEMPT: &str = "0193e4a1-77c2-7000-8000-5c1fd1b0a002";
+
+fn chunk(offset: u64, text: &str) -> String {
+    let end = offset + text.len() as u64;
+    format!("id: {ATTEMPT}.0.{end}\ndata: {{\"text\":\"{text}\",\"offset\":{offset},\"len\":{}}}\n\n", text.len())
+}
+
+async fn follow(server: &TestServer) -> Vec<Result<LogEvent, ClientError>> {
+    server.client.logs_follow(TASK.parse().unwrap(), LogQuery::default()).collect().await
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_taken_up_where_it_broke() {
+    let server = TestServer::start(|n, _| match n {
+        0 => events(&(chunk(0, "one ") + ": beat\n\n" + &chunk(4, "two ") + "id: cut")),
+        1 => refusal(503, "retry-after: 0\r\n", "SERVICE_UNAVAILABLE"),
+        _ => events(&(chunk(8, "three") + "event: end\ndata: {\"status\":\"completed\"}\n\n")),
+    })
+    .await;
+    let all = follow(&server).await;
+    let text: String = all
+        .iter()
+        .filter_map(|event| match event {
+            Ok(LogEvent::Chunk(chunk)) => Some(chunk.text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(text, "one two three");
+    assert!(matches!(all.last(), Some(Ok(LogEvent::End { .. }))), "{all:?}");
+    let asked = server.asked();
+    assert_eq!(asked[0].line, format!("GET /v1/tasks/{TASK}/logs?follow=true"));
+    assert_eq!(asked[0].header("last-event-id"), None);
+    let resumed = format!("{ATTEMPT}.0.8");
+    assert_eq!(asked[1].header("last-event-id"), Some(resumed.as_str()));
+    assert_eq!(asked[2].header("last-event-id"), Some(resumed.as_str()));
+}
+
+#[tokio::test]
+async fn a_refusal_ends_it() {
+    let server = TestServer::start(|_, _| refusal(404, "", "NOT_FOUND")).await;
+    let all = follow(&server).await;
+    assert!(matches!(all[..], [Err(ClientError::Api { status: 404, .. })]), "{all:?}");
+}
+
+#[tokio::test]
+async fn nonsense_ends_it() {
+    let server = TestServer::start(|_, _| events("data: {\"text\":\"x\",\"offset\":0,\"len\":1}\n\n")).await;
+    let all = follow(&server).await;
+    assert!(matches!(all[..], [Err(ClientError::Protocol { .. })]), "{all:?}");
+}

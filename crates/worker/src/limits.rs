@@ -65,6 +65,8 @@ pub const UPLOADS_AT_ONCE: usize = 4;
 pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait before an upload is tried again.
 pub const UPLOAD_RETRY_MAX: Duration = Duration::from_secs(10);
+/// Answers that are not FetchML's before an upload is given up.
+pub const UPLOAD_UNEXPECTED_MAX: u32 = 20;
 /// Deepest directory below the output directory.
 pub const OUTPUT_DEPTH_MAX: usize = 64;
 /// Directories and files looked at in one output directory.
@@ -89,6 +91,10 @@ pub const SHIM_READY_WAIT: Duration = Duration::from_secs(10);
 pub const SHIM_REQUEST_BYTES: usize = 64 << 20;
 /// Largest answer of a shim to the agent, bytes.
 pub const SHIM_REPLY_BYTES: u64 = 16 << 10;
+/// How often a shim tries to write an exit record before it gives up, which makes the attempt lost.
+pub const EXIT_RECORD_TRIES: u32 = 120;
+/// Pause between two such tries.
+pub const EXIT_RECORD_RETRY: Duration = Duration::from_secs(1);
 /// Time between SIGTERM and SIGKILL for processes left behind by a main process that ended.
 pub const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 /// How often a shim looks again for processes that were forked while it killed their parents.

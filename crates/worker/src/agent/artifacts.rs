@@ -72,6 +72,7 @@ async fn upload(client: &Client, artifact: &Artifact, file: &File) -> Result<(),
     // Through the open file, not its name: the name may be anything by now. The client checks the hash.
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let mut pause = limits::UPLOAD_RETRY_FIRST;
+    let mut unexpected = 0;
     loop {
         let result = match client.blob_exists(&artifact.sha256).await {
             Ok(true) => Ok(()),
@@ -80,7 +81,7 @@ async fn upload(client: &Client, artifact: &Artifact, file: &File) -> Result<(),
         };
         match result {
             Ok(()) => return Ok(()),
-            Err(error) if error.is_transient() || is_server_fault(&error) => {
+            Err(error) if error.is_transient() || is_server_fault(&error) || is_passing(&error, &mut unexpected) => {
                 tracing::debug!(path = artifact.path, %error, "an upload failed and is tried again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(limits::UPLOAD_RETRY_MAX);
@@ -101,6 +102,12 @@ async fn upload(client: &Client, artifact: &Artifact, file: &File) -> Result<(),
 /// A server that failed in itself, such as on a full disk, may recover; the files wait here safely.
 fn is_server_fault(error: &ClientError) -> bool {
     matches!(error, ClientError::Api { status: 500.., .. })
+}
+
+/// What a proxy says while the server behind it is away is no word of the server's; but it may stay so.
+fn is_passing(error: &ClientError, unexpected: &mut u32) -> bool {
+    *unexpected += u32::from(matches!(error, ClientError::Protocol { .. }));
+    matches!(error, ClientError::Protocol { .. }) && *unexpected < limits::UPLOAD_UNEXPECTED_MAX
 }
 
 fn find(output: &Path) -> Result<Vec<Artifact>, CollectError> {

@@ -1,5 +1,8 @@
 //! Tests of the worker with real processes.
 
+mod agent;
+mod agent_faults;
+mod agent_peer;
 mod environment;
 mod executor;
 mod rig;

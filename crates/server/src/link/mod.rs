@@ -163,7 +163,8 @@ impl Session<'_> {
             forget,
             log_offsets,
         };
-        if let Err(end) = send(&mut self.outgoing, &ToWorker::Welcome(welcome)).await {
+        // Flushed: a worker says nothing before it is welcome.
+        if let Err(end) = self.on_message(ToWorker::Welcome(welcome)).await {
             return end;
         }
         let gone = self.app.caller_gone(self.caller);

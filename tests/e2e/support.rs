@@ -14,13 +14,13 @@ use std::{
 use tempfile::TempDir;
 
 /// Longest wait for anything that takes no network: generous, because machines are shared.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` holds.
-pub async fn eventually<T>(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = condition().await {
@@ -32,39 +32,39 @@ pub async fn eventually<T>(what: &str, deadline: Duration, mut condition: impl A
 }
 
 /// A `fetchml` process, killed with its test.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Sends SIGKILL and reaps.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("the process can be killed");
         self.child.wait().expect("the process can be reaped");
     }
 
     /// Sends SIGTERM and waits for the exit code.
-    pub async fn terminate(&mut self) -> Option<i32> {
+    pub(crate) async fn terminate(&mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process can be signalled");
         self.wait().await
     }
 
     /// Waits for the exit code.
-    pub async fn wait(&mut self) -> Option<i32> {
+    pub(crate) async fn wait(&mut self) -> Option<i32> {
         eventually("the process ends", DEADLINE, async || self.child.try_wait().expect("can be waited for"))
             .await
             .code()
     }
 
     /// What it wrote to stderr so far.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 }
@@ -80,17 +80,17 @@ impl Drop for Process {
 }
 
 /// A server and its workers on one scratch directory.
-pub struct Lab {
+pub(crate) struct Lab {
     dir: TempDir,
     listen: String,
-    pub server: Option<Process>,
-    pub workers: Vec<Process>,
+    pub(crate) server: Option<Process>,
+    pub(crate) workers: Vec<Process>,
     extra: Vec<String>,
 }
 
 impl Lab {
     /// A lab with nothing running.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("fetchml-e2e-").tempdir().expect("a scratch directory");
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let listen = free.local_addr().expect("bound").to_string();
@@ -98,7 +98,7 @@ impl Lab {
     }
 
     /// A lab with `serve` and one `worker` connected.
-    pub async fn with_worker() -> Self {
+    pub(crate) async fn with_worker() -> Self {
         let mut lab = Self::new();
         lab.serve().await;
         lab.worker(1).await;
@@ -106,37 +106,37 @@ impl Lab {
     }
 
     /// Adds arguments to every later `serve`.
-    pub fn serve_with(&mut self, arguments: &[&str]) {
+    pub(crate) fn serve_with(&mut self, arguments: &[&str]) {
         self.extra = arguments.iter().map(ToString::to_string).collect();
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.path("server")
     }
 
-    pub fn listen(&self) -> &str {
+    pub(crate) fn listen(&self) -> &str {
         &self.listen
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.listen)
     }
 
-    pub fn admin_key(&self) -> String {
+    pub(crate) fn admin_key(&self) -> String {
         let path = self.data_dir().join("admin.key");
         fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(&self.url(), &self.admin_key()).expect("a client")
     }
 
     /// A `fetchml` command with this lab's surroundings: home, server and key.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = bare_command();
         command.args(arguments).env("HOME", self.path("home")).env("FETCHML_URL", self.url());
         if self.data_dir().join("admin.key").exists() {
@@ -147,19 +147,19 @@ impl Lab {
     }
 
     /// Runs a `fetchml` command to its end.
-    pub async fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         run(self.command(arguments)).await
     }
 
     /// Runs a `fetchml` command that must succeed and returns its stdout.
-    pub async fn output(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn output(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert!(output.status.success(), "fetchml {arguments:?}: {}\n{}", output.status, shown(&output));
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
     /// Starts a process whose stderr and stdout go to a file.
-    pub fn spawn(&self, name: &str, mut command: Command) -> Process {
+    pub(crate) fn spawn(&self, name: &str, mut command: Command) -> Process {
         let log = self.path(&format!("{name}.log"));
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a file")).stderr(file);
@@ -170,7 +170,7 @@ impl Lab {
     }
 
     /// Starts `serve` and waits until it answers.
-    pub async fn serve(&mut self) {
+    pub(crate) async fn serve(&mut self) {
         let data_dir = self.data_dir();
         let mut command = self.command(&["serve", "--listen", &self.listen]);
         command.arg("--data-dir").arg(&data_dir).args(&self.extra);
@@ -179,7 +179,7 @@ impl Lab {
     }
 
     /// Starts `up` and waits until it answers and its worker is there.
-    pub async fn up(&mut self, arguments: &[&str]) {
+    pub(crate) async fn up(&mut self, arguments: &[&str]) {
         let data_dir = self.data_dir();
         let mut command = self.command(&["up", "--listen", &self.listen]);
         command.arg("--data-dir").arg(&data_dir).args(arguments);
@@ -188,7 +188,7 @@ impl Lab {
         self.workers_active(1).await;
     }
 
-    pub async fn healthy(&self) {
+    pub(crate) async fn healthy(&self) {
         let http = reqwest::Client::new();
         let url = format!("{}/health", self.url());
         eventually("the server is healthy", DEADLINE, async || {
@@ -198,7 +198,7 @@ impl Lab {
         .await;
     }
 
-    pub async fn workers_active(&self, count: usize) {
+    pub(crate) async fn workers_active(&self, count: usize) {
         let client = self.client();
         eventually("workers are active", DEADLINE, async || {
             let workers = client.workers().await.ok()?;
@@ -209,7 +209,7 @@ impl Lab {
     }
 
     /// Starts worker number `number` (from 1) and waits until it is active.
-    pub async fn worker(&mut self, number: usize) {
+    pub(crate) async fn worker(&mut self, number: usize) {
         let key_file = self.path("worker.key");
         if !key_file.exists() {
             let created = self.output(&["keys", "create", "--role", "worker", "--user", "lab", "--json"]).await;
@@ -224,12 +224,12 @@ impl Lab {
     }
 
     /// Kills the server with SIGKILL.
-    pub fn kill_server(&mut self) {
+    pub(crate) fn kill_server(&mut self) {
         self.server.take().expect("a server runs").kill();
     }
 
     /// Writes files into a directory to submit from.
-    pub fn project(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+    pub(crate) fn project(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
         let dir = self.path(name);
         fs::create_dir_all(&dir).expect("a directory");
         for (file, text) in files {
@@ -239,13 +239,13 @@ impl Lab {
     }
 
     /// Submits a command without files.
-    pub async fn submit(&self, args: &str) -> TaskId {
+    pub(crate) async fn submit(&self, args: &str) -> TaskId {
         let request = CreateTaskRequest { job_name: "e2e".into(), args: Some(args.into()), ..Default::default() };
         self.client().submit(&request, true).await.expect("the task is accepted").id
     }
 
     /// Waits for a status.
-    pub async fn until(&self, id: TaskId, status: TaskStatus) -> Task {
+    pub(crate) async fn until(&self, id: TaskId, status: TaskStatus) -> Task {
         let client = self.client();
         eventually(&format!("task {id} is {}", status.as_str()), DEADLINE, async || {
             let task = client.task(id).await.ok()?;
@@ -262,7 +262,7 @@ impl Lab {
     }
 
     /// The whole log of a task.
-    pub async fn log(&self, id: TaskId) -> String {
+    pub(crate) async fn log(&self, id: TaskId) -> String {
         self.output(&["logs", &id.to_string()]).await
     }
 }
@@ -297,7 +297,7 @@ fn kill_all_below(dir: &Path) {
 }
 
 /// `fetchml` with an environment that holds nothing of the developer's.
-pub fn bare_command() -> Command {
+pub(crate) fn bare_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fetchml"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("FETCHML_") || name.to_string_lossy().starts_with("XDG_") {
@@ -309,13 +309,13 @@ pub fn bare_command() -> Command {
 }
 
 /// Runs a command to its end, off the runtime's threads.
-pub async fn run(mut command: Command) -> Output {
+pub(crate) async fn run(mut command: Command) -> Output {
     command.stdin(Stdio::null());
     tokio::task::spawn_blocking(move || command.output().expect("fetchml starts")).await.expect("no panic")
 }
 
 /// Both streams of a command, for messages.
-pub fn shown(output: &Output) -> String {
+pub(crate) fn shown(output: &Output) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "--- stdout\n{}", String::from_utf8_lossy(&output.stdout));
     let _ = writeln!(text, "--- stderr\n{}", String::from_utf8_lossy(&output.stderr));
@@ -323,7 +323,7 @@ pub fn shown(output: &Output) -> String {
 }
 
 /// Asserts that a whole audit log verifies.
-pub fn assert_chain(log_id: &str, rows: &[fetchml_store::AuditRow]) {
+pub(crate) fn assert_chain(log_id: &str, rows: &[fetchml_store::AuditRow]) {
     let verdict = fetchml_audit::verify(log_id, rows);
     assert_eq!((verdict.first_tampered, verdict.checked), (None, rows.len() as u64));
 }

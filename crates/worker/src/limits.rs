@@ -80,7 +80,7 @@ pub const FENCE_MARGIN_S: u64 = 15;
 /// How often the lease is looked at.
 pub const FENCE_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for stopped tasks to be reported at a shutdown that stops them.
-pub const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+pub const SHUTDOWN_MAX: Duration = Duration::from_mins(1);
 
 /// How long a shim waits for the agent's `go` before it exits having run nothing.
 pub const SHIM_GO_WAIT: Duration = Duration::from_secs(10);
@@ -122,7 +122,7 @@ pub const ENVIRONMENT_STEPS: usize = 4;
 pub const ENVIRONMENT_LOCK_RETRY: Duration = Duration::from_millis(200);
 
 /// Longest wait for a builder to be dead after it was told to stop.
-pub const STAGING_STOP_MAX: Duration = Duration::from_secs(60);
+pub const STAGING_STOP_MAX: Duration = Duration::from_mins(1);
 /// Log bytes sent and not acknowledged for this long are sent again: the server may have failed to store them.
 pub const LOG_RESEND_AFTER: Duration = Duration::from_secs(10);
 /// A repeated acknowledgement of one offset asks for a resend at most this often.

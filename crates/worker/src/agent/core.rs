@@ -8,7 +8,8 @@ use crate::{
         attempt::{self, Begin, Orders, Progress, Runner, Stop, Workshop},
         identity::{DataDir, write_json},
         lease::Lease,
-        spool::Spool,
+        outbox::SharedSpool,
+        trash::Trash,
     },
     executor::AttemptDir,
     limits,
@@ -21,14 +22,12 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File},
-    future::Future,
     io,
     os::unix::fs::DirBuilderExt as _,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::AbortHandle,
     time::Instant,
 };
@@ -58,28 +57,6 @@ pub(crate) enum Event {
     Refused(String),
     /// The spool was synced up to this number.
     Synced(Arc<File>, u64, io::Result<()>),
-}
-
-/// The spool, shared with the link, and the news that it has something to send.
-#[derive(Debug)]
-pub(crate) struct SharedSpool {
-    spool: Mutex<Spool>,
-    changed: Notify,
-}
-
-impl SharedSpool {
-    pub(crate) fn new(spool: Spool) -> Self {
-        Self { spool: Mutex::new(spool), changed: Notify::new() }
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Spool> {
-        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for something new to send.
-    pub(crate) fn changed(&self) -> impl Future<Output = ()> + '_ {
-        self.changed.notified()
-    }
 }
 
 /// `assignment.json`: an attempt as it was taken, and the boot it was taken in.
@@ -126,7 +103,7 @@ pub(crate) struct Core {
     events: mpsc::Receiver<Event>,
     progress_in: mpsc::Sender<(AttemptId, Progress)>,
     progress: mpsc::Receiver<(AttemptId, Progress)>,
-    trash: mpsc::UnboundedSender<PathBuf>,
+    trash: Trash,
     attempts: BTreeMap<AttemptId, Attempt>,
     admission: Admission,
     next_order: u64,
@@ -151,7 +128,7 @@ impl Core {
         (events_in, events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     ) -> Self {
         let (progress_in, progress) = mpsc::channel(limits::CORE_EVENTS);
-        let trash = start_janitor(data.path().join("trash"));
+        let trash = Trash::start(data.path().join("trash"));
         Self {
             data,
             hello,
@@ -363,7 +340,7 @@ impl Core {
             }
             Err(error) => {
                 tracing::error!(%attempt, %error, "cannot take an attempt");
-                self.discard(&dir);
+                self.trash.discard(dir.root());
                 self.remember_ended(attempt);
                 self.report(attempt, task, epoch, Report::Ended(attempt::launch_failed(&error)));
             }
@@ -439,7 +416,7 @@ impl Core {
         if let Err(error) = appended {
             tracing::error!(%attempt, %error, "a report cannot be spooled; it is kept in memory");
         }
-        self.spool.changed.notify_one();
+        self.spool.announce();
     }
 
     /// Ends an attempt, however far it is. The first cause stays; a shorter grace counts.
@@ -490,7 +467,7 @@ impl Core {
         }
         self.admission.release(attempt);
         self.shop.logs.forget(attempt);
-        self.discard(&held.dir);
+        self.trash.discard(held.dir.root());
     }
 
     fn remember_ended(&mut self, attempt: AttemptId) {
@@ -500,19 +477,6 @@ impl Core {
         while self.ended_order.len() > limits::ENDED_REMEMBERED {
             let oldest = self.ended_order.pop_front().expect("longer than its limit");
             self.ended.remove(&oldest);
-        }
-    }
-
-    /// Out of the way at once, deleted in time: a half-deleted attempt must not be found at a restart.
-    fn discard(&self, dir: &AttemptDir) {
-        let Some(name) = dir.root().file_name() else { return };
-        let trash = self.data.path().join("trash").join(name);
-        match fs::rename(dir.root(), &trash) {
-            Ok(()) => {
-                let _ = self.trash.send(trash);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(dir = %dir.root().display(), %error, "cannot delete an attempt's directory"),
         }
     }
 
@@ -612,33 +576,4 @@ impl<'a> Demanded<'a> {
     fn of(assignment: &'a Assignment) -> Self {
         Self { demand: &assignment.spec.demand, gpus: &assignment.gpus }
     }
-}
-
-/// Deletes directories, one batch after the other, off the runtime's threads. What is left over from
-/// an earlier life goes first.
-fn start_janitor(trash: PathBuf) -> mpsc::UnboundedSender<PathBuf> {
-    let (put, mut taken) = mpsc::unbounded_channel::<PathBuf>();
-    tokio::spawn(async move {
-        let mut batch = Vec::new();
-        while taken.recv_many(&mut batch, limits::TRASH_BATCH).await > 0 {
-            let batch = std::mem::take(&mut batch);
-            let deleted = tokio::task::spawn_blocking(move || {
-                for dir in batch {
-                    if let Err(error) = fs::remove_dir_all(&dir)
-                        && error.kind() != io::ErrorKind::NotFound
-                    {
-                        tracing::warn!(dir = %dir.display(), %error, "cannot delete an attempt's directory");
-                    }
-                }
-            });
-            if deleted.await.is_err() {
-                return;
-            }
-        }
-    });
-    let old = fs::read_dir(&trash).into_iter().flatten().flatten();
-    for entry in old {
-        let _ = put.send(entry.path());
-    }
-    put
 }

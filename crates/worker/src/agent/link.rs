@@ -2,12 +2,7 @@
 //! what spool and logs hold and hands what arrives to the core; it decides nothing about attempts.
 
 use crate::{
-    agent::{
-        clock,
-        core::{Event, SharedSpool},
-        lease::Lease,
-        logs::Logs,
-    },
+    agent::{clock, core::Event, lease::Lease, logs::Logs, outbox::SharedSpool},
     limits,
 };
 use bytes::Bytes;

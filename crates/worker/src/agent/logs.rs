@@ -143,7 +143,7 @@ struct Stream {
 #[derive(Debug)]
 struct Streams {
     quota_bytes: u64,
-    streams: BTreeMap<AttemptId, Stream>,
+    open: BTreeMap<AttemptId, Stream>,
     frames: Option<mpsc::Sender<Bytes>>,
     pause: Duration,
     marks_written: Instant,
@@ -153,7 +153,7 @@ impl Streams {
     fn new(quota_bytes: u64) -> Self {
         Self {
             quota_bytes,
-            streams: BTreeMap::new(),
+            open: BTreeMap::new(),
             frames: None,
             pause: limits::LOG_POLL_ACTIVE,
             marks_written: Instant::now(),
@@ -163,7 +163,7 @@ impl Streams {
     async fn run(mut self, mut told: mpsc::UnboundedReceiver<Tell>) {
         loop {
             // With nothing to watch, or nobody to send to, it sleeps until it is told something.
-            let watching = self.frames.is_some() && !self.streams.is_empty();
+            let watching = self.frames.is_some() && !self.open.is_empty();
             let what = tokio::select! {
                 what = told.recv() => match what { Some(what) => Some(what), None => break },
                 () = tokio::time::sleep(self.pause), if watching => None,
@@ -190,30 +190,30 @@ impl Streams {
         match what {
             Tell::Track { attempt, dir, acked } => {
                 self.pause = limits::LOG_POLL_ACTIVE;
-                self.streams.entry(attempt).or_insert_with(|| Stream::new(dir, acked));
+                self.open.entry(attempt).or_insert_with(|| Stream::new(dir, acked));
             }
             Tell::Finish { attempt, dir, done } => {
-                let stream = self.streams.entry(attempt).or_insert_with(|| Stream::new(dir, 0));
+                let stream = self.open.entry(attempt).or_insert_with(|| Stream::new(dir, 0));
                 let file_bytes = stream.file_bytes();
                 stream.end = Some(stream_of(file_bytes, self.quota_bytes));
                 stream.done = Some(done);
                 stream.check_done();
             }
             Tell::Forget(attempt) => {
-                self.streams.remove(&attempt);
+                self.open.remove(&attempt);
             }
             Tell::Acked { attempt, offset } => {
-                if let Some(stream) = self.streams.get_mut(&attempt) {
+                if let Some(stream) = self.open.get_mut(&attempt) {
                     stream.on_ack(offset);
                 }
             }
             Tell::Connected { frames, offsets } => {
                 self.frames = Some(frames);
-                for stream in self.streams.values_mut() {
+                for stream in self.open.values_mut() {
                     stream.sent = stream.acked;
                 }
                 for (attempt, offset) in offsets {
-                    if let Some(stream) = self.streams.get_mut(&attempt) {
+                    if let Some(stream) = self.open.get_mut(&attempt) {
                         stream.acked = offset;
                         stream.sent = offset;
                         stream.check_done();
@@ -226,7 +226,7 @@ impl Streams {
                 let _ = done.send(());
             }
             Tell::Offsets(answer) => {
-                let offsets = self.streams.iter().map(|(attempt, stream)| (*attempt, stream.acked)).collect();
+                let offsets = self.open.iter().map(|(attempt, stream)| (*attempt, stream.acked)).collect();
                 let _ = answer.send(offsets);
             }
         }
@@ -238,7 +238,7 @@ impl Streams {
         let mut any = false;
         loop {
             let mut more = false;
-            for (attempt, stream) in &mut self.streams {
+            for (attempt, stream) in &mut self.open {
                 let Some(frames) = &self.frames else { return any };
                 if looking {
                     stream.resend_stale();
@@ -267,7 +267,7 @@ impl Streams {
 
     fn write_marks(&mut self) {
         self.marks_written = Instant::now();
-        for stream in self.streams.values_mut().filter(|stream| stream.acked != stream.acked_written) {
+        for stream in self.open.values_mut().filter(|stream| stream.acked != stream.acked_written) {
             // Lower is safe, so a failure costs only bytes sent twice.
             if write_json(&stream.dir.join(MARK_FILE), &stream.acked, false).is_ok() {
                 stream.acked_written = stream.acked;
@@ -350,13 +350,12 @@ impl Stream {
             }
             _ => {
                 let want = want.min((quota_bytes - self.sent) as usize);
-                let file = match &self.file {
-                    Some(file) => Arc::clone(file),
-                    None => {
-                        let file = Arc::new(open_log(&self.dir)?);
-                        self.file = Some(Arc::clone(&file));
-                        file
-                    }
+                let file = if let Some(file) = &self.file {
+                    Arc::clone(file)
+                } else {
+                    let file = Arc::new(open_log(&self.dir)?);
+                    self.file = Some(Arc::clone(&file));
+                    file
                 };
                 let from = self.sent;
                 // Off the runtime's threads: a log that is not in memory any more is read from disk.

@@ -14,8 +14,10 @@ mod identity;
 mod lease;
 mod link;
 mod logs;
+mod outbox;
 mod recovery;
 mod spool;
+mod trash;
 
 use crate::{
     hardware, limits,
@@ -24,7 +26,7 @@ use crate::{
 };
 use admission::{Admission, Room};
 use attempt::Workshop;
-use core::{Core, SharedSpool};
+use core::Core;
 use fetchml_api::{
     WorkerId,
     link::{Hello, PROTOCOL},
@@ -34,6 +36,7 @@ use identity::DataDir;
 use lease::Lease;
 use link::{Link, Target};
 use logs::Logs;
+use outbox::SharedSpool;
 use spool::Spool;
 use std::{ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
 use tokio::{

@@ -24,6 +24,7 @@ impl Answer {
     /// # Panics
     /// It is another.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "most tests only check the status")]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}: {}", self.asked, String::from_utf8_lossy(&self.body));
         self

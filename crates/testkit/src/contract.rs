@@ -43,13 +43,13 @@ impl Contract {
         let trace_id = answer.header("x-trace-id");
         assert!(uuid::Uuid::try_parse(trace_id).is_ok(), "{}: X-Trace-Id is {trace_id:?}", answer.asked);
         let is_error = answer.status >= 400 && *method != Method::HEAD;
-        if is_error && answer.header("content-type") == "application/json" && !self.is_unhealthy(path, answer) {
+        if is_error && answer.header("content-type") == "application/json" && !Self::is_unhealthy(path, answer) {
             self.validate("#/components/schemas/ErrorResponse", answer);
             assert_eq!(answer.json()["trace_id"], trace_id, "{}: two trace ids", answer.asked);
             let retry = matches!(answer.status, 429 | 503);
             assert_eq!(retry, answer.header("retry-after").parse::<u64>().is_ok(), "{}: Retry-After", answer.asked);
         } else if is_error {
-            assert!(self.is_unhealthy(path, answer), "{}: an error without the form", answer.asked);
+            assert!(Self::is_unhealthy(path, answer), "{}: an error without the form", answer.asked);
         }
         let lower = if *method == Method::HEAD { "get".to_owned() } else { method.as_str().to_lowercase() };
         if let Some(operation) = operation(&self.served, &lower, path) {
@@ -73,7 +73,7 @@ impl Contract {
         }
     }
 
-    fn is_unhealthy(&self, path: &str, answer: &Answer) -> bool {
+    fn is_unhealthy(path: &str, answer: &Answer) -> bool {
         path == "/health" && answer.status == 503
     }
 

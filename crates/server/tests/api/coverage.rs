@@ -65,7 +65,8 @@ fn cases(operation: Operation) -> Cases {
 fn every_operation_has_the_cases_it_needs() {
     let document = serde_json::to_value(fetchml_server::openapi()).unwrap();
     for operation in Operation::ALL {
-        let Cases { success: _, missing, bad_input } = cases(operation);
+        let Cases { success, missing, bad_input } = cases(operation);
+        assert_ne!(Some(success as usize), bad_input.map(|f| f as usize), "{operation:?}: one test for two cases");
         let (method, path) = operation.route();
         let documented = &document["paths"][path][method];
         let responses = &documented["responses"];

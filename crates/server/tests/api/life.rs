@@ -81,6 +81,9 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_the_audit_log_verifi
         assert_eq!(shown["status"], "queued");
         let (store, _held) = server.stop_and_open_store().await;
         let rows = store.audit_rows(0, 10_000).await.unwrap();
+        let verdict = fetchml_audit::verify(&store.log_id(), &rows);
+        assert_eq!((verdict.first_tampered, verdict.checked), (None, rows.len() as u64), "{verdict:?}");
+        assert_eq!((rows.len() as u64, verdict.head), store.audit_head());
         let actions: Vec<String> = rows
             .iter()
             .map(|r| {

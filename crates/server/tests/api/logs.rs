@@ -38,7 +38,7 @@ impl Events {
                     lines.next().map(|v| v.trim_start().to_owned()).unwrap_or_default()
                 };
                 let (name, id, data) = (field("event"), field("id"), field("data"));
-                self.buffer = rest.to_owned();
+                self.buffer = String::from(rest);
                 if data.is_empty() {
                     continue;
                 }

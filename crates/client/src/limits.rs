@@ -5,11 +5,11 @@ use std::time::Duration;
 /// Longest wait for a TCP and TLS connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the answer of a JSON operation.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// Slowest upload that is still waited for, bytes per second.
 pub const UPLOAD_BYTES_PER_SECOND_MIN: u64 = 32 << 10;
 /// Longest silence inside a download or a followed log (the server sends a comment every 15 s).
-pub const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often an idempotent call is repeated after a transient failure.
 pub const RETRIES_MAX: u32 = 4;
 /// First wait between repeated calls; doubles each time.
@@ -19,7 +19,7 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// Longest wait between attempts to take up a followed log or a wait again.
 pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 /// Longest outage a followed log or a wait lives through: longer than a server's restart or upgrade.
-pub const OUTAGE_MAX: Duration = Duration::from_secs(600);
+pub const OUTAGE_MAX: Duration = Duration::from_mins(10);
 /// First and longest pause between two looks at a task that is waited for.
 pub const POLL_DELAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Largest answer of a JSON operation, bytes: a manifest of the largest size and some room.

@@ -133,8 +133,15 @@ pub(super) async fn say_summary(client: &Client, task: &Task) {
     if task.status == TaskStatus::Completed {
         terminal::say(&format!("{name} completed{took}"));
     } else {
-        let cause = task.failure.as_ref().map(|failure| format!(" ({})", show::cause(failure))).unwrap_or_default();
-        terminal::say_error(&format!("{name} failed{took}{cause}"));
+        let cancelled = Exit::of(task) == Exit::TaskCancelled;
+        let cause = task
+            .failure
+            .as_ref()
+            .filter(|_| !cancelled)
+            .map(|failure| format!(" ({})", show::cause(failure)))
+            .unwrap_or_default();
+        let word = if cancelled { "was cancelled" } else { "failed" };
+        terminal::say_error(&format!("{name} {word}{took}{cause}"));
         if let Some(error) = &task.error {
             terminal::say(&terminal::plain(error));
         }

@@ -72,7 +72,7 @@ impl Serve {
         serving::block_on(async {
             let mut signals = Signals::new()?;
             let server = serving::start_server(&settings).await?;
-            serving::introduce(&server, "server", &settings)?;
+            serving::introduce(&server, "server", &settings);
             terminal::say("add a worker:");
             terminal::say("  fetchml keys create --role worker --user lab > worker.key");
             terminal::say(&format!(

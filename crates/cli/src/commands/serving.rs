@@ -105,7 +105,7 @@ pub(super) fn own_url(address: SocketAddr) -> String {
 }
 
 /// Says where the server is, shows the first key once, and writes the profile if there is none.
-pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) -> anyhow::Result<()> {
+pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) {
     let url = own_url(server.address());
     let data_dir = std::path::absolute(&settings.data_dir).unwrap_or_else(|_| settings.data_dir.clone());
     terminal::say(&format!("FetchML {} {what} at {url}", env!("FETCHML_VERSION")));
@@ -127,7 +127,6 @@ pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) 
         }
         Err(error) => terminal::say_warning(&format!("{error:#}")),
     }
-    Ok(())
 }
 
 /// How many tasks run, for the farewell; none when it cannot be told quickly.

@@ -60,8 +60,9 @@ impl Up {
         signals: &mut Signals,
     ) -> anyhow::Result<()> {
         let url = serving::own_url(server.address());
+        // First of all, so that whoever sees the server answer finds the profile there.
+        serving::introduce(server, "server and worker", settings);
         let mut worker = worker::start(url, server.local_worker_key(), &worker).await?;
-        serving::introduce(server, "server and worker", settings)?;
         terminal::say("next, in another terminal:");
         terminal::say("  fetchml submit --follow train.py   run a script of the current directory");
         terminal::say("  fetchml tasks                      see what ran");

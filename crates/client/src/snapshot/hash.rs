@@ -23,7 +23,7 @@ use std::{
 /// first file is reported.
 pub(super) fn hash_all(
     root: &Path,
-    found: Vec<Found>,
+    found: &[Found],
     progress: OnProgress<'_>,
 ) -> Result<Vec<ManifestEntry>, SnapshotError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);

@@ -160,11 +160,12 @@ impl SnapshotError {
         let ignore = |pattern: &str| format!("add `/{pattern}` to .fetchmlignore to leave it out");
         match self {
             Self::Root { .. } => Some("name another directory with --dir, or use --no-snapshot".into()),
-            Self::Read { path, .. } | Self::BadPath { path, .. } => Some(ignore(path)),
+            Self::Read { path, .. } | Self::BadPath { path, .. } | Self::FileTooLarge { path, .. } => {
+                Some(ignore(path))
+            }
             Self::LinkOutside { path, .. } => {
                 Some(format!("copy what it points to into the directory, or add `/{path}` to .fetchmlignore"))
             }
-            Self::FileTooLarge { path, .. } => Some(ignore(path)),
             Self::TooManyFiles { largest, files } => {
                 Some(format!("{largest:?} holds {files} of them: {}", ignore(largest)))
             }
@@ -189,7 +190,7 @@ impl Snapshot {
         }
         let listing = walk::list(&root)?;
         progress(Progress::Found { files: listing.found.len() as u64, bytes: listing.size_bytes() });
-        let entries = hash::hash_all(&root, listing.found, progress)?;
+        let entries = hash::hash_all(&root, &listing.found, progress)?;
         let mut snapshot = Self {
             root,
             manifest: Manifest { entries },

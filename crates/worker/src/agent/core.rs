@@ -86,6 +86,10 @@ struct Attempt {
     phase: Phase,
     orders: watch::Sender<Orders>,
     runner: Option<AbortHandle>,
+    /// Length of its log, all of it at the server, when an earlier agent reported its end.
+    log_end: Option<u64>,
+    /// It goes back to the server, unreported otherwise, once nothing of it runs: not even a builder.
+    returning: bool,
     /// The server has no use for it: it is deleted, unreported, once its tree is dead.
     forgotten: bool,
 }
@@ -189,7 +193,8 @@ impl Core {
     /// Takes up what an earlier agent left, before the link opens.
     pub(crate) fn take_up(&mut self, taken: Taken, begin: Begin) {
         let attempt = taken.assignment.attempt;
-        let reported = self.spool.lock().has_last(attempt);
+        let log_end = self.spool.lock().last_of(attempt);
+        let reported = log_end.is_some();
         let started = matches!(begin, Begin::Running(_));
         let phase = match &begin {
             _ if reported => Phase::Reported,
@@ -198,7 +203,8 @@ impl Core {
             Begin::Exited(_) | Begin::Over(_) => Phase::Dead,
         };
         let held = self.hold(taken.assignment, phase);
-        if started {
+        self.attempts.get_mut(&attempt).expect("held above").log_end = log_end;
+        if started && !reported {
             let Demanded { demand, gpus } = Demanded::of(&held);
             self.admission.occupy(attempt, demand, gpus);
         }
@@ -219,6 +225,8 @@ impl Core {
             phase,
             orders,
             runner: None,
+            log_end: None,
+            returning: false,
             forgotten: false,
         };
         self.attempts.insert(assignment.attempt, attempt);
@@ -284,7 +292,11 @@ impl Core {
             attempt: *attempt,
             task: held.assignment.spec.id,
             epoch: held.assignment.epoch,
-            log_acked: offsets.get(attempt).copied().unwrap_or_else(|| attempt::log_mark(&held.dir)),
+            // The server cuts its copy to this: what is at its end must not be said to be shorter.
+            log_acked: held
+                .log_end
+                .or_else(|| offsets.get(attempt).copied())
+                .unwrap_or_else(|| attempt::log_mark(&held.dir)),
         });
         Hello { inventory: inventory.collect(), incarnation_seen: self.data.incarnation_seen(), ..self.hello.clone() }
     }
@@ -387,10 +399,12 @@ impl Core {
             }
             Progress::Dead(outcome) => {
                 held.phase = Phase::Dead;
-                let forgotten = held.forgotten;
+                let (forgotten, returning) = (held.forgotten, held.returning);
                 self.admission.release(attempt);
                 if forgotten {
                     self.drop_attempt(attempt);
+                } else if returning {
+                    self.give_back(attempt);
                 } else {
                     self.report(attempt, task, epoch, Report::Collecting);
                     if let Some(outcome) = outcome {
@@ -436,14 +450,22 @@ impl Core {
         if held.phase != Phase::Waiting || held.forgotten || held.orders.borrow().stop.is_some() {
             return;
         }
+        // Not simply aborted: a builder that runs for it must be dead first.
+        held.returning = true;
+        self.admission.release(attempt);
+        self.stop(attempt, Stop { cause: FailureCause::Cancelled, grace_s: 0 });
+        self.admit();
+    }
+
+    /// A revoked attempt of which nothing runs any more.
+    fn give_back(&mut self, attempt: AttemptId) {
+        let held = self.attempts.get_mut(&attempt).expect("held by the caller");
         if let Some(runner) = held.runner.take() {
             runner.abort();
         }
         held.phase = Phase::Reported;
         let (task, epoch) = (held.assignment.spec.id, held.assignment.epoch);
-        self.admission.release(attempt);
         self.report(attempt, task, epoch, Report::Returned);
-        self.admit();
     }
 
     fn on_forget(&mut self, attempt: AttemptId) {

@@ -157,11 +157,12 @@ impl Worker {
         let data = DataDir::open(&options.data_dir)?;
         let id = data.worker_id();
         let in_data_dir = |source| StartError::DataDir { path: data.path().to_owned(), source };
-        let capabilities = tokio::task::spawn_blocking(hardware::probe)
+        let mut capabilities = tokio::task::spawn_blocking(hardware::probe)
             .await
             .map_err(|error| in_data_dir(io::Error::other(format!("the hardware probe failed: {error}"))))?;
         let batch_slots = options.batch_slots.unwrap_or(capabilities.cpu_cores).max(1);
-        let name = options.name.clone().unwrap_or_else(|| capabilities.hostname.clone());
+        capabilities.hostname = presentable(&capabilities.hostname);
+        let name = presentable(options.name.as_deref().unwrap_or(&capabilities.hostname));
         let spool = Spool::open(&data.path().join("spool"), data.boot_id()).map_err(in_data_dir)?;
         let spool = Arc::new(SharedSpool::new(spool));
         let helper = Arc::new(Helper::start(&options.helper_command).await.map_err(StartError::Helper)?);
@@ -261,6 +262,11 @@ impl Drop for Worker {
         self.link.abort();
         self.core.abort();
     }
+}
+
+/// A name as a server takes it: of printable characters, not too long.
+fn presentable(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(fetchml_api::limits::NAME_CHARS).collect()
 }
 
 /// Tells two runs of the agent apart.

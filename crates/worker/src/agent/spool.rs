@@ -43,8 +43,8 @@ enum Line {
 struct Waiting {
     seq: u64,
     attempt: AttemptId,
-    /// Nothing follows this report: `Ended` or `Returned`.
-    last: bool,
+    /// Length of the log when nothing follows this report: `Ended` or `Returned`.
+    last: Option<u64>,
     /// May wait a moment for company.
     patient: bool,
     json: Box<str>,
@@ -138,7 +138,11 @@ impl Spool {
         self.waiting.push_back(Waiting {
             seq: report.seq,
             attempt: report.attempt,
-            last: matches!(report.report, Report::Ended(_) | Report::Returned),
+            last: match &report.report {
+                Report::Ended(outcome) => Some(outcome.log_bytes),
+                Report::Returned => Some(0),
+                Report::Accepted | Report::Running | Report::Collecting => None,
+            },
             patient: matches!(report.report, Report::Accepted | Report::Running),
             json,
             at: Instant::now(),
@@ -221,7 +225,7 @@ impl Spool {
         let seq = seq.min(self.next_seq - 1);
         while self.waiting.front().is_some_and(|first| first.seq <= seq) {
             let first = self.pop().expect("looked at above");
-            if first.last {
+            if first.last.is_some() {
                 acked.over.push(first.attempt);
             }
         }
@@ -246,9 +250,10 @@ impl Spool {
         });
     }
 
-    /// Whether the attempt's last report waits here: it must not be run or collected again.
-    pub(crate) fn has_last(&self, attempt: AttemptId) -> bool {
-        self.waiting.iter().any(|waiting| waiting.last && waiting.attempt == attempt)
+    /// Length of the whole log when the attempt's last report waits here: it must not be run or
+    /// collected again, and the server has all of that log.
+    pub(crate) fn last_of(&self, attempt: AttemptId) -> Option<u64> {
+        self.waiting.iter().filter(|waiting| waiting.attempt == attempt).find_map(|waiting| waiting.last)
     }
 
     /// Whether every report is acknowledged.
@@ -393,7 +398,7 @@ mod tests {
         add(&mut spool, 1, Report::Ended(Outcome::default()));
         let reports = take(&mut spool);
         assert_eq!(reports.iter().map(|report| report.seq).collect::<Vec<_>>(), [2, 3, 4]);
-        assert!(spool.has_last(attempt(1)));
+        assert_eq!((spool.last_of(attempt(1)), spool.last_of(attempt(2))), (Some(0), None));
         spool.resend();
         spool.drop_attempt(attempt(2));
         assert_eq!(take(&mut spool).len(), 2);

@@ -190,6 +190,25 @@ async fn the_end_is_reported_only_when_the_whole_log_is_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_restarted_after_the_end_does_not_let_the_server_cut_the_log() {
+    let data = tempfile::tempdir().unwrap();
+    let mut peer = Peer::start().await;
+    let worker = peer.worker(data.path()).await;
+    let mut session = peer.welcomed().await;
+    let task = script("echo hello");
+    session.assign(&task).await;
+    while !matches!(session.report().await.report, Report::Ended(_)) {}
+    // Killed before its last offset was written down.
+    drop(worker);
+    drop(session);
+    rig::until("the lock is free", || lock_is_free(data.path()).then_some(())).await;
+    let _ = fs::remove_file(data.path().join("attempts").join(task.attempt.to_string()).join("log_acked.json"));
+    let _worker = peer.worker(data.path()).await;
+    let session = peer.session().await;
+    assert_eq!(session.hello.inventory.iter().map(|held| held.log_acked).collect::<Vec<_>>(), [6]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_torn_spool_starts_and_goes_on() {
     let data = tempfile::tempdir().unwrap();
     let mut peer = Peer::start().await;

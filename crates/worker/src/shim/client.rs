@@ -18,6 +18,7 @@ use std::{
     mem::MaybeUninit,
     path::PathBuf,
     process::Stdio,
+    sync::atomic::{AtomicU64, Ordering},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest, unix::AsyncFd},
@@ -51,12 +52,15 @@ pub struct LaunchSpec {
 pub struct Helper {
     command: Vec<OsString>,
     boot_id: String,
+    starts: AtomicU64,
     process: Mutex<Option<Process>>,
 }
 
 #[derive(Debug)]
 struct Process {
     socket: UnixStream,
+    /// Which start of the helper this is.
+    number: u64,
     /// A request was begun and not finished: the stream is out of step and of no more use.
     torn: bool,
     /// Held so that the process is reaped.
@@ -69,7 +73,12 @@ impl Helper {
     /// # Errors
     /// When the program cannot be started.
     pub async fn start(helper_command: &[OsString]) -> io::Result<Self> {
-        let helper = Self { command: helper_command.to_vec(), boot_id: boot_id()?, process: Mutex::new(None) };
+        let helper = Self {
+            command: helper_command.to_vec(),
+            boot_id: boot_id()?,
+            starts: AtomicU64::new(0),
+            process: Mutex::new(None),
+        };
         *helper.process.lock().await = Some(helper.spawn()?);
         Ok(helper)
     }
@@ -93,7 +102,8 @@ impl Helper {
             .stdout(Stdio::null())
             .kill_on_drop(false)
             .spawn()?;
-        Ok(Process { socket: ours, torn: false, child })
+        let number = self.starts.fetch_add(1, Ordering::Relaxed);
+        Ok(Process { socket: ours, number, torn: false, child })
     }
 
     /// Starts a shim and lets it run the user's process.
@@ -123,12 +133,13 @@ impl Helper {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "arguments and environment are too long"));
         }
         // Once more with a fresh helper if this one died: without `go` nothing has run.
-        let (socket, reply) = match self.ask(&body).await {
+        let mut asked = None;
+        let (socket, reply) = match self.ask(&body, &mut asked).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::warn!(%error, "the fork helper did not answer; it is started again");
-                self.process.lock().await.take();
-                self.ask(&body).await?
+                self.discard(asked).await;
+                self.ask(&body, &mut asked).await?
             }
         };
         let (pid, start_time) = match reply {
@@ -141,11 +152,20 @@ impl Helper {
         Ok(Prepared { socket, running: Running::new(spec.dir, record, process)? })
     }
 
-    async fn ask(&self, body: &[u8]) -> io::Result<(UnixStream, Reply)> {
+    /// Lets go of the helper of that number, unless somebody else has done so and a newer one works.
+    async fn discard(&self, number: Option<u64>) {
+        let mut process = self.process.lock().await;
+        if process.as_ref().map(|process| process.number) == number {
+            process.take();
+        }
+    }
+
+    /// `asked` becomes the number of the helper that was asked.
+    async fn ask(&self, body: &[u8], asked: &mut Option<u64>) -> io::Result<(UnixStream, Reply)> {
         let (ours, theirs) = UnixStream::pair()?;
         let theirs = theirs.into_std()?;
         theirs.set_nonblocking(false)?;
-        self.send(body, theirs.as_fd()).await?;
+        self.send(body, theirs.as_fd(), asked).await?;
         drop(theirs);
         let mut reader = BufReader::new(ours).take(limits::SHIM_REPLY_BYTES);
         let mut line = Vec::new();
@@ -158,13 +178,14 @@ impl Helper {
         Ok((reader.into_inner().into_inner(), serde_json::from_slice(&line)?))
     }
 
-    async fn send(&self, body: &[u8], socket: BorrowedFd<'_>) -> io::Result<()> {
+    async fn send(&self, body: &[u8], socket: BorrowedFd<'_>, asked: &mut Option<u64>) -> io::Result<()> {
         let mut guard = self.process.lock().await;
         if guard.as_ref().is_none_or(|process| process.torn) {
             *guard = Some(self.spawn()?);
         }
         let process = guard.as_mut().expect("a helper was started above if there was none");
         process.torn = true;
+        *asked = Some(process.number);
         let length = (body.len() as u32).to_be_bytes();
         let sent = process
             .socket

@@ -122,11 +122,15 @@ fn run(signals: &SignalFd, request: &StartRequest, dir: &Path, mut lock: &File) 
         Err(error) => launch_failed(request, &error),
     };
     let exit = Exit { started_at_ms, ended_at_ms: now_ms(), ..exit };
-    match write_json(dir, files::EXIT, &exit) {
-        Ok(()) => 0,
-        // Nothing can be told (a full disk): the attempt will be seen as lost.
-        Err(_) => 1,
+    for _ in 0..limits::EXIT_RECORD_TRIES {
+        if write_json(dir, files::EXIT, &exit).is_ok() {
+            return 0;
+        }
+        // A full disk, most likely. What ran for days is worth a wait for room.
+        std::thread::sleep(limits::EXIT_RECORD_RETRY);
     }
+    // The attempt will be seen as lost.
+    1
 }
 
 /// Starts the user's process: both outputs into the log, its own process group in the shim's
@@ -288,20 +292,10 @@ impl<'a> Supervisor<'a> {
             }
         }
         if self.ending.as_ref().is_some_and(|ending| ending.kill_at <= now) {
-            // Again at once while new processes turn up: a tree that forks must not outrun this.
-            while tree::signal_descendants(Signal::KILL) > 0 && !self.reap() {
-                if !self.fresh_descendants() {
-                    break;
-                }
-            }
+            // Again each time a process dies or `KILL_RESCAN` passes, until none is left: what is
+            // forked while others are killed is met by the next pass.
+            tree::signal_descendants(Signal::KILL);
         }
-    }
-
-    /// Whether processes may have been forked that have no SIGKILL pending: any that still lives
-    /// after the killed ones had a moment to die.
-    fn fresh_descendants(&self) -> bool {
-        let mut fds = [PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
-        poll(&mut fds, Some(&timespec(Duration::from_millis(1)))).is_ok_and(|n| n > 0)
     }
 
     fn end(&mut self, cause: Option<ExitCause>, grace: Duration) {

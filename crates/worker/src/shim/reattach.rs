@@ -2,7 +2,7 @@
 
 use super::{
     client::Running,
-    record::{Exit, GO_MARK, ShimRecord, Stat, boot_id, files, read_json},
+    record::{Exit, ShimRecord, Stat, boot_id, files, read_json},
     tree,
 };
 use rustix::{
@@ -81,7 +81,7 @@ pub(super) fn open_identified(record: &ShimRecord) -> io::Result<Option<OwnedFd>
 /// Whether user code may have run.
 pub(super) fn has_go_mark(dir: &Path) -> bool {
     // Unreadable counts as run: what is not known to be safe to run again is lost.
-    fs::read(dir.join(files::LOCK)).map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |mark| mark == GO_MARK)
+    fs::read(dir.join(files::LOCK)).map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |mark| !mark.is_empty())
 }
 
 /// Kills what a dead shim left behind, in this boot.

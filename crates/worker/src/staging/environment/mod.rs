@@ -115,7 +115,7 @@ impl Environments {
         let build = Build { environments: self, wanted: &wanted, python: &python, root: &root, hash: &hash, request };
         let built = build.run().await;
         if built.is_err() {
-            remove_tree(&root).map_err(|error| local(&root, &error))?;
+            blocking(&root, remove_tree).await?;
         }
         built?;
         lock(&self.building).remove(&hash);
@@ -176,8 +176,8 @@ impl Build<'_> {
                 return Err(self.failure(&exit, began));
             }
         }
-        self.seal().map_err(|error| local(self.root, &error))?;
-        remove_tree(&work).map_err(|error| local(&work, &error))?;
+        blocking(self.root, seal).await?;
+        blocking(&work, remove_tree).await?;
         note(log, &format!("environment {short}: ready"))
     }
 
@@ -190,8 +190,8 @@ impl Build<'_> {
                 running.wait().await;
             }
         }
-        remove_tree(work).map_err(|error| local(work, &error))?;
-        remove_tree(self.root).map_err(|error| local(self.root, &error))?;
+        blocking(work, remove_tree).await?;
+        blocking(self.root, remove_tree).await?;
         for number in 0..steps {
             let step = work.join(number.to_string());
             fs::create_dir_all(&step)
@@ -240,15 +240,22 @@ impl Build<'_> {
             message: format!("the environment of {file} could not be built:\n{what}"),
         }
     }
+}
 
-    /// Makes the files read-only, then marks the environment as ready once all of it is on disk.
-    fn seal(&self) -> io::Result<()> {
-        make_read_only(self.root)?;
-        let marker = File::create(self.root.join(READY))?;
-        writeln!(&marker, "{}", boot_id()?)?;
-        syncfs(&marker)?;
-        Ok(())
-    }
+/// Makes the files read-only, then marks the environment as ready once all of it is on disk.
+fn seal(root: &Path) -> io::Result<()> {
+    make_read_only(root)?;
+    let marker = File::create(root.join(READY))?;
+    writeln!(&marker, "{}", boot_id()?)?;
+    syncfs(&marker)?;
+    Ok(())
+}
+
+/// Does what takes long on a big directory off the runtime's threads.
+async fn blocking(path: &Path, work: fn(&Path) -> io::Result<()>) -> Result<(), StageError> {
+    let own = path.to_owned();
+    let done = tokio::task::spawn_blocking(move || work(&own)).await.map_err(io::Error::other);
+    done.flatten().map_err(|error| local(path, &error))
 }
 
 /// Appends a line of FetchML's own to a log.

@@ -233,6 +233,9 @@ pub(crate) fn is_missing(status: StatusCode) -> bool {
 
 fn check_url(url: &str) -> Result<Url, ClientError> {
     let bad = |problem: &str| ClientError::BadUrl { url: url.into(), problem: problem.into() };
+    if !url.contains("://") {
+        return Err(bad("it must begin with http:// or https://"));
+    }
     let parsed = Url::parse(url.trim()).map_err(|error| bad(&error.to_string()))?;
     if !matches!(parsed.scheme(), "http" | "https") {
         return Err(bad("it must begin with http:// or https://"));

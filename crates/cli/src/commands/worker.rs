@@ -47,7 +47,7 @@ pub(crate) struct Worker {
     /// File that holds a key with the role worker [env: FETCHML_KEY_FILE]
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// Where attempts, environments and files are kept [env: FETCHML_DATA_DIR]
+    /// Where attempts, environments and files are kept [default: `worker` in FETCHML_DATA_DIR or its default]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]

@@ -145,8 +145,13 @@ impl Layers {
     }
 
     fn wrong(&self, table: &str, error: figment::Error) -> Failure {
-        let path = if error.path.is_empty() { table.to_owned() } else { error.path.join(".") };
+        // The table stands before or after the key, depending on where the value was refused.
+        let key = error.path.iter().find(|part| *part != table);
+        let path = key.map_or_else(|| table.to_owned(), |key| format!("{table}.{key}"));
         let problem = match &error.kind {
+            Wrong::InvalidType(got, wanted) if wanted.starts_with('u') || wanted.starts_with('i') => {
+                format!("must be a whole number, got {got}")
+            }
             Wrong::InvalidType(got, wanted) | Wrong::InvalidValue(got, wanted) => {
                 format!("must be {wanted}, got {got}")
             }
@@ -238,6 +243,10 @@ fn rank(origin: &str) -> Rank {
 fn read_value(setting: &Setting, text: &str) -> Result<Value, Failure> {
     let bad = |wanted| Failure::usage(format!("{} must be {wanted}, got {text:?}", setting.variable));
     match setting.kind {
+        // One variable for both: on one machine, server and worker must not share a directory.
+        Kind::Text if setting.path == "worker.data_dir" => {
+            Ok(Path::new(text).join("worker").to_string_lossy().into_owned().into())
+        }
         Kind::Text => Ok(text.to_owned().into()),
         Kind::Integer => text.trim().parse::<i64>().map(Into::into).map_err(|_| bad("a whole number")),
         Kind::Boolean => match text.trim() {

@@ -44,7 +44,37 @@ fn every_help_begins_with_an_example_of_its_command() {
 
 #[test]
 fn the_list_of_commands() {
-    assert_snapshot!(Home::new().run(&["-h"]), @"");
+    assert_snapshot!(Home::new().run(&["-h"]), @r#"
+    exit 0
+    --- stdout
+    Runs machine-learning experiments on your own machines
+
+    Usage: fetchml [OPTIONS] <COMMAND>
+
+    Commands:
+      up           Start a server and a worker here
+      serve        Run a server without a worker
+      worker       Run a worker that takes tasks from a server
+      submit       Run a script or command as a task
+      tasks        List tasks, newest first
+      show         Show one task: what it is, how it goes, why it failed
+      logs         Print a task's log
+      cancel       Stop tasks, waiting or running
+      wait         Wait until a task is over; the exit code tells how it ended
+      artifacts    List and download the files a task left
+      queue        Show how much waits and runs
+      workers      List the workers and what they have
+      keys         Make, list and revoke API keys (admins only)
+      config       Show the settings
+      completions  Print a completion script for a shell
+
+    Options:
+          --config <FILE>  Configuration file [env: FETCHML_CONFIG] [default:
+                           ~/.config/fetchml/config.toml]
+      -h, --help           Print help (see more with '--help')
+      -V, --version        Print version
+    --- stderr
+    "#);
 }
 
 #[test]
@@ -57,7 +87,18 @@ fn the_version_names_the_release() {
 #[test]
 fn options_of_the_task_are_not_ours() {
     let home = Home::new();
-    assert_snapshot!(home.run(&["submit", "--bogus", "train.py"]), @"");
+    assert_snapshot!(home.run(&["submit", "--bogus", "train.py"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: unexpected argument '--bogus' found
+
+      tip: to pass '--bogus' as a value, use '-- --bogus'
+
+    Usage: fetchml submit [OPTIONS] <ENTRYPOINT> [ARGS]...
+
+    For more information, try '--help'.
+    "#);
     // Past the entry point everything belongs to the task: this fails only for want of a server.
     let output = home.command(&["submit", "train.py", "--bogus", "--gpu", "9"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("no server is configured"));
@@ -66,12 +107,54 @@ fn options_of_the_task_are_not_ours() {
 #[test]
 fn values_out_of_range_are_refused_before_anything_is_sent() {
     let home = Home::new();
-    assert_snapshot!(home.run(&["submit", "--priority", "11", "x"]), @"");
-    assert_snapshot!(home.run(&["submit", "--time-limit", "1h1h", "x"]), @"");
-    assert_snapshot!(home.run(&["submit", "--memory", "lots", "x"]), @"");
-    assert_snapshot!(home.run(&["submit", "--env", "NOVALUE", "x"]), @"");
-    assert_snapshot!(home.run(&["tasks", "--status", "done"]), @"");
-    assert_snapshot!(home.run(&["keys", "create", "--role", "boss", "--user", "ada"]), @"");
+    assert_snapshot!(home.run(&["submit", "--priority", "11", "x"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value '11' for '--priority <PRIORITY>': 11 is not in 1..=10
+
+    For more information, try '--help'.
+    "#);
+    assert_snapshot!(home.run(&["submit", "--time-limit", "1h1h", "x"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value '1h1h' for '--time-limit <TIME>': "1h1h" is not a duration; write seconds (90) or units (1h30m, 45s, 2d)
+
+    For more information, try '--help'.
+    "#);
+    assert_snapshot!(home.run(&["submit", "--memory", "lots", "x"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value 'lots' for '--memory <SIZE>': "lots" is not a memory size; write GiB (16) or units (16G, 512M)
+
+    For more information, try '--help'.
+    "#);
+    assert_snapshot!(home.run(&["submit", "--env", "NOVALUE", "x"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value 'NOVALUE' for '--env <NAME=VALUE>': must be NAME=VALUE
+
+    For more information, try '--help'.
+    "#);
+    assert_snapshot!(home.run(&["tasks", "--status", "done"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value 'done' for '--status <STATUS>': unknown status "done"; one of queued, preparing, running, collecting, completed, failed
+
+    For more information, try '--help'.
+    "#);
+    assert_snapshot!(home.run(&["keys", "create", "--role", "boss", "--user", "ada"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value 'boss' for '--role <ROLE>': unknown role "boss"; one of admin, user, worker
+
+    For more information, try '--help'.
+    "#);
 }
 
 #[test]

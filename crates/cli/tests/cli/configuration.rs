@@ -29,16 +29,30 @@ fn explained(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> Str
 fn later_layers_win_and_say_so() {
     let home = Home::new();
     home.write(".config/fetchml/profile.toml", "url = \"http://a:1\"\nkey_file = \"/k\"\n");
-    assert_snapshot!(explained(&home, &[], &[]), @"");
+    assert_snapshot!(explained(&home, &[], &[]), @r#"
+    client.url = http://a:1 from profile HOME/.config/fetchml/profile.toml
+    client.key_file = /k from profile HOME/.config/fetchml/profile.toml
+    "#);
     home.write(
         ".config/fetchml/config.toml",
         "[client]\nurl = \"http://b:2\"\n[server]\nlost_after_s = 60\n[worker]\nslots = 3\n",
     );
-    assert_snapshot!(explained(&home, &[], &[]), @"");
+    assert_snapshot!(explained(&home, &[], &[]), @r#"
+    client.url = http://b:2 from file HOME/.config/fetchml/config.toml
+    client.key_file = /k from profile HOME/.config/fetchml/profile.toml
+    server.lost_after_s = 60 from file HOME/.config/fetchml/config.toml
+    worker.slots = 3 from file HOME/.config/fetchml/config.toml
+    "#);
     let variables = [("FETCHML_URL", "http://c:3"), ("FETCHML_API_KEY", "fml_a_secret"), ("FETCHML_LOST_AFTER", "90")];
     let text = explained(&home, &["--url", "http://d:4"], &variables);
     assert!(!text.contains("secret"), "{text}");
-    assert_snapshot!(text, @"");
+    assert_snapshot!(text, @r#"
+    client.url = http://d:4 from flag --url
+    client.api_key = *** from environment variable FETCHML_API_KEY
+    client.key_file = /k from profile HOME/.config/fetchml/profile.toml
+    server.lost_after_s = 90 from environment variable FETCHML_LOST_AFTER
+    worker.slots = 3 from file HOME/.config/fetchml/config.toml
+    "#);
 }
 
 #[test]
@@ -46,21 +60,75 @@ fn explain_shows_every_setting() {
     let home = Home::new();
     let mut command = home.command(&["config", "--explain"]);
     command.env("FETCHML_DATA_DIR", "/srv/fetchml");
-    assert_snapshot!(home.render(&mut command), @"");
+    assert_snapshot!(home.render(&mut command), @r#"
+    exit 0
+    --- stdout
+    SETTING                  VALUE                  SOURCE                                 VARIABLE                  MEANING
+    client.url               http://127.0.0.1:9101  default                                FETCHML_URL               server that client commands talk to
+    client.api_key           -                      not set                                FETCHML_API_KEY           key of client commands
+    client.key_file          -                      not set                                FETCHML_KEY_FILE          file that holds the key of client commands
+    server.listen            127.0.0.1:9101         default                                FETCHML_LISTEN            address the server listens on
+    server.data_dir          /srv/fetchml           environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR          where the server keeps everything
+    server.database          -                      not set                                FETCHML_DATABASE          postgres://... instead of SQLite in the data directory
+    server.rate_limits       on                     default                                FETCHML_RATE_LIMITS       request rates per key: on or off
+    server.lost_after_s      600                    default                                FETCHML_LOST_AFTER        a worker silent for this long has lost its tasks
+    server.aging_interval_s  1800                   default                                FETCHML_AGING_INTERVAL    time queued worth one level of priority
+    server.allow_plain_http  false                  default                                FETCHML_ALLOW_PLAIN_HTTP  allow plain HTTP off loopback
+    worker.server            -                      not set                                FETCHML_SERVER            server a worker takes tasks from
+    worker.key_file          -                      not set                                FETCHML_KEY_FILE          file that holds the worker's key
+    worker.data_dir          /srv/fetchml/worker    environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR          where a worker keeps everything
+    worker.name              -                      not set                                FETCHML_WORKER_NAME       name of the worker: the host name unless set
+    worker.slots             -                      not set                                FETCHML_SLOTS             tasks at the same time: the cores unless set
+    worker.service_slots     4                      default                                FETCHML_SERVICE_SLOTS     notebooks and tools at the same time
+    --- stderr
+    no configuration file
+    "#);
 }
 
 #[test]
 fn mistakes_in_the_file_are_named_with_the_nearest_name() {
     let home = Home::new();
-    home.write("a.toml", "[server]\nlisten_on = \"127.0.0.1:1\"\n");
-    assert_snapshot!(home.run(&["config", "--config", "a.toml"]), @"");
+    home.write("a.toml", "[server]\nlistn = \"127.0.0.1:1\"\n");
+    assert_snapshot!(home.run(&["config", "--config", "a.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: a.toml: unknown setting "server.listn"
+    hint: did you mean "listen"?
+    "#);
     home.write("b.toml", "[sever]\nlisten = \"127.0.0.1:1\"\n");
-    assert_snapshot!(home.run(&["config", "--config", "b.toml"]), @"");
+    assert_snapshot!(home.run(&["config", "--config", "b.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: b.toml: unknown setting "sever"
+    hint: did you mean "server"?
+    "#);
     home.write("c.toml", "[server]\nlisten = \n");
-    assert_snapshot!(home.run(&["config", "--config", "c.toml"]), @"");
+    assert_snapshot!(home.run(&["config", "--config", "c.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: c.toml: TOML parse error at line 2, column 10
+        |
+      2 | listen =
+        |          ^
+      string values must be quoted, expected literal string
+    "#);
     home.write("d.toml", "[server]\nlost_after_s = \"long\"\n");
-    assert_snapshot!(home.run(&["config", "--config", "d.toml"]), @"");
-    assert_snapshot!(home.run(&["config", "--config", "nowhere.toml"]), @"");
+    assert_snapshot!(home.run(&["config", "--config", "d.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: setting server.lost_after_s: must be a whole number, got string "long" (from file d.toml)
+    hint: `fetchml config --explain` shows each setting and where it came from
+    "#);
+    assert_snapshot!(home.run(&["config", "--config", "nowhere.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: cannot read the configuration nowhere.toml: No such file or directory (os error 2)
+    "#);
 }
 
 #[test]

@@ -70,6 +70,9 @@ pub enum ClientError {
 fn describe(status: u16, error: &ErrorResponse) -> String {
     let mut text = error.error.clone();
     for problem in &error.details {
+        if error.details.len() == 1 && text.contains(&problem.problem) && text.contains(&problem.field) {
+            continue;
+        }
         let separator = if problem.field.is_empty() { "" } else { ": " };
         let _ = write!(text, "\n  {}{separator}{}", problem.field, problem.problem);
     }
@@ -171,7 +174,8 @@ impl ClientError {
         if reason.is_empty() {
             reason = "the connection failed".into();
         }
-        if error.is_decode() || error.is_builder() || error.is_redirect() {
+        // Not `is_decode`: with bodies read as bytes that is a connection which broke in the middle.
+        if error.is_builder() || error.is_redirect() {
             return Self::Protocol { url: url.into(), problem: reason };
         }
         Self::Unreachable { url: url.into(), reason }

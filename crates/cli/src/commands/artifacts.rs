@@ -52,7 +52,7 @@ struct Get {
     id: String,
     /// Only this file, or the files of this directory
     path: Option<String>,
-    /// Directory to write to; made if missing [default: artifacts-<end of the id>]
+    /// Directory to write to; made if missing [default: artifacts-<end of the id>, ignored by git and snapshots]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Print JSON: what was written
@@ -101,6 +101,7 @@ impl Get {
         let id = session.task_id(&self.id).await?;
         let wanted = self.wanted(&session, id).await?;
         let text = id.to_string();
+        let is_default = self.output.is_none();
         let output = self.output.unwrap_or_else(|| format!("artifacts-{}", &text[text.len() - 12..]).into());
         let total: u64 = wanted.iter().map(|artifact| artifact.size_bytes).sum();
         let bar = (terminal::stderr_is_terminal() && !self.json).then(|| {
@@ -110,6 +111,9 @@ impl Get {
             ProgressBar::new(total).with_style(style)
         });
         let target = download::Target::new(&output)?;
+        if is_default {
+            target.keep_out_of_snapshots();
+        }
         for artifact in &wanted {
             if let Some(bar) = &bar {
                 bar.set_message(terminal::plain(&artifact.path));

@@ -96,3 +96,12 @@ async fn a_range_is_asked_for_and_a_cut_body_is_an_error() {
     let chunks: Vec<_> = cut.collect().await;
     assert!(chunks.last().unwrap().is_err(), "{chunks:?}");
 }
+
+#[tokio::test]
+async fn a_single_problem_is_not_said_twice() {
+    let body = r#"{"error":"cpu: is 5000.","code":"VALIDATION_ERROR","trace_id":"t",
+        "details":[{"field":"cpu","problem":"is 5000"}]}"#;
+    let server = TestServer::start(move |_, _| answer(422, "", body)).await;
+    let error = server.client.submit(&CreateTaskRequest::default(), true).await.unwrap_err();
+    assert_eq!(error.to_string(), "cpu: is 5000.");
+}

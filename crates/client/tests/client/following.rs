@@ -1,6 +1,6 @@
 //! Following a log through disconnects.
 
-use crate::server::{TestServer, events, refusal};
+use crate::server::{TestServer, broken_events, events, refusal};
 use fetchml_client::{ClientError, LogEvent, LogQuery};
 use futures_util::StreamExt as _;
 
@@ -20,8 +20,9 @@ async fn follow(server: &TestServer) -> Vec<Result<LogEvent, ClientError>> {
 async fn a_broken_stream_is_taken_up_where_it_broke() {
     let server = TestServer::start(|n, _| match n {
         0 => events(&(chunk(0, "one ") + ": beat\n\n" + &chunk(4, "two ") + "id: cut")),
-        1 => refusal(503, "retry-after: 0\r\n", "SERVICE_UNAVAILABLE"),
-        _ => events(&(chunk(8, "three") + "event: end\ndata: {\"status\":\"completed\"}\n\n")),
+        1 => broken_events(&chunk(8, "three ")),
+        2 => refusal(503, "retry-after: 0\r\n", "SERVICE_UNAVAILABLE"),
+        _ => events(&(chunk(14, "four") + "event: end\ndata: {\"status\":\"completed\"}\n\n")),
     })
     .await;
     let all = follow(&server).await;
@@ -32,14 +33,16 @@ async fn a_broken_stream_is_taken_up_where_it_broke() {
             _ => None,
         })
         .collect();
-    assert_eq!(text, "one two three");
+    assert_eq!(text, "one two three four");
     assert!(matches!(all.last(), Some(Ok(LogEvent::End { .. }))), "{all:?}");
     let asked = server.asked();
     assert_eq!(asked[0].line, format!("GET /v1/tasks/{TASK}/logs?follow=true"));
     assert_eq!(asked[0].header("last-event-id"), None);
     let resumed = format!("{ATTEMPT}.0.8");
     assert_eq!(asked[1].header("last-event-id"), Some(resumed.as_str()));
+    let resumed = format!("{ATTEMPT}.0.14");
     assert_eq!(asked[2].header("last-event-id"), Some(resumed.as_str()));
+    assert_eq!(asked[3].header("last-event-id"), Some(resumed.as_str()));
 }
 
 #[tokio::test]

@@ -42,6 +42,12 @@ pub(crate) fn events(text: &str) -> Answer {
     format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{text}").into()
 }
 
+/// The same, broken off in the middle as by a server that was killed.
+pub(crate) fn broken_events(text: &str) -> Answer {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    format!("{head}{:x}\r\n{text}\r\nff\r\n", text.len()).into()
+}
+
 pub(crate) struct TestServer {
     pub(crate) client: Client,
     asked: Arc<Mutex<Vec<Asked>>>,

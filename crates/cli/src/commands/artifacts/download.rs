@@ -31,6 +31,15 @@ impl Target {
         Ok(Self { root, path: path.to_owned() })
     }
 
+    /// Lets git and the next snapshot pass over the directory: results are not sources. A nicety, so a
+    /// failure is not told.
+    pub(super) fn keep_out_of_snapshots(&self) {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        if let Ok(file) = openat(&self.root, ".gitignore", flags, Mode::from_raw_mode(0o644)) {
+            let _ = File::from(file).write_all(b"*\n");
+        }
+    }
+
     /// Downloads one artifact. Nothing is left of it when it fails.
     pub(super) async fn download(
         &self,

@@ -91,7 +91,7 @@ pub(crate) fn print_table(table: &Table) -> io::Result<()> {
 }
 
 /// A cell for a number.
-pub(crate) fn number(value: impl ToString) -> Cell {
+pub(crate) fn number(value: impl std::fmt::Display) -> Cell {
     Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
 }
 

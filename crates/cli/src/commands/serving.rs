@@ -119,7 +119,7 @@ pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) 
     // The server runs; that a profile cannot be written is a nuisance, not a failure.
     match profile::write(&Profile { url, key_file: Some(key_file), api_key: None }) {
         Ok(Written::New(path)) => {
-            terminal::say(&format!("  profile   {} (commands of this user come here)", path.display()))
+            terminal::say(&format!("  profile   {} (commands of this user come here)", path.display()));
         }
         Ok(Written::Same | Written::Nowhere) => {}
         Ok(Written::Other { path, url }) => {

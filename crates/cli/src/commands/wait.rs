@@ -36,13 +36,13 @@ impl Wait {
         let wait = session.client.wait(id, follow::say_state);
         let ended = match self.timeout {
             None => wait.await?,
-            Some(timeout) => match tokio::time::timeout(timeout, wait).await {
-                Ok(ended) => ended?,
-                Err(_) => {
+            Some(timeout) => {
+                let Ok(ended) = tokio::time::timeout(timeout, wait).await else {
                     terminal::say_error(&format!("task {id} is not over after {} s; it goes on", timeout.as_secs()));
                     return Ok(Exit::TimedOut);
-                }
-            },
+                };
+                ended?
+            }
         };
         if self.json {
             terminal::print_json(&ended)?;

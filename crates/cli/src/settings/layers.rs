@@ -141,10 +141,10 @@ impl Layers {
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, table: &'static str) -> anyhow::Result<T> {
-        self.figment.extract_inner(table).map_err(|error| self.wrong(table, error).into())
+        self.figment.extract_inner(table).map_err(|error| self.wrong(table, &error).into())
     }
 
-    fn wrong(&self, table: &str, error: figment::Error) -> Failure {
+    fn wrong(&self, table: &str, error: &figment::Error) -> Failure {
         // The table stands before or after the key, depending on where the value was refused.
         let key = error.path.iter().find(|part| *part != table);
         let path = key.map_or_else(|| table.to_owned(), |key| format!("{table}.{key}"));

@@ -36,7 +36,8 @@ pub(crate) fn current_trace_id() -> String {
 /// The outermost layer.
 pub(crate) async fn surround(request: Request, next: Next) -> Response {
     let trace_id = uuid::Uuid::new_v4();
-    let span = tracing::info_span!("request", %trace_id, method = %request.method(), path = %request.uri().path());
+    // At the highest level, so that no filter takes the trace id off a line that is shown.
+    let span = tracing::error_span!("request", %trace_id, method = %request.method(), path = %request.uri().path());
     let answer = async move {
         let started = Instant::now();
         let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
@@ -168,6 +169,37 @@ mod tests {
         assert_eq!(body.code, ErrorCode::InternalError);
         assert_eq!(headers[TRACE_HEADER].to_str().unwrap(), body.trace_id);
         assert!(!format!("{body:?}").contains("SELECT"));
+    }
+
+    /// Collects what is logged.
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_line_of_a_failure_has_its_trace_id_and_cause() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::ERROR)
+            .with_writer(move || writer.clone())
+            .finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        let (_, _, body) = ask("GET", "/panics").await;
+        drop(guard);
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains(&body.trace_id) && text.contains("SELECT 1"), "{text}");
     }
 
     #[tokio::test]

@@ -183,6 +183,19 @@ impl Server {
     }
 }
 
+/// A server that is dropped without [`Server::shutdown`] stops serving; nothing that was promised
+/// depends on it.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.app.stop.cancel();
+        let running = self.running.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(running) = running.take() {
+            running.background_stop.cancel();
+            running.background.into_iter().for_each(|task| task.abort());
+        }
+    }
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => StartError::AddressInUse(address),

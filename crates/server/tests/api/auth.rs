@@ -152,7 +152,7 @@ pub(crate) async fn a_revoked_key_ends_its_open_streams_and_sessions() {
     for key in keys["keys"].as_array().unwrap().iter().filter(|k| k["role"] != "admin") {
         server.admin().delete(&format!("/v1/keys/{}", key["id"].as_str().unwrap())).await.expect(204);
     }
-    while let Ok(Some(_)) = stream.chunk().await {}
+    crate::drained(&mut stream).await;
     worker.closed().await;
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
     ada.get("/v1/queue").await.error(401, ErrorCode::Unauthorized);

@@ -19,7 +19,7 @@ mod tasks;
 mod workers;
 
 use fetchml_api::link::{Assignment, Outcome};
-use fetchml_testkit::{CheckedClient, LinkWorker, TestServer};
+use fetchml_testkit::{CheckedClient, DEADLINE, LinkWorker, TestServer};
 use serde_json::{Value, json};
 
 /// An id that is well-formed and names nothing.
@@ -49,4 +49,10 @@ async fn completed(server: &TestServer, owner: &CheckedClient) -> (LinkWorker, A
     let (mut worker, assignment) = running(server, owner).await;
     worker.end(&assignment, Outcome { exit_code: Some(0), ..Outcome::default() }).await;
     (worker, assignment)
+}
+
+/// Reads a stream until it ends, however it ends.
+async fn drained(stream: &mut reqwest::Response) {
+    let reading = async { while let Ok(Some(_)) = stream.chunk().await {} };
+    tokio::time::timeout(DEADLINE, reading).await.expect("the stream ends");
 }

@@ -266,19 +266,22 @@ impl Logs {
         Arc::clone(all.entry(id).or_insert_with(|| Arc::new(Live::new(id, self.path(id), Arc::clone(&self.0.objects)))))
     }
 
-    /// Keeps the number of open files bounded: the one opened longest ago is closed.
+    /// Keeps the number of open files bounded: those opened longest ago are closed. One that is being
+    /// used stays; the next call finds it idle.
     fn note_open(&self, live: &Arc<Live>) {
         if !live.take_newly_opened() {
             return;
         }
         let mut open = self.0.open.lock().expect("no code panics while it holds the list");
         open.push_back(Arc::downgrade(live));
-        while open.len() > self.0.open_max {
+        for _ in 0..open.len() {
+            if open.len() <= self.0.open_max {
+                break;
+            }
             if let Some(oldest) = open.pop_front().and_then(|weak| weak.upgrade())
                 && !oldest.try_close()
             {
                 open.push_back(Arc::downgrade(&oldest));
-                break;
             }
         }
     }

@@ -39,7 +39,7 @@ async fn submit_forever(
         };
         // A submit that was not acknowledged may or may not exist: it is not in the ledger.
         if let Ok(task) = client.submit(&request, true).await {
-            ledger.lock().unwrap().insert(task.id, mark);
+            ledger.lock().expect("no client panics").insert(task.id, mark);
             acknowledged.fetch_add(1, Ordering::Relaxed);
         } else {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -99,19 +99,23 @@ async fn all_tasks(client: &Client) -> Vec<(TaskId, String)> {
     let mut after = None;
     loop {
         let query = TaskListQuery { limit: Some(1_000), after, ..Default::default() };
-        let page = client.tasks(&query).await.unwrap();
+        let page = client.tasks(&query).await.expect("a page");
         let Some(last) = page.tasks.last() else { return tasks };
         after = Some(last.id);
-        tasks.extend(page.tasks.into_iter().map(|mut task| (task.id, task.metadata.remove("mark").unwrap())));
+        tasks.extend(
+            page.tasks
+                .into_iter()
+                .map(|mut task| (task.id, task.metadata.remove("mark").expect("every task has its mark"))),
+        );
     }
 }
 
 /// Verifies the whole chain and counts its submits.
 async fn verified_submits(lab: &Lab) -> usize {
-    let store = Store::open(&Location::Sqlite(lab.data_dir().join("fetchml.db"))).await.unwrap();
+    let store = Store::open(&Location::Sqlite(lab.data_dir().join("fetchml.db"))).await.expect("the database opens");
     let mut rows = Vec::new();
     loop {
-        let page = store.audit_rows(rows.len() as u64, 1_000).await.unwrap();
+        let page = store.audit_rows(rows.len() as u64, 1_000).await.expect("audit rows");
         if page.is_empty() {
             break;
         }
@@ -120,7 +124,7 @@ async fn verified_submits(lab: &Lab) -> usize {
     let submits = rows
         .iter()
         .filter(|row| {
-            let body: serde_json::Value = serde_json::from_slice(&row.body).unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&row.body).expect("JSON");
             body["action"] == "submit"
         })
         .count();

@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Longest wait for anything that takes no network: generous, because machines are shared.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Pause between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

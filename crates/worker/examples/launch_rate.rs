@@ -20,15 +20,37 @@ async fn main() -> std::io::Result<()> {
     let helper = Helper::start(&[target.join("fetchml-helper").into()]).await?;
     let dir = std::env::temp_dir().join(format!("fetchml-launch-rate-{}", std::process::id()));
     for round in 1..=3 {
+        let cpu = cpu_ms(&helper).await?;
         let bare = rate(count, bare(count, at_once));
+        let bare_cpu = cpu_ms(&helper).await? - cpu;
         let shims = rate(count, shims(&helper, &dir.join(round.to_string()), count, at_once).await?);
-        println!("{at_once} at once: bare {bare:.0}/s, under shims {shims:.0}/s, ratio {:.2}", shims / bare);
+        let shims_cpu = cpu_ms(&helper).await? - cpu - bare_cpu;
+        let each = |cpu_ms: u64| cpu_ms * 1_000 / count as u64;
+        println!(
+            "{at_once} at once: bare {bare:.0}/s, {} us CPU each; under shims {shims:.0}/s, {} us CPU each; ratio {:.2}",
+            each(bare_cpu),
+            each(shims_cpu),
+            shims / bare
+        );
     }
     std::fs::remove_dir_all(dir)
 }
 
 fn rate(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
+}
+
+/// CPU time that this process, the helper and their dead children have used, milliseconds.
+async fn cpu_ms(helper: &Helper) -> std::io::Result<u64> {
+    const MS_PER_TICK: u64 = 10;
+    let mut ticks = 0;
+    for pid in [Some(std::process::id()), helper.pid().await].into_iter().flatten() {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let (_, fields) = stat.rsplit_once(") ").expect("the name stands in parentheses");
+        // utime, stime, cutime, cstime.
+        ticks += fields.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+    }
+    Ok(ticks * MS_PER_TICK)
 }
 
 fn bare(count: usize, at_once: usize) -> Duration {

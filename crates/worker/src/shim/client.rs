@@ -147,7 +147,7 @@ impl Helper {
             Reply::Failed { error } => return Err(io::Error::other(error)),
         };
         let record = ShimRecord { boot_id: self.boot_id.clone(), pid, start_time, attempt: spec.attempt };
-        let process = open_identified(&record)?
+        let process = open_identified(&record)
             .ok_or_else(|| io::Error::new(io::ErrorKind::BrokenPipe, "the shim ended before it was told to go"))?;
         Ok(Prepared { socket, running: Running::new(spec.dir, record, process)? })
     }

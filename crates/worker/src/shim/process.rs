@@ -9,26 +9,26 @@ use super::{
     wire::{GO, Reply, StartRequest},
 };
 use crate::limits;
-use fetchml_fork::Fork;
-use nix::sys::{signal::SigSet, signalfd::SignalFd};
+use nix::{
+    spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
+    sys::{signal::SigSet, signalfd::SignalFd},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
     fs::{FlockOperation, flock},
     io::Errno,
-    pipe::PipeFlags,
-    process::{
-        Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, set_child_subreaper, set_parent_process_death_signal,
-        setsid, wait,
-    },
+    process::{Pid, Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, setsid, wait},
 };
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::{CString, OsStr, OsString},
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -134,66 +134,47 @@ fn run(signals: &SignalFd, request: &StartRequest, dir: &Path, mut lock: &File) 
 }
 
 /// Starts the user's process: both outputs into the log, its own process group in the shim's
-/// session, default signals and an empty mask, no descriptor above standard error. It dies with the
-/// shim.
+/// session, default signals and an empty mask, no descriptor above standard error.
 ///
-/// By fork and exec, not by `Command::spawn`: that passes the shim's blocked signals on, and
-/// unblocking them here for a moment would let a SIGTERM end the shim.
+/// By `posix_spawn`, which copies no page table. Not by `Command`: that passes the shim's blocked
+/// signals on, and unblocking them here for a moment would let a SIGTERM end the shim.
 fn start(request: &StartRequest, dir: &Path) -> io::Result<Pid> {
     let log = File::options().create(true).append(true).open(dir.join(files::LOG))?;
-    let (program, rest) =
-        request.argv.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "there is no command"))?;
-    let mut command = Command::new(resolve(program, request));
-    command
-        .arg0(program)
-        .args(rest)
-        .env_clear()
-        .envs(request.env.iter().map(|(name, value)| (name, value)))
-        .current_dir(&request.cwd)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .process_group(0);
-    // Closed by a successful exec; until then it carries the error of a failed one.
-    let (failure, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    let shim = getpid();
-    match fetchml_fork::fork()? {
-        Fork::Child => {
-            let error = become_user_process(&mut command, shim);
-            let code = error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error());
-            let _ = File::from(report).write_all(&code.to_ne_bytes());
-            std::process::exit(127)
-        }
-        Fork::Parent(pid) => {
-            drop(report);
-            let mut code = [0; 4];
-            match File::from(failure).read_exact(&mut code) {
-                Ok(()) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code))),
-                Err(_) => Ok(pid),
-            }
-        }
-    }
-}
+    let program =
+        request.argv.first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "there is no command"))?;
+    let path = resolve(program, request);
+    let argv = request.argv.iter().map(|word| Ok(CString::new(word.as_bytes())?)).collect::<io::Result<Vec<_>>>()?;
+    let env = request.env.iter().map(|(name, value)| {
+        let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
+        Ok(CString::new(entry)?)
+    });
+    let env = env.collect::<io::Result<Vec<_>>>()?;
 
-/// Only returns when it fails.
-fn become_user_process(command: &mut Command, shim: Pid) -> io::Error {
-    let prepare = || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        if getppid() != Some(shim) {
-            return Err(Errno::SRCH.into());
-        }
-        SigSet::empty().thread_set_mask().map_err(io::Error::from)
-    };
-    match prepare() {
-        Ok(()) => command.exec(),
-        Err(error) => error,
+    let mut files = PosixSpawnFileActions::init()?;
+    // Standard input is the shim's own: `/dev/null`.
+    for output in [1, 2] {
+        files.add_dup2(log.as_raw_fd(), output)?;
     }
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK,
+    )?;
+    attributes.set_sigdefault(&SigSet::all())?;
+    attributes.set_sigmask(&SigSet::empty())?;
+
+    // The process inherits it; the shim itself must not keep a directory busy.
+    rustix::process::chdir(&request.cwd)?;
+    let started = posix_spawn(path.as_path(), &files, &attributes, &argv, &env);
+    rustix::process::chdir("/")?;
+    Pid::from_raw(started?.as_raw()).ok_or_else(|| io::Error::other("posix_spawn gave no process id"))
 }
 
 /// Finds a bare command name in the task's own PATH: with a path in hand the program is started
 /// without copying this process first, and the error says what was looked for.
 fn resolve(program: &OsStr, request: &StartRequest) -> PathBuf {
-    use std::os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _};
+    use std::os::unix::fs::PermissionsExt as _;
     if program.as_bytes().contains(&b'/') {
         return program.into();
     }

@@ -38,7 +38,8 @@ pub fn reattach(dir: &Path) -> io::Result<Reattached> {
     }
     let Some(record) = read_json::<ShimRecord>(dir, files::SHIM)? else { return Ok(Reattached::NeverRan) };
     if is_locked(dir)?
-        && let Some(process) = open_identified(&record)?
+        && record.boot_id == boot_id()?
+        && let Some(process) = open_identified(&record)
     {
         return Ok(Reattached::Running(Running::new(dir.to_owned(), record, process)?));
     }
@@ -67,15 +68,12 @@ fn is_locked(dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// A handle on the recorded process, if it still is that process: the handle is taken first, so that
-/// what is compared afterwards is what it refers to.
-pub(super) fn open_identified(record: &ShimRecord) -> io::Result<Option<OwnedFd>> {
-    if record.boot_id != boot_id()? {
-        return Ok(None);
-    }
-    let Some(pid) = Pid::from_raw(record.pid) else { return Ok(None) };
-    let Ok(process) = pidfd_open(pid, PidfdFlags::NONBLOCK) else { return Ok(None) };
-    Ok(Stat::of(pid).is_ok_and(|stat| stat.start_time == record.start_time).then_some(process))
+/// A handle on the recorded process of this boot, if it still is that process: the handle is taken
+/// first, so that what is compared afterwards is what it refers to.
+pub(super) fn open_identified(record: &ShimRecord) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(record.pid)?;
+    let process = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+    Stat::of(pid).is_ok_and(|stat| stat.start_time == record.start_time).then_some(process)
 }
 
 /// Whether user code may have run.

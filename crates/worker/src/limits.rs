@@ -127,5 +127,11 @@ pub const STAGING_STOP_MAX: Duration = Duration::from_mins(1);
 pub const LOG_RESEND_AFTER: Duration = Duration::from_secs(10);
 /// A repeated acknowledgement of one offset asks for a resend at most this often.
 pub const LOG_REWIND_EVERY: Duration = Duration::from_secs(1);
-/// Directories of ended attempts deleted in one go.
-pub const TRASH_BATCH: usize = 64;
+/// Directories of ended attempts kept for the next ones.
+pub const SPARES_MAX: usize = 256;
+/// Deleting starts when nothing was thrown away for this long.
+pub const TRASH_QUIET: Duration = Duration::from_secs(1);
+/// Longest time anything thrown away waits to be deleted.
+pub const TRASH_WAIT_MAX: Duration = Duration::from_secs(30);
+/// With so many directories waiting, deleting starts at once.
+pub const TRASH_WAITING_MAX: usize = 8_192;

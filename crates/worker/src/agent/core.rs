@@ -132,7 +132,7 @@ impl Core {
         (events_in, events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     ) -> Self {
         let (progress_in, progress) = mpsc::channel(limits::CORE_EVENTS);
-        let trash = Trash::start(data.path().join("trash"));
+        let trash = Trash::start(data.path().join("trash"), true);
         Self {
             data,
             hello,
@@ -338,7 +338,11 @@ impl Core {
         let result = if self.attempts.len() >= limits::ATTEMPTS_MAX {
             Err(io::Error::other(format!("it holds {} attempts already", limits::ATTEMPTS_MAX)))
         } else {
-            let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(dir.root());
+            let made = if self.trash.take_spare(dir.root()) {
+                Ok(())
+            } else {
+                fs::DirBuilder::new().mode(0o700).recursive(true).create(dir.root())
+            };
             made.and_then(|()| write_json(&dir.assignment(), &taken, false))
         };
         let Taken { assignment, .. } = taken;

@@ -119,8 +119,10 @@ impl DataDir {
 pub(crate) fn write_json(path: &Path, value: &impl Serialize, sync: bool) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
     let new = path.with_extension("new");
-    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+    let mut file = File::options().create(true).write(true).truncate(false).mode(0o600).open(&new)?;
     file.write_all(&bytes)?;
+    // Cut after writing, not before: ext4 writes a file that was emptied first to disk when it is closed.
+    file.set_len(bytes.len() as u64)?;
     if sync {
         file.sync_data()?;
     }

@@ -16,6 +16,7 @@ mod link;
 mod logs;
 mod outbox;
 mod recovery;
+mod spare;
 mod spool;
 mod trash;
 

@@ -1,29 +1,40 @@
 //! Deletes what is not needed any more: moved out of the way at once, so that a half-deleted attempt is
-//! never found at a restart, and deleted in batches off the runtime's threads.
+//! never found at a restart, and deleted later, off the runtime's threads.
 
-use crate::limits;
+use crate::{agent::spare::Spares, limits};
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 /// The trash of a data directory.
 #[derive(Debug)]
 pub(crate) struct Trash {
     dir: PathBuf,
     put: mpsc::UnboundedSender<PathBuf>,
+    spares: Option<Spares>,
 }
 
 impl Trash {
-    /// What is left over from an earlier life goes first.
-    pub(crate) fn start(dir: PathBuf) -> Self {
+    /// What is left over from an earlier life goes first. With `reuse`, what is as good as new is kept
+    /// as a spare.
+    pub(crate) fn start(dir: PathBuf, reuse: bool) -> Self {
         let (put, taken) = mpsc::unbounded_channel();
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let _ = put.send(entry.path());
         }
-        tokio::spawn(empty(taken));
-        Self { dir, put }
+        let spares = reuse.then(Spares::default);
+        tokio::spawn(empty(taken, spares.clone()));
+        Self { dir, put, spares }
+    }
+
+    /// Makes the directory of an attempt from a spare; `false` when there is none.
+    pub(crate) fn take_spare(&self, root: &Path) -> bool {
+        self.spares.as_ref().is_some_and(|spares| spares.take(root))
     }
 
     /// Throws a directory away. A missing one is away already.
@@ -40,10 +51,27 @@ impl Trash {
     }
 }
 
-async fn empty(mut taken: mpsc::UnboundedReceiver<PathBuf>) {
-    let mut batch = Vec::new();
-    while taken.recv_many(&mut batch, limits::TRASH_BATCH).await > 0 {
-        let batch = std::mem::take(&mut batch);
+/// Waits for a quiet moment: deleting competes with the starts of tasks for the file system, and some
+/// file systems pass over every inode freed in the last minutes when they look for a new one. The wait
+/// is bounded by time and by count.
+async fn empty(mut taken: mpsc::UnboundedReceiver<PathBuf>, spares: Option<Spares>) {
+    let is_kept = |dir: &Path| spares.as_ref().is_some_and(|spares| spares.keep(dir));
+    let mut waiting = Vec::new();
+    while let Some(first) = taken.recv().await {
+        if is_kept(&first) {
+            continue;
+        }
+        waiting.push(first);
+        let deadline = Instant::now() + limits::TRASH_WAIT_MAX;
+        while waiting.len() < limits::TRASH_WAITING_MAX {
+            let quiet = deadline.min(Instant::now() + limits::TRASH_QUIET);
+            match timeout_at(quiet, taken.recv()).await {
+                Ok(Some(next)) if is_kept(&next) => {}
+                Ok(Some(next)) => waiting.push(next),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let batch = std::mem::take(&mut waiting);
         if tokio::task::spawn_blocking(move || batch.iter().for_each(|dir| delete(dir))).await.is_err() {
             return;
         }

@@ -18,6 +18,14 @@ impl AttemptDir {
         Self(data_dir.join("attempts").join(attempt.to_string()))
     }
 
+    /// The directory at that path.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self(root.to_path_buf())
+    }
+
+    /// Names of the directories that a task sees.
+    pub(crate) const DIRS: [&str; 5] = ["work", "output", "checkpoint", "home", "tmp"];
+
     /// Creates the directories that a task sees, open to the worker's own user only.
     ///
     /// # Errors
@@ -25,8 +33,8 @@ impl AttemptDir {
     pub fn create(&self) -> io::Result<()> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        for dir in [self.work(), self.output(), self.checkpoint(), self.home(), self.tmp()] {
-            builder.create(dir)?;
+        for dir in Self::DIRS {
+            builder.create(self.0.join(dir))?;
         }
         Ok(())
     }

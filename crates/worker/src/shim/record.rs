@@ -3,7 +3,11 @@
 use fetchml_api::{AttemptId, FailureCause, link::Outcome};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::Path,
+};
 
 /// Names of the files in an attempt's directory.
 pub mod files {
@@ -17,6 +21,11 @@ pub mod files {
     pub const STOP: &str = "stop.json";
     /// How the attempt ended.
     pub const EXIT: &str = "exit.json";
+
+    /// What a record is written as before it is renamed into place.
+    pub fn beside(name: &str) -> String {
+        format!(".{name}.new")
+    }
 }
 
 /// What the lock file holds once user code may have run.
@@ -190,8 +199,13 @@ impl Stat {
 /// Writes a JSON file so that a reader sees all of it or none: write beside, then rename. Not
 /// synced: after a power cut the boot id tells that nothing can still run.
 pub(super) fn write_json(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
-    let temporary = dir.join(format!(".{name}.new"));
-    fs::write(&temporary, serde_json::to_vec(value)?)?;
+    let temporary = dir.join(files::beside(name));
+    let bytes = serde_json::to_vec(value)?;
+    // Cut after writing, not before: ext4 writes a file that was emptied first to disk when it is closed.
+    let mut file = File::options().create(true).write(true).truncate(false).open(&temporary)?;
+    file.write_all(&bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    drop(file);
     fs::rename(&temporary, dir.join(name))
 }
 

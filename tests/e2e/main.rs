@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod commands;
+mod crash;
 mod disk_full;
 mod environments;
 mod ledger;

@@ -216,10 +216,28 @@ impl Lab {
             let created: serde_json::Value = serde_json::from_str(&created).expect("JSON");
             fs::write(&key_file, created["key"].as_str().expect("a key")).expect("a key file");
         }
+        let process = self.spawn_worker(number);
+        self.workers.push(process);
+        self.workers_active(self.workers.len()).await;
+    }
+
+    fn spawn_worker(&self, number: usize) -> Process {
         let data_dir = self.path(&format!("worker{number}"));
         let mut command = self.command(&["worker", "--server", &self.url()]);
-        command.arg("--key-file").arg(&key_file).arg("--data-dir").arg(&data_dir).env_remove("FETCHML_API_KEY");
-        self.workers.push(self.spawn(&format!("worker{number}"), command));
+        command.arg("--key-file").arg(self.path("worker.key")).arg("--data-dir").arg(&data_dir);
+        command.env_remove("FETCHML_API_KEY");
+        self.spawn(&format!("worker{number}"), command)
+    }
+
+    /// Kills the agent of a worker, by its place in `workers`, with SIGKILL.
+    pub(crate) fn kill_worker(&mut self, place: usize) {
+        self.workers[place].kill();
+    }
+
+    /// Starts a worker again whose agent was killed, and waits until the server hears from it.
+    pub(crate) async fn restart_worker(&mut self, place: usize) {
+        let process = self.spawn_worker(place + 1);
+        self.workers[place] = process;
         self.workers_active(self.workers.len()).await;
     }
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod command;
+mod crash;
 mod demo;
 mod licences;
 mod lint;
@@ -23,6 +24,8 @@ usage: cargo xtask COMMAND
                       --once stops everything after the result
   test [-- FILTER]    every test on SQLite and PostgreSQL; the last line counts them
   lint                formatting, clippy, licences and sources of dependencies, links in the documents
+  crash [--cycles N] [--seed S]
+                      kill server, agents, helpers, shims and tasks at random under load (200 cycles)
   openapi             write api/openapi.json from the code
   bench [WHAT] [--json]
                       measure a release build; WHAT: submit, tasks, idle, start (default: all)
@@ -48,6 +51,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         "test" => test::run(rest),
         "lint" => lint::run(rest),
         "openapi" => openapi::run(rest),
+        "crash" => crash::run(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

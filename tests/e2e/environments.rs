@@ -15,7 +15,7 @@ open(os.path.join(out, "metrics.json"), "w").write('{"accuracy": 0.97}')
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_submit_uploads_nothing_and_builds_nothing() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::new().sandboxed();
     lab.up(&[]).await;
     let dir = lab.project("project", &[("train.py", TRAIN), ("requirements.txt", "six==1.16.0\n")]);
     let dir = dir.to_str().unwrap();

@@ -86,6 +86,7 @@ pub(crate) struct Lab {
     pub(crate) server: Option<Process>,
     pub(crate) workers: Vec<Process>,
     extra: Vec<String>,
+    isolation: &'static str,
 }
 
 impl Lab {
@@ -94,7 +95,7 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix("fetchml-e2e-").tempdir().expect("a scratch directory");
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let listen = free.local_addr().expect("bound").to_string();
-        Self { dir, listen, server: None, workers: Vec::new(), extra: Vec::new() }
+        Self { dir, listen, server: None, workers: Vec::new(), extra: Vec::new(), isolation: "none" }
     }
 
     /// A lab with `serve` and one `worker` connected.
@@ -103,6 +104,12 @@ impl Lab {
         lab.serve().await;
         lab.worker(1).await;
         lab
+    }
+
+    /// Workers isolate tasks: else tasks may leave traces anywhere, by which most tests watch them.
+    pub(crate) fn sandboxed(mut self) -> Self {
+        self.isolation = "required";
+        self
     }
 
     /// Adds arguments to every later `serve`.
@@ -181,7 +188,7 @@ impl Lab {
     /// Starts `up` and waits until it answers and its worker is there.
     pub(crate) async fn up(&mut self, arguments: &[&str]) {
         let data_dir = self.data_dir();
-        let mut command = self.command(&["up", "--listen", &self.listen]);
+        let mut command = self.command(&["up", "--listen", &self.listen, "--isolation", self.isolation]);
         command.arg("--data-dir").arg(&data_dir).args(arguments);
         self.server = Some(self.spawn("up", command));
         self.healthy().await;
@@ -223,7 +230,7 @@ impl Lab {
 
     fn spawn_worker(&self, number: usize) -> Process {
         let data_dir = self.path(&format!("worker{number}"));
-        let mut command = self.command(&["worker", "--server", &self.url()]);
+        let mut command = self.command(&["worker", "--server", &self.url(), "--isolation", self.isolation]);
         command.arg("--key-file").arg(self.path("worker.key")).arg("--data-dir").arg(&data_dir);
         command.env_remove("FETCHML_API_KEY");
         self.spawn(&format!("worker{number}"), command)

@@ -17,6 +17,15 @@ pub(crate) fn python_with_venv() -> Result<()> {
     bail!("python3 with the venv module is needed; install it (Debian: apt-get install python3 python3-venv)")
 }
 
+/// Makes sure that the worker's tests have what isolates tasks.
+pub(crate) fn bubblewrap() -> Result<()> {
+    let works = || succeeds(Command::new("bwrap").arg("--version"));
+    if !works() {
+        apt_install(&["bubblewrap"])?;
+    }
+    if works() { Ok(()) } else { bail!("bubblewrap is needed; install it (Debian: apt-get install bubblewrap)") }
+}
+
 /// Directory of PostgreSQL's programs; installs the server's package where there is none.
 pub(crate) fn postgres_programs() -> Result<PathBuf> {
     if let Some(dir) = find_postgres() {

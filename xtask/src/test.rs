@@ -5,7 +5,7 @@ use crate::{
     command::{cargo, shown, succeeds},
     outcome::Outcome,
     postgres::Cluster,
-    prerequisites::python_with_venv,
+    prerequisites::{bubblewrap, python_with_venv},
 };
 use anyhow::{Context as _, Result};
 use std::{
@@ -23,6 +23,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let filter = args.strip_prefix(&["--".to_owned()][..]).unwrap_or(args);
     let started = Instant::now();
     python_with_venv()?;
+    bubblewrap()?;
     let cluster = Cluster::start()?;
     println!("PostgreSQL for this run: {}", cluster.url());
 

@@ -48,7 +48,7 @@ pub struct Capabilities {
     /// Executors this worker can use; `process` always.
     #[serde(default)]
     pub executors: Vec<String>,
-    /// How user code is isolated: `none` until a sandbox is built.
+    /// How user code is isolated: `bubblewrap`, `landlock` or `none`.
     #[serde(default)]
     pub isolation: String,
     /// Version of the worker's binary.

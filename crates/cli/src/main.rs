@@ -14,8 +14,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Before anything starts a thread: the helper forks, and a fork takes one thread along.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == commands::serving::HELPER) {
-        fetchml_worker::shim::helper_main()
+    if let Some(command) = std::env::args_os().nth(1) {
+        if command == commands::serving::HELPER {
+            fetchml_worker::shim::helper_main()
+        }
+        if command == fetchml_worker::shim::INIT {
+            fetchml_worker::shim::init_main()
+        }
     }
     let cli = commands::Cli::parse();
     match commands::run(cli) {

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod executor;
 pub mod hardware;
+pub mod isolation;
 pub mod limits;
 pub mod shim;
 pub mod staging;

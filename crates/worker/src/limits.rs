@@ -135,3 +135,14 @@ pub const TRASH_QUIET: Duration = Duration::from_secs(1);
 pub const TRASH_WAIT_MAX: Duration = Duration::from_secs(30);
 /// With so many directories waiting, deleting starts at once.
 pub const TRASH_WAITING_MAX: usize = 8_192;
+/// What of bubblewrap's own words is kept when it fails, bytes.
+pub const SANDBOX_COMPLAINT_BYTES: usize = 2 << 10;
+/// `oom_score_adj` of users' processes: short of memory, the kernel takes them before the agent, the shims
+/// and the rest of the machine.
+pub const OOM_SCORE: i32 = 500;
+/// User and group ids of sandboxes start here; one for each attempt at hand.
+pub const SANDBOX_ID_FIRST: u32 = 200_000;
+/// Longest trial run of a sandbox at the start, seconds.
+pub const SANDBOX_PROBE_S: u32 = 10;
+/// Links followed from an environment to its interpreter.
+pub const LINKS_MAX: usize = 16;

@@ -12,6 +12,7 @@ use crate::{
 };
 use clap::Args;
 use fetchml_server::Server;
+use fetchml_worker::isolation::Isolation;
 use std::path::Path;
 
 /// Start a server and a worker here
@@ -62,7 +63,9 @@ impl Up {
         let url = serving::own_url(server.address());
         // First of all, so that whoever sees the server answer finds the profile there.
         serving::introduce(server, "server and worker", settings);
-        let mut worker = worker::start(url, server.local_worker_key(), &worker).await?;
+        let isolation = if settings.listen.ip().is_loopback() { Isolation::Auto } else { Isolation::Required };
+        let mut worker = worker::start(url, server.local_worker_key(), &worker, isolation).await?;
+        terminal::say(&format!("  isolation {}", worker.isolation()));
         terminal::say("next, in another terminal:");
         terminal::say("  fetchml submit --follow train.py   run a script of the current directory");
         terminal::say("  fetchml tasks                      see what ran");

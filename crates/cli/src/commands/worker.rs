@@ -8,7 +8,7 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_worker::{ExitReason, Options};
+use fetchml_worker::{ExitReason, Options, StartError, isolation::Isolation};
 use std::path::{Path, PathBuf};
 
 /// Flags of everything that contains a worker.
@@ -23,15 +23,18 @@ pub(super) struct SlotFlags {
     /// Notebooks and tools at the same time [env: FETCHML_SERVICE_SLOTS] [default: 4]
     #[arg(long, value_name = "COUNT")]
     service_slots: Option<u32>,
+    /// How tasks are isolated: required, auto or none [env: FETCHML_ISOLATION] [default: required; auto for `up` on loopback]
+    #[arg(long, value_name = "HOW")]
+    isolation: Option<String>,
 }
 
 impl SlotFlags {
     pub(super) fn add_to(&self, flags: Flags) -> Flags {
-        flags.set("worker.name", "--name", self.name.clone()).set("worker.slots", "--slots", self.slots).set(
-            "worker.service_slots",
-            "--service-slots",
-            self.service_slots,
-        )
+        flags
+            .set("worker.name", "--name", self.name.clone())
+            .set("worker.slots", "--slots", self.slots)
+            .set("worker.service_slots", "--service-slots", self.service_slots)
+            .set("worker.isolation", "--isolation", self.isolation.clone())
     }
 }
 
@@ -80,9 +83,10 @@ impl Worker {
         serving::start_log("info")?;
         serving::block_on(async {
             let mut signals = Signals::new()?;
-            let mut worker = start(server.clone(), key, &settings).await?;
+            let mut worker = start(server.clone(), key, &settings, Isolation::Required).await?;
             terminal::say(&format!("FetchML {} worker for {server}", env!("FETCHML_VERSION")));
             terminal::say(&format!("  data      {}", settings.data_dir.display()));
+            terminal::say(&format!("  isolation {}", worker.isolation()));
             tokio::select! {
                 () = signals.received() => {}
                 reason = worker.wait() => return Err(failed(&reason)),
@@ -103,7 +107,12 @@ pub(super) async fn start(
     server_url: String,
     key: String,
     settings: &WorkerSettings,
+    isolation: Isolation,
 ) -> anyhow::Result<fetchml_worker::Worker> {
+    let isolation = match &settings.isolation {
+        Some(wanted) => wanted.parse().map_err(Failure::usage)?,
+        None => isolation,
+    };
     let options = Options {
         server_url,
         key,
@@ -111,9 +120,15 @@ pub(super) async fn start(
         name: settings.name.clone(),
         batch_slots: settings.slots,
         service_slots: settings.service_slots,
+        isolation,
         helper_command: serving::helper_command()?,
     };
-    Ok(fetchml_worker::Worker::start(options).await?)
+    fetchml_worker::Worker::start(options).await.map_err(|error| match error {
+        StartError::Isolation(_) => Failure::new(error.to_string())
+            .hint("install bubblewrap, or give --isolation auto (what works here) or none (trusted users only)")
+            .into(),
+        error => error.into(),
+    })
 }
 
 /// Why a worker ended by itself.

@@ -60,6 +60,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) slots: Option<u32>,
     /// Service slots.
     pub(crate) service_slots: u32,
+    /// How tasks are isolated; absent: as the command decides.
+    pub(crate) isolation: Option<String>,
 }
 
 /// Settings of client commands.

@@ -49,6 +49,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("worker.name", env::WORKER_NAME, Kind::Text, "name of the worker: the host name unless set"),
     setting("worker.slots", env::SLOTS, Kind::Integer, "tasks at the same time: the cores unless set"),
     setting("worker.service_slots", env::SERVICE_SLOTS, Kind::Integer, "notebooks and tools at the same time"),
+    setting(
+        "worker.isolation",
+        env::ISOLATION,
+        Kind::Text,
+        "required, auto or none: required unless set, auto for `up` on loopback",
+    ),
 ];
 
 /// The setting of a path.

@@ -7,7 +7,8 @@ use crate::{
         artifacts,
         logs::{self, Logs},
     },
-    executor::{self, AttemptDir},
+    executor::{self, AttemptDir, Execution},
+    isolation::Sandboxes,
     limits,
     shim::{Exit, ExitCause, Helper, Running},
     staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
@@ -30,6 +31,7 @@ pub(crate) struct Workshop {
     pub(crate) environments: Environments,
     pub(crate) uploads: Semaphore,
     pub(crate) gpus: Vec<Gpu>,
+    pub(crate) sandboxes: Sandboxes,
     pub(crate) logs: Logs,
 }
 
@@ -82,6 +84,8 @@ pub(crate) struct Runner {
     pub(crate) shop: Arc<Workshop>,
     pub(crate) assignment: Arc<Assignment>,
     pub(crate) dir: AttemptDir,
+    /// A number that no other attempt at hand has.
+    pub(crate) slot: u32,
     pub(crate) orders: watch::Receiver<Orders>,
     pub(crate) progress: mpsc::Sender<(AttemptId, Progress)>,
 }
@@ -130,8 +134,16 @@ impl Runner {
         if let Some(stop) = orders.stop {
             return Err(outcome_of_stop(stop));
         }
-        let spec = executor::process(&self.assignment, &self.dir, python.as_ref(), &self.shop.gpus)
-            .map_err(|error| error.outcome())?;
+        let execution = Execution {
+            assignment: &self.assignment,
+            dir: &self.dir,
+            slot: self.slot,
+            python: python.as_ref(),
+            gpus: &self.shop.gpus,
+            mounts: Vec::new(),
+            devices: Vec::new(),
+        };
+        let spec = executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?;
         match self.shop.helper.launch(spec).await {
             Ok(running) => {
                 self.tell(Progress::Started).await;
@@ -239,6 +251,9 @@ async fn stage(
         message: format!("the attempt's directory cannot be made on this worker: {error}"),
     };
     dir.create().map_err(local)?;
+    if shop.sandboxes.is_on() {
+        dir.create_files().map_err(local)?;
+    }
     let Some(snapshot_id) = assignment.spec.snapshot_id.as_deref() else { return Ok(None) };
     staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
     let (work, log) = (dir.work(), dir.log());

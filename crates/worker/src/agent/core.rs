@@ -63,6 +63,9 @@ pub(crate) enum Event {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Taken {
     pub(crate) boot_id: String,
+    /// A number that no other attempt at hand has; its sandbox's user follows from it.
+    #[serde(default)]
+    pub(crate) slot: u32,
     pub(crate) assignment: Assignment,
 }
 
@@ -82,6 +85,7 @@ enum Phase {
 struct Attempt {
     assignment: Arc<Assignment>,
     dir: AttemptDir,
+    slot: u32,
     order: u64,
     phase: Phase,
     orders: watch::Sender<Orders>,
@@ -132,7 +136,7 @@ impl Core {
         (events_in, events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     ) -> Self {
         let (progress_in, progress) = mpsc::channel(limits::CORE_EVENTS);
-        let trash = Trash::start(data.path().join("trash"), true);
+        let trash = Trash::start(data.path().join("trash"), !shop.sandboxes.is_on());
         Self {
             data,
             hello,
@@ -202,7 +206,7 @@ impl Core {
             Begin::Running(_) => Phase::Going,
             Begin::Exited(_) | Begin::Over(_) => Phase::Dead,
         };
-        let held = self.hold(taken.assignment, phase);
+        let held = self.hold(taken.assignment, taken.slot, phase);
         self.attempts.get_mut(&attempt).expect("held above").log_end = log_end;
         if started && !reported {
             let Demanded { demand, gpus } = Demanded::of(&held);
@@ -213,7 +217,7 @@ impl Core {
         }
     }
 
-    fn hold(&mut self, assignment: Assignment, phase: Phase) -> Arc<Assignment> {
+    fn hold(&mut self, assignment: Assignment, slot: u32, phase: Phase) -> Arc<Assignment> {
         let assignment = Arc::new(assignment);
         self.next_order += 1;
         let dir = AttemptDir::new(self.data.path(), assignment.attempt);
@@ -221,6 +225,7 @@ impl Core {
         let attempt = Attempt {
             assignment: Arc::clone(&assignment),
             dir,
+            slot,
             order: self.next_order,
             phase,
             orders,
@@ -240,6 +245,7 @@ impl Core {
             shop: Arc::clone(&self.shop),
             assignment: Arc::clone(&held.assignment),
             dir: held.dir.clone(),
+            slot: held.slot,
             orders: held.orders.subscribe(),
             progress: self.progress_in.clone(),
         };
@@ -333,7 +339,7 @@ impl Core {
             self.report(attempt, assignment.spec.id, assignment.epoch, Report::Returned);
             return;
         }
-        let taken = Taken { boot_id: self.data.boot_id().to_owned(), assignment };
+        let taken = Taken { boot_id: self.data.boot_id().to_owned(), slot: self.free_slot(), assignment };
         let dir = AttemptDir::new(self.data.path(), attempt);
         let result = if self.attempts.len() >= limits::ATTEMPTS_MAX {
             Err(io::Error::other(format!("it holds {} attempts already", limits::ATTEMPTS_MAX)))
@@ -345,11 +351,11 @@ impl Core {
             };
             made.and_then(|()| write_json(&dir.assignment(), &taken, false))
         };
-        let Taken { assignment, .. } = taken;
+        let Taken { assignment, slot, .. } = taken;
         let (task, epoch) = (assignment.spec.id, assignment.epoch);
         match result {
             Ok(()) => {
-                self.hold(assignment, Phase::Waiting);
+                self.hold(assignment, slot, Phase::Waiting);
                 self.report(attempt, task, epoch, Report::Accepted);
                 self.admit_unstaged(attempt);
                 self.start_runner(attempt, Begin::Staging);
@@ -361,6 +367,12 @@ impl Core {
                 self.report(attempt, task, epoch, Report::Ended(attempt::launch_failed(&error)));
             }
         }
+    }
+
+    /// The lowest number that no attempt at hand has.
+    fn free_slot(&self) -> u32 {
+        let taken: BTreeSet<u32> = self.attempts.values().map(|held| held.slot).collect();
+        (0..).zip(&taken).find(|(free, taken)| free != *taken).map_or(taken.len() as u32, |(free, _)| free)
     }
 
     /// An attempt with nothing to stage takes its turn at once, which saves it a round through the core.

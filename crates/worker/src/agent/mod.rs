@@ -21,7 +21,9 @@ mod spool;
 mod trash;
 
 use crate::{
-    hardware, limits,
+    hardware,
+    isolation::{Isolation, Sandboxes},
+    limits,
     shim::Helper,
     staging::{BlobCache, Environments},
 };
@@ -60,7 +62,10 @@ pub struct Options {
     pub batch_slots: Option<u32>,
     /// Attempts of kind service run at once.
     pub service_slots: u32,
-    /// Command that ends in [`crate::shim::helper_main`].
+    /// How users' processes are kept in their place.
+    pub isolation: Isolation,
+    /// Command that ends in [`crate::shim::helper_main`], and with [`crate::shim::INIT`] for its only
+    /// argument in [`crate::shim::init_main`].
     pub helper_command: Vec<OsString>,
 }
 
@@ -73,6 +78,7 @@ impl fmt::Debug for Options {
             .field("name", &self.name)
             .field("batch_slots", &self.batch_slots)
             .field("service_slots", &self.service_slots)
+            .field("isolation", &self.isolation)
             .field("helper_command", &self.helper_command)
             .finish()
     }
@@ -104,6 +110,9 @@ pub enum StartError {
         /// What is wrong.
         problem: String,
     },
+    /// The isolation that is required does not work here.
+    #[error("tasks cannot be isolated: {0}")]
+    Isolation(String),
     /// The process that starts tasks cannot be started.
     #[error("the helper that starts tasks cannot be started")]
     Helper(#[source] io::Error),
@@ -142,6 +151,7 @@ pub(crate) struct Shutdown {
 #[derive(Debug)]
 pub struct Worker {
     id: WorkerId,
+    isolation: String,
     connected: watch::Receiver<bool>,
     shutdown: mpsc::Sender<Shutdown>,
     core: JoinHandle<ExitReason>,
@@ -167,6 +177,10 @@ impl Worker {
         let spool = Spool::open(&data.path().join("spool"), data.boot_id()).map_err(in_data_dir)?;
         let spool = Arc::new(SharedSpool::new(spool));
         let helper = Arc::new(Helper::start(&options.helper_command).await.map_err(StartError::Helper)?);
+        let sandboxes =
+            Sandboxes::probe(options.isolation, &helper, data.path()).await.map_err(StartError::Isolation)?;
+        capabilities.isolation = sandboxes.name().into();
+        let isolation = sandboxes.describe();
         let logs = Logs::start(limits::LOG_QUOTA_BYTES);
         let shop = Arc::new(Workshop {
             client,
@@ -175,6 +189,7 @@ impl Worker {
             helper,
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: capabilities.gpus.clone(),
+            sandboxes,
             logs: logs.clone(),
         });
         let lease = match data.lease_mark() {
@@ -214,12 +229,17 @@ impl Worker {
         }
         let core = tokio::spawn(core.run(asked));
         let link = tokio::spawn(Link { target, core: to_core, spool, logs, lease }.run()).abort_handle();
-        Ok(Self { id, connected, shutdown, core, link, ended: None })
+        Ok(Self { id, isolation, connected, shutdown, core, link, ended: None })
     }
 
     /// The worker's id: the same over all its starts.
     pub fn id(&self) -> WorkerId {
         self.id
+    }
+
+    /// How tasks are isolated, in one line for people.
+    pub fn isolation(&self) -> &str {
+        &self.isolation
     }
 
     /// Resolves when the server has welcomed this agent for the first time; never, if it ends before.

@@ -1,10 +1,13 @@
 //! The environment variables of a task: an allow-list of the worker's own, FetchML's, then the
 //! task's.
 
-use super::{ATTEMPT_ID_VARIABLE, AttemptDir};
-use crate::staging::PythonEnvironment;
-use fetchml_api::{Gpu, link::Assignment};
-use std::ffi::{OsStr, OsString};
+use super::{ATTEMPT_ID_VARIABLE, Execution};
+use crate::{isolation::Sandboxes, staging::PythonEnvironment};
+use fetchml_api::Gpu;
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+};
 
 /// Variables with this prefix are FetchML's; a task cannot set them.
 const RESERVED_PREFIX: &str = "FETCHML_";
@@ -12,22 +15,20 @@ const RESERVED_PREFIX: &str = "FETCHML_";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// All variables, later ones overriding earlier ones of the same name.
-pub(super) fn variables(
-    assignment: &Assignment,
-    dir: &AttemptDir,
-    python: Option<&PythonEnvironment>,
-    gpus: &[Gpu],
-) -> Vec<(OsString, OsString)> {
+pub(super) fn variables(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Vec<(OsString, OsString)> {
+    let Execution { assignment, dir, python, gpus, .. } = *execution;
     let spec = &assignment.spec;
     let mut all: Vec<(OsString, OsString)> = Vec::with_capacity(20 + spec.env.len());
     let mut set = |name: &str, value: OsString| all.push((name.into(), value));
     let own = |name: &str, default: &str| std::env::var_os(name).unwrap_or_else(|| default.into());
 
-    set("PATH", search_path(&own("PATH", DEFAULT_PATH), python));
+    let path = own("PATH", DEFAULT_PATH);
+    let path = if sandboxes.is_on() { visible_path(&path) } else { path };
+    set("PATH", search_path(&path, python));
     set("HOME", dir.home().into());
     set("LANG", own("LANG", "C.UTF-8"));
-    set("TMPDIR", dir.tmp().into());
-    set("USER", own("USER", "fetchml"));
+    set("TMPDIR", if sandboxes.remaps() { "/tmp".into() } else { dir.tmp().into() });
+    set("USER", if sandboxes.is_on() { "fetchml".into() } else { own("USER", "fetchml") });
     if let Some(python) = python {
         set("VIRTUAL_ENV", python.root.clone().into());
     }
@@ -45,6 +46,16 @@ pub(super) fn variables(
     set("FETCHML_CHECKPOINT_DIR", dir.checkpoint().into());
     set("FETCHML_METRICS", dir.metrics().into());
     all
+}
+
+/// The part of the worker's own path that a sandbox shows.
+fn visible_path(own: &OsStr) -> OsString {
+    const SHOWN: [&str; 4] = ["/usr", "/bin", "/sbin", "/opt"];
+    let shown = std::env::split_paths(own).filter(|dir| SHOWN.iter().any(|top| dir.starts_with(Path::new(top))));
+    match std::env::join_paths(shown) {
+        Ok(path) if !path.is_empty() => path,
+        _ => DEFAULT_PATH.into(),
+    }
 }
 
 /// The environment's programs first.
@@ -71,6 +82,12 @@ fn visible_devices(given: &[u32], gpus: &[Gpu]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sandbox_searches_only_where_it_can_see() {
+        assert_eq!(visible_path("/root/.pyenv/shims:/usr/bin:/bin:/home/a/bin".as_ref()), "/usr/bin:/bin");
+        assert_eq!(visible_path("/root/bin".as_ref()), DEFAULT_PATH);
+    }
 
     #[test]
     fn devices_are_named_by_uuid_and_none_is_empty() {

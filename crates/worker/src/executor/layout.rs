@@ -3,7 +3,7 @@
 use fetchml_api::AttemptId;
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -37,6 +37,14 @@ impl AttemptDir {
             builder.create(self.0.join(dir))?;
         }
         Ok(())
+    }
+
+    /// Creates the single files that a sandbox shows: what is not there cannot be shown.
+    ///
+    /// # Errors
+    /// When one cannot be created.
+    pub fn create_files(&self) -> io::Result<()> {
+        fs::File::options().create(true).append(true).mode(0o600).open(self.metrics()).map(drop)
     }
 
     /// The directory itself.

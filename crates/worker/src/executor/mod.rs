@@ -8,26 +8,48 @@ mod layout;
 pub use command::CommandError;
 pub use layout::AttemptDir;
 
-use crate::{shim::LaunchSpec, staging::PythonEnvironment};
+use crate::{
+    isolation::{Contents, Sandboxes},
+    shim::{LaunchSpec, Mount},
+    staging::PythonEnvironment,
+};
 use fetchml_api::{Gpu, link::Assignment};
+use std::path::PathBuf;
 
 /// Set for each attempt's processes to its id, which also lets what a killed shim leaves behind be
 /// found.
 pub const ATTEMPT_ID_VARIABLE: &str = "FETCHML_ATTEMPT_ID";
 
-/// Turns an assignment whose snapshot lies in `dir` into what the process executor starts.
+/// An attempt with all that was staged for it.
+#[derive(Clone, Debug)]
+pub struct Execution<'a> {
+    /// What the server assigned.
+    pub assignment: &'a Assignment,
+    /// Where its files lie.
+    pub dir: &'a AttemptDir,
+    /// A small number that no other attempt at hand has.
+    pub slot: u32,
+    /// Its Python environment.
+    pub python: Option<&'a PythonEnvironment>,
+    /// The worker's devices.
+    pub gpus: &'a [Gpu],
+    /// What it sees besides its own directories, such as datasets.
+    pub mounts: Vec<Mount>,
+    /// Device nodes of the GPUs given to it.
+    pub devices: Vec<PathBuf>,
+}
+
+/// Turns an attempt into what the process executor starts.
 ///
 /// # Errors
 /// When the task names nothing that can be started: the task's own fault.
-pub fn process(
-    assignment: &Assignment,
-    dir: &AttemptDir,
-    python: Option<&PythonEnvironment>,
-    gpus: &[Gpu],
-) -> Result<LaunchSpec, CommandError> {
-    let env = environment::variables(assignment, dir, python, gpus);
+pub fn process(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Result<LaunchSpec, CommandError> {
+    let Execution { assignment, dir, python, .. } = *execution;
+    let env = environment::variables(execution, sandboxes);
     let path = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default();
     let argv = command::argv(&assignment.spec, &dir.work(), &path, python)?;
+    let contents =
+        Contents { python, mounts: execution.mounts.clone(), devices: execution.devices.clone(), network: true };
     Ok(LaunchSpec {
         attempt: assignment.attempt,
         dir: dir.root().to_owned(),
@@ -36,5 +58,6 @@ pub fn process(
         cwd: dir.work(),
         time_limit_s: assignment.spec.time_limit_s,
         grace_s: assignment.grace_s,
+        confinement: sandboxes.confine(dir, execution.slot, contents),
     })
 }

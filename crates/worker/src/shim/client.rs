@@ -1,8 +1,10 @@
 //! The agent's side: starting shims through the helper, watching and stopping them.
 
 use super::{
+    confine::Confinement,
     reattach::{has_go_mark, kill_orphans, open_identified},
     record::{Exit, ExitCause, ShimRecord, StopRequest, boot_id, files, read_json, write_json},
+    spawn::Program,
     wire::{GO, Reply, StartRequest},
 };
 use crate::limits;
@@ -45,6 +47,8 @@ pub struct LaunchSpec {
     pub time_limit_s: Option<u32>,
     /// Time between SIGTERM and SIGKILL when that passes, seconds.
     pub grace_s: u32,
+    /// The sandbox; none: the process runs as the worker does.
+    pub confinement: Option<Confinement>,
 }
 
 /// The fork helper. Its process is started again when it has died.
@@ -122,9 +126,8 @@ impl Helper {
         let request = StartRequest {
             attempt: spec.attempt,
             dir: spec.dir.clone().into_os_string(),
-            argv: spec.argv,
-            env: spec.env,
-            cwd: spec.cwd.into_os_string(),
+            program: Program { argv: spec.argv, env: spec.env, cwd: spec.cwd.into_os_string() },
+            confinement: spec.confinement,
             time_limit_s: spec.time_limit_s,
             grace_s: spec.grace_s,
         };

@@ -51,7 +51,8 @@ fn run() -> io::Result<()> {
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     let signals = block_signals()?;
-    let context = ShimContext { boot_id: boot_id()?, null };
+    let binary = File::open("/proc/self/exe")?.into();
+    let context = ShimContext { boot_id: boot_id()?, null, binary };
     loop {
         let mut ready = [
             PollFd::new(&agent, PollFlags::IN),

@@ -17,15 +17,27 @@
 //! | `stop.json` | agent | why and how to stop; read by the shim on SIGTERM |
 //! | `exit.json` | shim | how it ended; written when the whole process tree is dead |
 
+mod bwrap;
 mod client;
+mod confine;
+mod confined;
 mod helper;
+mod init;
+mod landlock;
+mod mounts;
 mod process;
 mod reattach;
 mod record;
+mod spawn;
+mod supervisor;
 mod tree;
 mod wire;
 
+pub use bwrap::find as find_bubblewrap;
 pub use client::{Helper, LaunchSpec, Prepared, Running};
+pub use confine::{Confinement, Identity, Layer, Mount};
 pub use helper::helper_main;
+pub use init::{INIT, init_main};
+pub use landlock::is_available as has_landlock;
 pub use reattach::{Reattached, reattach};
 pub use record::{Exit, ExitCause, boot_id, files};

@@ -6,31 +6,32 @@ use super::record::Stat;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 use std::{collections::HashMap, fs, io, path::Path};
 
-/// Sends a signal to every living descendant of this process; returns how many there were.
-pub(super) fn signal_descendants(signal: Signal) -> usize {
-    let mut sent = 0;
-    let mut open = vec![getpid()];
+/// Sends a signal to every living descendant of this process, except those of the first `spared`
+/// generations, which belong to a sandbox.
+pub(super) fn signal_descendants(signal: Signal, spared: usize) {
+    let mut open = vec![(getpid(), 0)];
     let children = Children::new();
-    while let Some(parent) = open.pop() {
+    while let Some((parent, generation)) = open.pop() {
         for child in children.of(parent) {
-            open.push(child);
-            sent += usize::from(signal_child(child, parent, signal).unwrap_or(false));
+            open.push((child, generation + 1));
+            if generation >= spared {
+                // Dead already: that is what was wanted.
+                let _ = signal_child(child, parent, signal);
+            }
         }
     }
-    sent
 }
 
 /// Signals a process only while it is a living child of `parent` or of this process (to which it
 /// falls when its parent dies): an id that another process has by now is left alone.
-fn signal_child(child: Pid, parent: Pid, signal: Signal) -> io::Result<bool> {
+fn signal_child(child: Pid, parent: Pid, signal: Signal) -> io::Result<()> {
     let process = pidfd_open(child, PidfdFlags::empty())?;
     let stat = Stat::of(child)?;
     let ours = [parent, getpid()].iter().any(|pid| pid.as_raw_nonzero().get() == stat.parent);
-    if !ours || stat.state == b'Z' {
-        return Ok(false);
+    if ours && stat.state != b'Z' {
+        pidfd_send_signal(process, signal)?;
     }
-    pidfd_send_signal(process, signal)?;
-    Ok(true)
+    Ok(())
 }
 
 /// Finds children: by the kernel's own list where it has one, else from one pass over `/proc`.

@@ -5,6 +5,7 @@
 //! shim's end of a socket of its own. Shim to agent, on that socket: one line of JSON [`Reply`].
 //! Agent to shim: the byte [`GO`]. The end of that socket means that the other side is gone.
 
+use super::{confine::Confinement, spawn::Program};
 use fetchml_api::AttemptId;
 use serde::{Deserialize, Serialize};
 use std::{ffi::OsString, path::PathBuf};
@@ -18,12 +19,8 @@ pub(super) struct StartRequest {
     pub(super) attempt: AttemptId,
     #[serde(with = "os_string")]
     pub(super) dir: OsString,
-    #[serde(with = "os_strings")]
-    pub(super) argv: Vec<OsString>,
-    #[serde(with = "os_string_pairs")]
-    pub(super) env: Vec<(OsString, OsString)>,
-    #[serde(with = "os_string")]
-    pub(super) cwd: OsString,
+    pub(super) program: Program,
+    pub(super) confinement: Option<Confinement>,
     pub(super) time_limit_s: Option<u32>,
     pub(super) grace_s: u32,
 }
@@ -72,41 +69,44 @@ impl From<Os> for OsString {
     }
 }
 
-mod os_string {
+pub(super) mod os_string {
     use super::{Os, OsString};
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(value: &OsString, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::shim) fn serialize<S: Serializer>(value: &OsString, serializer: S) -> Result<S::Ok, S::Error> {
         Os::from(value).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OsString, D::Error> {
+    pub(in crate::shim) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OsString, D::Error> {
         Os::deserialize(deserializer).map(Into::into)
     }
 }
 
-mod os_strings {
+pub(super) mod os_strings {
     use super::{Os, OsString};
     use serde::{Deserialize as _, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(values: &[OsString], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::shim) fn serialize<S: Serializer>(values: &[OsString], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(values.iter().map(Os::from))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OsString>, D::Error> {
+    pub(in crate::shim) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OsString>, D::Error> {
         Ok(Vec::<Os>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
     }
 }
 
-mod os_string_pairs {
+pub(super) mod os_string_pairs {
     use super::{Os, OsString};
     use serde::{Deserialize as _, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(pairs: &[(OsString, OsString)], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::shim) fn serialize<S: Serializer>(
+        pairs: &[(OsString, OsString)],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(pairs.iter().map(|(name, value)| (Os::from(name), Os::from(value))))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::shim) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<(OsString, OsString)>, D::Error> {
         let pairs = Vec::<(Os, Os)>::deserialize(deserializer)?;
@@ -125,9 +125,8 @@ mod tests {
         let request = StartRequest {
             attempt: AttemptId(uuid::Uuid::from_u128(1)),
             dir: odd.clone(),
-            argv: vec!["x y".into(), odd.clone()],
-            env: vec![("A".into(), odd)],
-            cwd: "/".into(),
+            program: Program { argv: vec!["x y".into(), odd.clone()], env: vec![("A".into(), odd)], cwd: "/".into() },
+            confinement: None,
             time_limit_s: Some(1),
             grace_s: 2,
         };

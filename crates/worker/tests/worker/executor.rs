@@ -3,7 +3,9 @@
 use crate::rig::new_attempt;
 use fetchml_api::{AttemptEpoch, Demand, FailureCause, Gpu, Micros, SlotKind, TaskId, TaskSpec, link::Assignment};
 use fetchml_worker::{
-    executor::{self, AttemptDir},
+    executor::{self, AttemptDir, CommandError, Execution},
+    isolation::Sandboxes,
+    shim::LaunchSpec,
     staging::PythonEnvironment,
 };
 use std::{collections::BTreeMap, ffi::OsStr, fs, os::unix::fs::PermissionsExt as _};
@@ -50,9 +52,15 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
     Attempt { _data: data, dir, assignment }
 }
 
+fn process(attempt: &Attempt, python: Option<&PythonEnvironment>, gpus: &[Gpu]) -> Result<LaunchSpec, CommandError> {
+    let Attempt { assignment, dir, .. } = attempt;
+    let execution = Execution { assignment, dir, slot: 0, python, gpus, mounts: Vec::new(), devices: Vec::new() };
+    executor::process(&execution, &Sandboxes::none(dir.root()))
+}
+
 fn argv(entrypoint: Option<&str>, args: Option<&str>, python: Option<&PythonEnvironment>) -> Vec<String> {
     let attempt = attempt(entrypoint, args);
-    let spec = executor::process(&attempt.assignment, &attempt.dir, python, &[]).unwrap();
+    let spec = process(&attempt, python, &[]).unwrap();
     let work = format!("{}/", attempt.dir.work().display());
     spec.argv.iter().map(|word| word.to_str().unwrap().replace(&work, "WORK/")).collect()
 }
@@ -102,7 +110,7 @@ fn what_cannot_start_is_the_tasks_fault_and_says_why() {
         (Some(" "), None, 2, "no command"),
     ] {
         let attempt = attempt(entrypoint, args);
-        let error = executor::process(&attempt.assignment, &attempt.dir, None, &[]).unwrap_err();
+        let error = process(&attempt, None, &[]).unwrap_err();
         assert_eq!(error.exit_code, code, "{error}");
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(error.outcome().cause, Some(FailureCause::ExitNonzero));
@@ -119,7 +127,7 @@ fn the_environment_is_an_allow_list_with_fetchmls_own_on_top() {
     env.insert("FETCHML_TASK_ID".into(), "forged".into());
     let gpu = Gpu { index: 1, uuid: "GPU-1".into(), name: "H100".into(), memory_bytes: 1 };
     let python = PythonEnvironment { root: "/envs/1".into(), hash: "1".repeat(64), reused: true };
-    let spec = executor::process(&attempt.assignment, &attempt.dir, Some(&python), &[gpu]).unwrap();
+    let spec = process(&attempt, Some(&python), &[gpu]).unwrap();
     let last = |name: &str| spec.env.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_os_str());
     for (name, value) in [
         ("FETCHML_TASK_ID", "00000000-0000-0000-0000-000000000007"),

@@ -7,5 +7,6 @@ mod agent_peer;
 mod environment;
 mod executor;
 mod rig;
+mod sandbox;
 mod shim;
 mod staging;

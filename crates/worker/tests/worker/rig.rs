@@ -40,6 +40,7 @@ pub(crate) fn shell(dir: &Path, attempt: AttemptId, script: &str) -> LaunchSpec 
         cwd: dir.to_owned(),
         time_limit_s: None,
         grace_s: 1,
+        confinement: None,
     }
 }
 

@@ -1,0 +1,145 @@
+//! Starting a user's process in a sandbox: a fork of the shim gives up what the worker may do, step by
+//! step, and becomes bubblewrap, or [`super::init`] where there is none. A fork, because each step counts
+//! for the whole process; of the shim, because bubblewrap dies with the thread that forked it.
+
+use super::{
+    bwrap,
+    confine::{Confinement, Identity, Layer},
+    init::{INIT, InitRequest},
+    mounts,
+    process::ShimContext,
+    wire::StartRequest,
+};
+use fetchml_fork::Fork;
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::SigSet,
+    unistd::{Gid, Uid, execve, setgroups, setresgid, setresuid},
+};
+use rustix::{
+    fs::{AtFlags, CWD, FileType, MemfdFlags, OFlags, chownat, fcntl_setfl, memfd_create, statat},
+    io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd},
+    pipe::{PipeFlags, pipe_with},
+    process::Pid,
+};
+use std::{
+    ffi::{CStr, CString, OsString},
+    fs::{self, File},
+    io::{self, Seek as _, Write as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+/// Starts it; gives the child of the shim that stands for the sandbox, and what speaks from inside.
+pub(super) fn start(
+    context: &ShimContext,
+    request: &StartRequest,
+    confinement: &Confinement,
+    log: &File,
+) -> io::Result<(Pid, OwnedFd)> {
+    if let Some(identity) = confinement.identity {
+        give(identity, confinement, &request.dir().join(super::files::LOG))?;
+    }
+    let mut body = File::from(memfd_create("fetchml-request", MemfdFlags::CLOEXEC)?);
+    let inside = InitRequest { program: request.program.clone(), confinement: confinement.clone() };
+    body.write_all(&serde_json::to_vec(&inside)?)?;
+    body.rewind()?;
+    let (hear, speak) = pipe_with(PipeFlags::CLOEXEC)?;
+    match fetchml_fork::fork()? {
+        Fork::Parent(pid) => {
+            fcntl_setfl(&hear, OFlags::NONBLOCK)?;
+            Ok((pid, hear))
+        }
+        Fork::Child => {
+            let Err(error) = become_sandbox(context, confinement, [&body, log], &speak);
+            // Read by the shim, which sees that the sandbox never spoke as one.
+            let _ = writeln!(File::from(speak), "{error}");
+            std::process::exit(1)
+        }
+    }
+}
+
+/// In the fork. Returns only when it failed.
+fn become_sandbox(
+    context: &ShimContext,
+    confinement: &Confinement,
+    [request, log]: [&File; 2],
+    speak: &OwnedFd,
+) -> io::Result<std::convert::Infallible> {
+    // Above the standard ones, which are replaced below; without the flag, so that it goes through exec.
+    let binary = fcntl_dupfd_cloexec(&context.binary, 3)?;
+    fcntl_setfd(&binary, FdFlags::empty())?;
+    rustix::stdio::dup2_stdin(request)?;
+    rustix::stdio::dup2_stdout(log)?;
+    rustix::stdio::dup2_stderr(speak)?;
+    if confinement.identity.is_some() {
+        mounts::enter(confinement).map_err(|error| said("its files could not be bound", &error))?;
+    }
+    let init = [format!("/proc/self/fd/{}", binary.as_raw_fd()).into(), OsString::from(INIT)];
+    let words = match &confinement.layer {
+        Layer::Bubblewrap(bwrap) => bwrap::arguments(bwrap, confinement, init),
+        Layer::Landlock => {
+            if !confinement.network {
+                unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
+                    said("its network could not be turned off; install bubblewrap on the worker", &error.into())
+                })?;
+            }
+            init.into()
+        }
+    };
+    if let Some(identity) = confinement.identity {
+        drop_to(identity).map_err(|error| said("its user could not be set", &error))?;
+    }
+    SigSet::empty().thread_set_mask()?;
+    let words = words.iter().map(|word| Ok(CString::new(word.as_bytes())?)).collect::<io::Result<Vec<_>>>()?;
+    // An empty environment: the loader must not obey the task's variables out here.
+    let error = execve::<_, &CStr>(&words[0], &words, &[]).err().map_or_else(io::Error::last_os_error, io::Error::from);
+    Err(said(&words[0].to_string_lossy(), &error))
+}
+
+fn drop_to(Identity { uid, gid }: Identity) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    Ok(setresuid(uid, uid, uid)?)
+}
+
+/// Makes all that the sandbox may write its user's. No user code of the attempt runs yet.
+fn give(identity: Identity, confinement: &Confinement, log: &Path) -> io::Result<()> {
+    for mount in confinement.mounts.iter().filter(|mount| mount.writable) {
+        give_tree(&mount.source, identity).map_err(|error| said(&mount.source.to_string_lossy(), &error))?;
+    }
+    give_one(log, identity)
+}
+
+fn give_tree(path: &Path, identity: Identity) -> io::Result<()> {
+    give_one(path, identity)?;
+    if fs::symlink_metadata(path)?.is_dir() {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                give_tree(&entry.path(), identity)?;
+            } else {
+                give_one(&entry.path(), identity)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Never through a link, and nothing that has further names: those may be somebody else's.
+fn give_one(path: &Path, Identity { uid, gid }: Identity) -> io::Result<()> {
+    let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink > 1 {
+        return Ok(());
+    }
+    let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(gid));
+    Ok(chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn said(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}

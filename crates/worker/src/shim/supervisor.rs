@@ -1,0 +1,291 @@
+//! Watching one process tree to its end: why it is ended, SIGTERM, grace, SIGKILL, and what is recorded.
+
+use super::{
+    confine::Layer,
+    init::Report,
+    process::timespec,
+    record::{Exit, ExitCause, StopRequest, files, read_json},
+    tree,
+    wire::StartRequest,
+};
+use crate::limits;
+use nix::sys::signalfd::SignalFd;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fd::OwnedFd,
+    io::Errno,
+    process::{Pid, Signal, WaitOptions, WaitStatus, wait},
+};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::AsFd as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// A started process.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// Child of the shim: the user's process, or what stands for its sandbox.
+    pub(super) pid: Pid,
+    pub(super) sandbox: Option<Sandbox>,
+}
+
+/// How the user's process in a sandbox ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Status {
+    code: Option<i32>,
+    signal: Option<i32>,
+}
+
+impl From<WaitStatus> for Status {
+    fn from(status: WaitStatus) -> Self {
+        Self { code: status.exit_status(), signal: status.terminating_signal() }
+    }
+}
+
+/// What is heard from inside a sandbox.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    /// Until it has said its last word.
+    speaks: Option<File>,
+    /// Not yet a whole line.
+    rest: Vec<u8>,
+    /// Processes of the sandbox itself, from the shim's child down: ended only by SIGKILL, as their end
+    /// is the end of everything inside.
+    own_processes: usize,
+    started: bool,
+    not_started: Option<i32>,
+    status: Option<Status>,
+    leftovers: bool,
+    /// Words that are no report: bubblewrap's, when it fails.
+    complaint: String,
+}
+
+impl Sandbox {
+    pub(super) fn new(speaks: OwnedFd, layer: &Layer) -> Self {
+        let own_processes = match layer {
+            // The one outside that waits, and process 1.
+            Layer::Bubblewrap(_) => 2,
+            Layer::Landlock => 1,
+        };
+        Self {
+            speaks: Some(speaks.into()),
+            rest: Vec::new(),
+            own_processes,
+            started: false,
+            not_started: None,
+            status: None,
+            leftovers: false,
+            complaint: String::new(),
+        }
+    }
+
+    /// Takes what has been said so far; whether the user's process was among it started.
+    fn listen(&mut self) -> bool {
+        let before = self.started;
+        let mut buffer = [0; 1024];
+        while let Some(mut speaks) = self.speaks.as_ref() {
+            match speaks.read(&mut buffer) {
+                Ok(0) => self.speaks = None,
+                Ok(length) => self.hear(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        self.started && !before
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            match serde_json::from_slice(&line) {
+                Ok(Report::Started) => self.started = true,
+                Ok(Report::NotStarted { errno }) => self.not_started = Some(errno),
+                Ok(Report::Ended { code, signal, leftovers }) => {
+                    self.status = Some(Status { code, signal });
+                    self.leftovers = leftovers;
+                }
+                Err(_) => self.complain(&line),
+            }
+        }
+        if self.rest.len() > limits::SANDBOX_COMPLAINT_BYTES {
+            self.rest.clear();
+        }
+    }
+
+    fn complain(&mut self, line: &[u8]) {
+        if self.complaint.len() < limits::SANDBOX_COMPLAINT_BYTES {
+            let separator = if self.complaint.is_empty() { "" } else { "; " };
+            self.complaint = format!("{}{separator}{}", self.complaint, String::from_utf8_lossy(line).trim());
+        }
+    }
+
+    /// The exit when no user code ran, for this or that reason.
+    fn failure(&self, request: &StartRequest) -> Option<Exit> {
+        if let Some(errno) = self.not_started {
+            return Some(request.program.launch_failed(&io::Error::from_raw_os_error(errno)));
+        }
+        (!self.started).then(|| {
+            let why = if self.complaint.is_empty() { "it was killed" } else { &self.complaint };
+            let error = format!("the task's sandbox could not be set up on this worker: {why}");
+            Exit { error: Some(error), ..Exit::unseen(ExitCause::LaunchFailed) }
+        })
+    }
+}
+
+/// Why the tree is being ended, and when SIGTERM turns into SIGKILL.
+struct Ending {
+    /// `None`: the main process ended first, and only leftovers remain.
+    cause: Option<ExitCause>,
+    kill_at: Instant,
+}
+
+/// Watches one process tree.
+pub(super) struct Supervisor<'a> {
+    signals: &'a SignalFd,
+    request: &'a StartRequest,
+    dir: &'a Path,
+    /// Child of the shim.
+    child: Pid,
+    /// How that ended.
+    child_status: Option<Status>,
+    sandbox: Option<Sandbox>,
+    time_limit: Option<Instant>,
+    ending: Option<Ending>,
+}
+
+impl<'a> Supervisor<'a> {
+    pub(super) fn new(signals: &'a SignalFd, request: &'a StartRequest, dir: &'a Path, started: Started) -> Self {
+        let time_limit = request.time_limit_s.map(|s| Instant::now() + Duration::from_secs(s.into()));
+        let Started { pid: child, sandbox } = started;
+        Self { signals, request, dir, child, child_status: None, sandbox, time_limit, ending: None }
+    }
+
+    /// To the end of the last process.
+    pub(super) fn supervise(mut self) -> Exit {
+        loop {
+            if self.reap() {
+                return self.exit();
+            }
+            self.act();
+            if self.wait() {
+                self.on_stop_request();
+            }
+        }
+    }
+
+    /// Collects every process that ended; whether none is left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    if pid == self.child {
+                        self.child_status = Some(status.into());
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Whether the main process has ended and what it left is to be ended too.
+    fn is_main_over(&self) -> bool {
+        self.child_status.is_some() || self.sandbox.as_ref().is_some_and(|sandbox| sandbox.leftovers)
+    }
+
+    /// Begins to end the tree when it is time, and kills when the grace is over.
+    fn act(&mut self) {
+        let now = Instant::now();
+        if self.ending.is_none() {
+            if self.is_main_over() {
+                self.end(None, limits::LEFTOVER_GRACE);
+            } else if self.time_limit.is_some_and(|limit| limit <= now) {
+                self.end(Some(ExitCause::Timeout), Duration::from_secs(self.request.grace_s.into()));
+            }
+        }
+        if self.ending.as_ref().is_some_and(|ending| ending.kill_at <= now) {
+            // Again each time a process dies or `KILL_RESCAN` passes, until none is left: what is
+            // forked while others are killed is met by the next pass. A sandbox dies at once, with its
+            // first process.
+            tree::signal_descendants(Signal::KILL, 0);
+        }
+    }
+
+    fn end(&mut self, cause: Option<ExitCause>, grace: Duration) {
+        self.ending = Some(Ending { cause, kill_at: Instant::now() + grace });
+        self.ask_to_end();
+    }
+
+    fn ask_to_end(&self) {
+        let spared = self.sandbox.as_ref().map_or(0, |sandbox| sandbox.own_processes);
+        tree::signal_descendants(Signal::TERM, spared);
+        // A stopped process acts on SIGTERM only when it continues.
+        tree::signal_descendants(Signal::CONT, spared);
+    }
+
+    /// Sleeps until something happens; whether a SIGTERM came.
+    fn wait(&mut self) -> bool {
+        let now = Instant::now();
+        let left = match &self.ending {
+            Some(ending) if ending.kill_at <= now => Some(limits::KILL_RESCAN),
+            Some(ending) => Some(ending.kill_at - now),
+            None => self.time_limit.map(|limit| limit.saturating_duration_since(now)),
+        };
+        let signals = PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN);
+        let left = left.map(timespec);
+        // An interrupted wait only makes the caller look again.
+        let _ = match self.sandbox.as_ref().and_then(|sandbox| sandbox.speaks.as_ref()) {
+            Some(speaks) => poll(&mut [signals, PollFd::new(speaks, PollFlags::IN)], left.as_ref()),
+            None => poll(&mut [signals], left.as_ref()),
+        };
+        if self.sandbox.as_mut().is_some_and(Sandbox::listen) && self.ending.is_some() {
+            // It started while it was asked to end already.
+            self.ask_to_end();
+        }
+        let mut asked = false;
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            asked |= signal.ssi_signo == Signal::TERM.as_raw() as u32;
+        }
+        asked
+    }
+
+    /// SIGTERM with a `stop.json` is the agent's request. Without one it is somebody else's and
+    /// ignored: the tree must not be left without its shim.
+    fn on_stop_request(&mut self) {
+        let Ok(Some(stop)) = read_json::<StopRequest>(self.dir, files::STOP) else { return };
+        let kill_at = Instant::now() + Duration::from_secs(stop.grace_s.into());
+        let is_main_over = self.is_main_over();
+        match &mut self.ending {
+            // Already ending: a second request can only make it sooner.
+            Some(ending) => ending.kill_at = ending.kill_at.min(kill_at),
+            None if !is_main_over => {
+                self.end(Some(ExitCause::Stopped(stop.cause)), Duration::from_secs(stop.grace_s.into()));
+            }
+            None => {}
+        }
+    }
+
+    /// What is to be recorded, once no process is left.
+    fn exit(&mut self) -> Exit {
+        let status = match &mut self.sandbox {
+            None => self.child_status,
+            Some(sandbox) => {
+                sandbox.listen();
+                if let Some(exit) = sandbox.failure(self.request) {
+                    return exit;
+                }
+                // Without a word about its end it was killed from outside, and all in it at once.
+                Some(sandbox.status.unwrap_or(Status { code: None, signal: Some(Signal::KILL.as_raw()) }))
+            }
+        };
+        let Some(Status { code, signal }) = status else { return Exit::unseen(ExitCause::Lost) };
+        let own = if signal.is_some() { ExitCause::Signal } else { ExitCause::Exit };
+        let cause = self.ending.as_ref().and_then(|ending| ending.cause).unwrap_or(own);
+        Exit { exit_code: code, signal, ..Exit::unseen(cause) }
+    }
+}

@@ -8,5 +8,7 @@ mod crash;
 mod disk_full;
 mod environments;
 mod ledger;
+mod network;
+mod proxy;
 mod restarts;
 mod support;

@@ -85,6 +85,8 @@ pub(crate) struct Lab {
     listen: String,
     pub(crate) server: Option<Process>,
     pub(crate) workers: Vec<Process>,
+    /// Where each worker finds the server.
+    worker_servers: Vec<String>,
     extra: Vec<String>,
     isolation: &'static str,
 }
@@ -95,7 +97,8 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix("fetchml-e2e-").tempdir().expect("a scratch directory");
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let listen = free.local_addr().expect("bound").to_string();
-        Self { dir, listen, server: None, workers: Vec::new(), extra: Vec::new(), isolation: "none" }
+        let (workers, worker_servers, extra) = (Vec::new(), Vec::new(), Vec::new());
+        Self { dir, listen, server: None, workers, worker_servers, extra, isolation: "none" }
     }
 
     /// A lab with `serve` and one `worker` connected.
@@ -217,6 +220,14 @@ impl Lab {
 
     /// Starts worker number `number` (from 1) and waits until it is active.
     pub(crate) async fn worker(&mut self, number: usize) {
+        let url = self.url();
+        self.worker_at(number, &url).await;
+    }
+
+    /// The same, with the server at that address.
+    pub(crate) async fn worker_at(&mut self, number: usize, server: &str) {
+        assert_eq!(number, self.workers.len() + 1, "workers are numbered in order");
+        self.worker_servers.push(server.to_owned());
         let key_file = self.path("worker.key");
         if !key_file.exists() {
             let created = self.output(&["keys", "create", "--role", "worker", "--user", "lab", "--json"]).await;
@@ -230,7 +241,8 @@ impl Lab {
 
     fn spawn_worker(&self, number: usize) -> Process {
         let data_dir = self.path(&format!("worker{number}"));
-        let mut command = self.command(&["worker", "--server", &self.url(), "--isolation", self.isolation]);
+        let server = &self.worker_servers[number - 1];
+        let mut command = self.command(&["worker", "--server", server, "--isolation", self.isolation]);
         command.arg("--key-file").arg(self.path("worker.key")).arg("--data-dir").arg(&data_dir);
         command.env_remove("FETCHML_API_KEY");
         self.spawn(&format!("worker{number}"), command)

@@ -150,6 +150,8 @@ impl Scheduler {
     fn lease_ended(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
         let name = self.fleet.change(id, |worker| {
             worker.lease_timer = None;
+            // Where leases are shorter than the time to be shown offline: no new work either way.
+            worker.online = false;
             worker.record.name.clone()
         });
         let why = format!("worker {} was lost", name.as_deref().unwrap_or_default());

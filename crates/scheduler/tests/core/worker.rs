@@ -2,7 +2,7 @@
 
 use crate::support::{World, ok, t, task, w, worker};
 use fetchml_api::{WorkerStatus, link::Report};
-use fetchml_scheduler::{Answer, Event};
+use fetchml_scheduler::{Answer, Event, Settings};
 
 fn with_running() -> World {
     let mut world = World::new();
@@ -66,6 +66,23 @@ fn a_lost_worker_loses_its_attempts() {
     assert_eq!(world.says(1), "preparing, requeues 1, lost: worker box1 was lost");
     world.reports(1, &[ok()]);
     assert_eq!(world.says(1), "completed, requeues 1");
+}
+
+#[test]
+fn a_lost_worker_gets_nothing_even_where_leases_are_short() {
+    let settings = Settings { lost_after_s: 10, offline_after_s: 15, ..Settings::default() };
+    let mut world = World::with(settings);
+    world.join(w(1, 1));
+    world.submit(t(1));
+    world.turn();
+    world.reports(1, &[Report::Accepted, Report::Running]);
+    world.pass(10);
+    assert_eq!(world.says(1), "queued, requeues 1, lost: worker box1 was lost");
+    world.pass(2);
+    world.sent.clear();
+    assert_eq!(world.turn(), [""; 0], "it was not heard since");
+    world.heard(1);
+    assert_eq!(world.turn(), ["w1: assign t1#2"]);
 }
 
 #[test]

@@ -29,9 +29,17 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_g3_g4_g5_g6_g10_hold_when_anything_is_killed() {
+    hold(Lab::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_g3_g4_g5_g6_g10_hold_in_a_sandbox() {
+    hold(Lab::new().sandboxed()).await;
+}
+
+async fn hold(mut lab: Lab) {
     let cycles = setting("FETCHML_CRASH_CYCLES", CYCLES as u64) as usize;
     let seed = setting("FETCHML_CRASH_SEED", 1);
-    let mut lab = Lab::new();
     lab.serve_with(&["--rate-limits", "off"]);
     lab.serve().await;
     for number in 1..=WORKERS {

@@ -143,15 +143,10 @@ impl Faults {
     }
 
     fn kill_task(&mut self, data_dir: &Path) -> bool {
-        let Some((attempt, pid, start_time)) = self.a_shim(data_dir) else { return false };
-        if stat(pid).is_none_or(|stat| stat.start_time != start_time) {
-            return false;
-        }
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        let child = children.split_ascii_whitespace().next().and_then(|child| child.parse().ok());
-        let Some((child, found)) = child.and_then(|child| Some((child, stat(child)?))) else { return false };
+        let Some((attempt, ..)) = self.a_shim(data_dir) else { return false };
+        let Some((pid, start_time)) = main_process(attempt) else { return false };
         self.tasks.insert(attempt);
-        found.parent == pid && kill_process(child, found.start_time)
+        kill_process(pid, start_time)
     }
 }
 
@@ -162,6 +157,23 @@ impl fmt::Display for Faults {
         }
         Ok(())
     }
+}
+
+/// The process that a task's command became, wherever below its shim: the only shell of the attempt
+/// that no other shell started.
+fn main_process(attempt: AttemptId) -> Option<(i32, u64)> {
+    let mark = format!("FETCHML_ATTEMPT_ID={attempt}");
+    let is_shell = |pid: &str| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).next().is_some_and(|program| program.ends_with(b"bash"))
+    };
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let name = entry.file_name();
+        let (pid, found) = (name.to_str()?.parse().ok()?, stat(name.to_str()?.parse().ok()?)?);
+        let environment = fs::read(entry.path().join("environ")).ok()?;
+        let ours = environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
+        (ours && is_shell(name.to_str()?) && !is_shell(&found.parent.to_string())).then_some((pid, found.start_time))
+    })
 }
 
 /// Kills the helper of an agent.

@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 fn living(task: TaskId) -> BTreeSet<String> {
     let mark = format!("FETCHML_TASK_ID={task}");
     let mut attempts = BTreeSet::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         let variables: Vec<_> = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
         if variables.iter().any(|variable| *variable == mark) {

@@ -2,6 +2,7 @@
 //! what a sandbox is made of; [`crate::shim`] makes it.
 
 use crate::{
+    cgroup::{Cgroups, Resources},
     executor::{ATTEMPT_ID_VARIABLE, AttemptDir},
     limits,
     shim::{Confinement, ExitCause, Helper, Identity, LaunchSpec, Layer, Mount, find_bubblewrap, has_landlock},
@@ -60,6 +61,8 @@ pub struct Contents<'a> {
     pub devices: Vec<PathBuf>,
     /// Whether the task may use the network.
     pub network: bool,
+    /// What it may use.
+    pub resources: Resources,
 }
 
 /// What this worker does.
@@ -69,13 +72,15 @@ pub struct Sandboxes {
     /// Whether each attempt gets a user of its own.
     drops_user: bool,
     data_dir: PathBuf,
+    cgroups: Option<Cgroups>,
     why_not_better: Option<String>,
 }
 
 impl Sandboxes {
     /// No sandbox.
     pub fn none(data_dir: &Path) -> Self {
-        Self { layer: None, drops_user: false, data_dir: data_dir.to_owned(), why_not_better: None }
+        let data_dir = data_dir.to_owned();
+        Self { layer: None, drops_user: false, data_dir, cgroups: None, why_not_better: None }
     }
 
     /// Finds out what works on this machine, by running a program in it.
@@ -83,6 +88,20 @@ impl Sandboxes {
     /// # Errors
     /// When it is required and does not work: one sentence.
     pub async fn probe(wanted: Isolation, helper: &Helper, data_dir: &Path) -> Result<Self, String> {
+        let cgroups = Cgroups::find();
+        let found = Self::probe_layer(wanted, helper, data_dir).await?;
+        let sandboxes = Self { cgroups, ..found };
+        // Limits that look well may still be refused: without them rather than not at all.
+        Ok(match sandboxes.try_out(helper).await {
+            Err(problem) if sandboxes.cgroups.is_some() => {
+                tracing::warn!(problem, "no control groups");
+                Self { cgroups: None, ..sandboxes }
+            }
+            _ => sandboxes,
+        })
+    }
+
+    async fn probe_layer(wanted: Isolation, helper: &Helper, data_dir: &Path) -> Result<Self, String> {
         if wanted == Isolation::None {
             return Ok(Self::none(data_dir));
         }
@@ -129,7 +148,7 @@ impl Sandboxes {
         match self.layer {
             Some(Layer::Bubblewrap(_)) => "bubblewrap",
             Some(Layer::Landlock) => "landlock",
-            None => "none",
+            Some(Layer::Open) | None => "none",
         }
     }
 
@@ -140,11 +159,15 @@ impl Sandboxes {
             (Some(Layer::Bubblewrap(_)), false) => "bubblewrap",
             (Some(Layer::Landlock), true) => "Landlock and a user of its own for each task",
             (Some(Layer::Landlock), false) => "Landlock only: tasks share this user's processes and network",
-            (None, _) => "none: tasks may do what this user may",
+            (Some(Layer::Open) | None, _) => "none: tasks may do what this user may",
+        };
+        let limits = match &self.cgroups {
+            Some(cgroups) => format!("limits by {cgroups}"),
+            None => "limits by rlimit".to_owned(),
         };
         match &self.why_not_better {
-            Some(why) => format!("{what} ({why})"),
-            None => what.to_owned(),
+            Some(why) => format!("{what} ({why}); {limits}"),
+            None => format!("{what}; {limits}"),
         }
     }
 
@@ -160,7 +183,12 @@ impl Sandboxes {
 
     /// The sandbox of an attempt; `slot` is a small number that no other attempt at hand has.
     pub fn confine(&self, dir: &AttemptDir, slot: u32, contents: Contents<'_>) -> Option<Confinement> {
-        let layer = self.layer.clone()?;
+        let layer = match &self.layer {
+            Some(layer) => layer.clone(),
+            // Without isolation only what was asked for is worth a process more.
+            None if contents.resources.memory_bytes.is_some() || !contents.network => Layer::Open,
+            None => return None,
+        };
         let id = limits::SANDBOX_ID_FIRST + slot;
         let mut mounts = vec![Mount::writable(dir.tmp())];
         if self.remaps() {
@@ -178,6 +206,8 @@ impl Sandboxes {
             mounts,
             devices: contents.devices,
             network: contents.network,
+            resources: contents.resources,
+            cgroups: self.cgroups.clone(),
             hidden: self.data_dir.clone(),
         })
     }
@@ -195,7 +225,9 @@ impl Sandboxes {
     async fn try_out_in(&self, helper: &Helper, attempt: AttemptId, dir: &AttemptDir) -> Result<(), String> {
         let failed = |error: io::Error| error.to_string();
         dir.create().and_then(|()| dir.create_files()).map_err(failed)?;
-        let contents = Contents { network: true, ..Contents::default() };
+        let resources =
+            Resources { memory_bytes: Some(1 << 30), cpus: Some(1), processes: Some(limits::PROCESSES_PER_CPU) };
+        let contents = Contents { network: true, resources, ..Contents::default() };
         let spec = LaunchSpec {
             attempt,
             dir: dir.root().to_owned(),

@@ -6,6 +6,7 @@
 //! brings in code and environment, [`hardware`] says what the machine has.
 
 pub mod agent;
+pub mod cgroup;
 pub mod executor;
 pub mod hardware;
 pub mod isolation;

@@ -146,3 +146,9 @@ pub const SANDBOX_ID_FIRST: u32 = 200_000;
 pub const SANDBOX_PROBE_S: u32 = 10;
 /// Links followed from an environment to its interpreter.
 pub const LINKS_MAX: usize = 16;
+/// Processes and threads of a task: this many, and as many again for each core it asked for.
+pub const PROCESSES_PER_CPU: u32 = 2_048;
+/// Tries to take a control group away whose last process was just reaped.
+pub const CGROUP_REMOVE_TRIES: u32 = 50;
+/// Pause between two such tries.
+pub const CGROUP_REMOVE_RETRY: Duration = Duration::from_millis(10);

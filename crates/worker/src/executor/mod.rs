@@ -9,11 +9,13 @@ pub use command::CommandError;
 pub use layout::AttemptDir;
 
 use crate::{
+    cgroup::Resources,
     isolation::{Contents, Sandboxes},
+    limits,
     shim::{LaunchSpec, Mount},
     staging::PythonEnvironment,
 };
-use fetchml_api::{Gpu, link::Assignment};
+use fetchml_api::{Demand, Gpu, link::Assignment};
 use std::path::PathBuf;
 
 /// Set for each attempt's processes to its id, which also lets what a killed shim leaves behind be
@@ -39,6 +41,16 @@ pub struct Execution<'a> {
     pub devices: Vec<PathBuf>,
 }
 
+/// What a task may use, of what it asked for.
+fn resources(demand: &Demand) -> Resources {
+    Resources {
+        // Zero is "nothing reserved": it may use what is there.
+        memory_bytes: (demand.memory_gb > 0).then(|| u64::from(demand.memory_gb) << 30),
+        cpus: (demand.cpu > 0).then_some(demand.cpu),
+        processes: Some(limits::PROCESSES_PER_CPU.saturating_mul(demand.cpu.saturating_add(1))),
+    }
+}
+
 /// Turns an attempt into what the process executor starts.
 ///
 /// # Errors
@@ -48,8 +60,13 @@ pub fn process(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Result<Launc
     let env = environment::variables(execution, sandboxes);
     let path = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default();
     let argv = command::argv(&assignment.spec, &dir.work(), &path, python)?;
-    let contents =
-        Contents { python, mounts: execution.mounts.clone(), devices: execution.devices.clone(), network: true };
+    let contents = Contents {
+        python,
+        mounts: execution.mounts.clone(),
+        devices: execution.devices.clone(),
+        network: true,
+        resources: resources(&assignment.spec.demand),
+    };
     Ok(LaunchSpec {
         attempt: assignment.attempt,
         dir: dir.root().to_owned(),

@@ -74,7 +74,10 @@ pub fn find() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shim::confine::{Layer, Mount};
+    use crate::{
+        cgroup::Resources,
+        shim::confine::{Layer, Mount},
+    };
 
     #[test]
     fn what_is_asked_for_stands_in_the_arguments_and_nothing_more() {
@@ -84,6 +87,8 @@ mod tests {
             mounts: vec![Mount::read_only("/data/set").at("/data"), Mount::writable("/w")],
             devices: vec!["/dev/nvidia3".into()],
             network: true,
+            resources: Resources::default(),
+            cgroups: None,
             hidden: "/x".into(),
         };
         let text = |confinement: &Confinement| {

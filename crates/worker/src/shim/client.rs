@@ -149,7 +149,13 @@ impl Helper {
             Reply::Ready { pid, start_time } => (pid, start_time),
             Reply::Failed { error } => return Err(io::Error::other(error)),
         };
-        let record = ShimRecord { boot_id: self.boot_id.clone(), pid, start_time, attempt: spec.attempt };
+        let record = ShimRecord {
+            boot_id: self.boot_id.clone(),
+            pid,
+            start_time,
+            attempt: spec.attempt,
+            cgroup: request.cgroup(),
+        };
         let process = open_identified(&record)
             .ok_or_else(|| io::Error::new(io::ErrorKind::BrokenPipe, "the shim ended before it was told to go"))?;
         Ok(Prepared { socket, running: Running::new(spec.dir, record, process)? })

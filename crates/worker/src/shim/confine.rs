@@ -1,5 +1,6 @@
 //! What a sandbox is asked to be: plain data, decided by the executor and carried out by the shim.
 
+use crate::cgroup::{Cgroups, Resources};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,8 @@ pub enum Layer {
     Bubblewrap(PathBuf),
     /// Landlock alone: files are shut off, processes and network are not.
     Landlock,
+    /// Nothing but the limits.
+    Open,
 }
 
 /// The user and group that a process of a root worker becomes first of all.
@@ -65,6 +68,10 @@ pub struct Confinement {
     pub devices: Vec<PathBuf>,
     /// Whether there is a network besides loopback.
     pub network: bool,
+    /// What it may use.
+    pub resources: Resources,
+    /// By which these limits are kept; without, by resource limits of its processes.
+    pub cgroups: Option<Cgroups>,
     /// Hidden also where permissions would show it: the worker's data directory.
     pub hidden: PathBuf,
 }

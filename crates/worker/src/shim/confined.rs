@@ -8,8 +8,10 @@ use super::{
     init::{INIT, InitRequest},
     mounts,
     process::ShimContext,
+    supervisor::Sandbox,
     wire::StartRequest,
 };
+use crate::cgroup::{Cgroup, Cgroups};
 use fetchml_fork::Fork;
 use nix::{
     sched::{CloneFlags, unshare},
@@ -20,7 +22,7 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, MemfdFlags, OFlags, chownat, fcntl_setfl, memfd_create, statat},
     io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd},
     pipe::{PipeFlags, pipe_with},
-    process::Pid,
+    process::{Pid, Resource, Rlimit, getrlimit, setrlimit},
 };
 use std::{
     ffi::{CStr, CString, OsString},
@@ -33,13 +35,13 @@ use std::{
     path::Path,
 };
 
-/// Starts it; gives the child of the shim that stands for the sandbox, and what speaks from inside.
+/// Starts it; gives the child of the shim that stands for the sandbox, and the sandbox.
 pub(super) fn start(
     context: &ShimContext,
     request: &StartRequest,
     confinement: &Confinement,
     log: &File,
-) -> io::Result<(Pid, OwnedFd)> {
+) -> io::Result<(Pid, Sandbox)> {
     if let Some(identity) = confinement.identity {
         give(identity, confinement, &request.dir().join(super::files::LOG))?;
     }
@@ -48,18 +50,51 @@ pub(super) fn start(
     body.write_all(&serde_json::to_vec(&inside)?)?;
     body.rewind()?;
     let (hear, speak) = pipe_with(PipeFlags::CLOEXEC)?;
+    let create = |cgroups: &Cgroups| cgroups.create(request.attempt, confinement.resources);
+    let cgroup = confinement.cgroups.as_ref().map(create).transpose()?;
     match fetchml_fork::fork()? {
         Fork::Parent(pid) => {
             fcntl_setfl(&hear, OFlags::NONBLOCK)?;
-            Ok((pid, hear))
+            Ok((pid, Sandbox::new(hear, &confinement.layer, cgroup)))
         }
         Fork::Child => {
-            let Err(error) = become_sandbox(context, confinement, [&body, log], &speak);
+            let limited = limit(confinement, cgroup.as_ref());
+            let become_it = || become_sandbox(context, confinement, [&body, log], &speak);
+            let Err(error) = limited.and_then(|()| become_it());
             // Read by the shim, which sees that the sandbox never spoke as one.
             let _ = writeln!(File::from(speak), "{error}");
             std::process::exit(1)
         }
     }
+}
+
+/// In the fork: from here on it and all it starts are limited.
+fn limit(confinement: &Confinement, cgroup: Option<&Cgroup>) -> io::Result<()> {
+    if let Some(cgroup) = cgroup {
+        cgroup.join().map_err(|error| said("its limits could not be set", &error))?;
+    }
+    let resources = confinement.resources;
+    let left = confinement.cgroups.as_ref().map_or(resources, |cgroups| cgroups.not_limited(resources));
+    if let Some(bytes) = left.memory_bytes {
+        lower(Resource::Data, bytes)?;
+    }
+    // Counted for each user and namespace of users: only one of its own is the task's alone.
+    let counts_alone = confinement.identity.is_some() || matches!(confinement.layer, Layer::Bubblewrap(_));
+    if let Some(processes) = left.processes.filter(|_| counts_alone) {
+        lower(Resource::Nproc, processes.into())?;
+    }
+    if confinement.layer != Layer::Open {
+        // A dump of gigabytes belongs to nobody's output.
+        lower(Resource::Core, 0)?;
+    }
+    Ok(())
+}
+
+/// Lowers a limit of this process and all it will start; one that is lower already stays.
+fn lower(resource: Resource, most: u64) -> io::Result<()> {
+    let most = Some(getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most)));
+    setrlimit(resource, Rlimit { current: most, maximum: most })
+        .map_err(|error| said("its limits could not be set", &error.into()))
 }
 
 /// In the fork. Returns only when it failed.
@@ -81,7 +116,7 @@ fn become_sandbox(
     let init = [format!("/proc/self/fd/{}", binary.as_raw_fd()).into(), OsString::from(INIT)];
     let words = match &confinement.layer {
         Layer::Bubblewrap(bwrap) => bwrap::arguments(bwrap, confinement, init),
-        Layer::Landlock => {
+        Layer::Landlock | Layer::Open => {
             if !confinement.network {
                 unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
                     said("its network could not be turned off; install bubblewrap on the worker", &error.into())

@@ -6,7 +6,7 @@
 use super::{
     confined,
     record::{Exit, GO_MARK, ShimRecord, Stat, files, write_json},
-    supervisor::{Sandbox, Started, Supervisor},
+    supervisor::{Started, Supervisor},
     wire::{GO, Reply, StartRequest},
 };
 use crate::limits;
@@ -78,6 +78,7 @@ fn prepare(context: &ShimContext, dir: &Path, request: &StartRequest) -> io::Res
         pid: getpid().as_raw_nonzero().get(),
         start_time: Stat::of_self()?.start_time,
         attempt: request.attempt,
+        cgroup: request.cgroup(),
     };
     write_json(dir, files::SHIM, &record)?;
     Ok((lock, record))
@@ -135,9 +136,9 @@ fn start(context: &ShimContext, request: &StartRequest, dir: &Path) -> io::Resul
     match &request.confinement {
         None => Ok(Started { pid: request.program.spawn(log.as_fd())?, sandbox: None }),
         Some(confinement) => {
-            let (pid, speaks) = confined::start(context, request, confinement, &log)
+            let (pid, sandbox) = confined::start(context, request, confinement, &log)
                 .map_err(|error| io::Error::other(format!("its sandbox could not be set up: {error}")))?;
-            Ok(Started { pid, sandbox: Some(Sandbox::new(speaks, &confinement.layer)) })
+            Ok(Started { pid, sandbox: Some(sandbox) })
         }
     }
 }

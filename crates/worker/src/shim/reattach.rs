@@ -5,6 +5,7 @@ use super::{
     record::{Exit, ShimRecord, Stat, boot_id, files, read_json},
     tree,
 };
+use crate::cgroup::Cgroup;
 use rustix::{
     fd::OwnedFd,
     fs::{FlockOperation, flock},
@@ -89,10 +90,14 @@ pub(super) fn kill_orphans(record: &ShimRecord) {
         // Each pass kills what it sees; a pass that sees nothing ends it. A bound, because a process
         // in uninterruptible sleep stays visible.
         for _ in 0..crate::limits::ORPHAN_PASSES {
-            if tree::kill_orphans(record.pid, record.start_time, &mark) == 0 {
-                return;
+            let in_group = record.cgroup.as_ref().map_or(0, Cgroup::kill);
+            if tree::kill_orphans(record.pid, record.start_time, &mark) + in_group == 0 {
+                break;
             }
             std::thread::yield_now();
+        }
+        if let Some(cgroup) = &record.cgroup {
+            cgroup.remove();
         }
     }
 }

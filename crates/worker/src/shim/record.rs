@@ -1,5 +1,6 @@
 //! What a shim leaves in the attempt's directory, and the proof of who a process is.
 
+use crate::cgroup::Cgroup;
 use fetchml_api::{AttemptId, FailureCause, link::Outcome};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,6 +43,9 @@ pub(super) struct ShimRecord {
     pub(super) start_time: u64,
     /// Its attempt.
     pub(super) attempt: AttemptId,
+    /// The control group of its processes, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cgroup: Option<Cgroup>,
 }
 
 /// A request to stop, as the agent writes it.
@@ -61,6 +65,8 @@ pub enum ExitCause {
     Exit,
     /// A signal that the shim did not send ended the main process.
     Signal,
+    /// It ended badly after the kernel killed one of its processes for want of memory.
+    OutOfMemory,
     /// The time limit passed.
     Timeout,
     /// The agent asked for it, for this cause.
@@ -114,6 +120,13 @@ impl Exit {
                 (Some(FailureCause::ExitNonzero), Some(format!("the process exited with code {code}; see its log")))
             }
             ExitCause::Signal => (Some(FailureCause::Signal), Some(self.signal_sentence())),
+            ExitCause::OutOfMemory => (
+                Some(FailureCause::OomHost),
+                Some(
+                    "the task used more memory than it may and was killed; ask for more with memory_gb or use less"
+                        .to_owned(),
+                ),
+            ),
             ExitCause::Timeout => {
                 (Some(FailureCause::Timeout), Some("the time limit passed and the process was stopped".to_owned()))
             }

@@ -8,7 +8,7 @@ use super::{
     tree,
     wire::StartRequest,
 };
-use crate::limits;
+use crate::{cgroup::Cgroup, limits};
 use nix::sys::signalfd::SignalFd;
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -61,14 +61,17 @@ pub(super) struct Sandbox {
     leftovers: bool,
     /// Words that are no report: bubblewrap's, when it fails.
     complaint: String,
+    cgroup: Option<Cgroup>,
+    /// The kernel killed in it for want of memory.
+    out_of_memory: bool,
 }
 
 impl Sandbox {
-    pub(super) fn new(speaks: OwnedFd, layer: &Layer) -> Self {
+    pub(super) fn new(speaks: OwnedFd, layer: &Layer, cgroup: Option<Cgroup>) -> Self {
         let own_processes = match layer {
             // The one outside that waits, and process 1.
             Layer::Bubblewrap(_) => 2,
-            Layer::Landlock => 1,
+            Layer::Landlock | Layer::Open => 1,
         };
         Self {
             speaks: Some(speaks.into()),
@@ -79,6 +82,8 @@ impl Sandbox {
             status: None,
             leftovers: false,
             complaint: String::new(),
+            cgroup,
+            out_of_memory: false,
         }
     }
 
@@ -213,6 +218,9 @@ impl<'a> Supervisor<'a> {
             // forked while others are killed is met by the next pass. A sandbox dies at once, with its
             // first process.
             tree::signal_descendants(Signal::KILL, 0);
+            if let Some(cgroup) = self.sandbox.as_ref().and_then(|sandbox| sandbox.cgroup.as_ref()) {
+                cgroup.kill();
+            }
         }
     }
 
@@ -276,6 +284,10 @@ impl<'a> Supervisor<'a> {
             None => self.child_status,
             Some(sandbox) => {
                 sandbox.listen();
+                if let Some(cgroup) = sandbox.cgroup.take() {
+                    sandbox.out_of_memory = cgroup.oom_kills() > 0;
+                    cgroup.remove();
+                }
                 if let Some(exit) = sandbox.failure(self.request) {
                     return exit;
                 }
@@ -285,6 +297,11 @@ impl<'a> Supervisor<'a> {
         };
         let Some(Status { code, signal }) = status else { return Exit::unseen(ExitCause::Lost) };
         let own = if signal.is_some() { ExitCause::Signal } else { ExitCause::Exit };
+        let own = match &self.sandbox {
+            // One that lives on after a part of it was killed has dealt with it.
+            Some(sandbox) if sandbox.out_of_memory && code != Some(0) => ExitCause::OutOfMemory,
+            _ => own,
+        };
         let cause = self.ending.as_ref().and_then(|ending| ending.cause).unwrap_or(own);
         Exit { exit_code: code, signal, ..Exit::unseen(cause) }
     }

@@ -6,6 +6,7 @@
 //! Agent to shim: the byte [`GO`]. The end of that socket means that the other side is gone.
 
 use super::{confine::Confinement, spawn::Program};
+use crate::cgroup::Cgroup;
 use fetchml_api::AttemptId;
 use serde::{Deserialize, Serialize};
 use std::{ffi::OsString, path::PathBuf};
@@ -28,6 +29,11 @@ pub(super) struct StartRequest {
 impl StartRequest {
     pub(super) fn dir(&self) -> PathBuf {
         PathBuf::from(&self.dir)
+    }
+
+    /// The control group that it gets.
+    pub(super) fn cgroup(&self) -> Option<Cgroup> {
+        Some(self.confinement.as_ref()?.cgroups.as_ref()?.group(self.attempt))
     }
 }
 

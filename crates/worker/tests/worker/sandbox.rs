@@ -3,6 +3,7 @@
 use crate::rig::{helper, new_attempt, survivors, until, until_exists};
 use fetchml_api::{AttemptId, FailureCause};
 use fetchml_worker::{
+    cgroup::Resources,
     executor::AttemptDir,
     isolation::{Contents, Isolation, Sandboxes},
     shim::{Exit, ExitCause, Helper, LaunchSpec, Mount},
@@ -213,4 +214,59 @@ async fn landlock_alone_shuts_files_off() {
     assert!(!log.contains("READ") && !log.contains("WROTE") && !log.contains("secret"), "{log}");
     assert!(rig.dir.output().join("model").exists());
     assert!(Path::new(&secret).exists());
+}
+
+#[tokio::test]
+async fn a_memory_bomb_ends_as_out_of_memory_and_touches_nobody_else() {
+    let rig = Rig::bubblewrap().await;
+    let resources = Resources { memory_bytes: Some(64 << 20), cpus: Some(1), processes: Some(50) };
+    let contents = Contents { resources, ..Contents::default() };
+    let bomb = "python3 -c 'x = []\nwhile True: x.append(bytearray(1 << 20))'";
+    let mut spec = rig.with("", contents);
+    spec.argv = vec!["/bin/sh".into(), "-c".into(), bomb.into()];
+    let exit = rig.helper.launch(spec).await.unwrap().wait().await;
+    let outcome = exit.outcome();
+    assert_eq!((exit.cause, outcome.cause), (ExitCause::OutOfMemory, Some(FailureCause::OomHost)), "{exit:?}");
+    assert!(outcome.error.unwrap().contains("more memory than it may"));
+    assert!(survivors(rig.attempt).is_empty());
+}
+
+#[tokio::test]
+async fn a_fork_bomb_stops_at_its_limit_and_dies_whole() {
+    let rig = Rig::bubblewrap().await;
+    let resources = Resources { processes: Some(40), ..Resources::default() };
+    let contents = Contents { resources, ..Contents::default() };
+    let script = r#"touch "$DIR/up"; for i in $(seq 1000); do setsid sleep 1000 & done; wait"#;
+    let mut running = rig.helper.launch(rig.with(script, contents)).await.unwrap();
+    until_exists(&rig.dir.output().join("up")).await;
+    until("it is refused", || rig.log().contains("fork").then_some(())).await;
+    assert!(survivors(rig.attempt).len() <= 42, "{}", survivors(rig.attempt).len());
+    running.stop(FailureCause::Cancelled, 0).unwrap();
+    running.wait().await;
+    assert!(survivors(rig.attempt).is_empty());
+}
+
+#[tokio::test]
+async fn without_isolation_a_memory_limit_counts_too() {
+    let rig = Rig::new(Isolation::None).await;
+    let resources = Resources { memory_bytes: Some(64 << 20), ..Resources::default() };
+    let contents = Contents { resources, network: true, ..Contents::default() };
+    let spec = rig.with("python3 -c 'x = bytearray(1 << 30)'; exit 9", contents);
+    let exit = rig.helper.launch(spec).await.unwrap().wait().await;
+    assert_eq!((exit.cause, exit.exit_code), (ExitCause::OutOfMemory, Some(9)), "{exit:?}");
+}
+
+#[tokio::test]
+async fn a_group_is_gone_with_its_attempt() {
+    let rig = Rig::bubblewrap().await;
+    assert!(rig.run("exit 0").await.is_success());
+    let name = rig.attempt.to_string();
+    let found = walk(Path::new("/sys/fs/cgroup")).into_iter().find(|dir| dir.ends_with(&name));
+    assert_eq!(found, None);
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    below.flat_map(|entry| [vec![entry.path()], walk(&entry.path())].concat()).collect()
 }

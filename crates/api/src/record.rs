@@ -6,7 +6,7 @@ use crate::{
     ids::{AttemptEpoch, AttemptId, KeyId, TaskId, WorkerId},
     key::Role,
     link::Outcome,
-    task::TaskStatus,
+    task::{Network, OnLost, TaskStatus},
     time::Micros,
     worker::{Capabilities, SlotKind},
 };
@@ -62,6 +62,15 @@ pub struct TaskSpec {
     /// Longest time in `running`, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit_s: Option<u32>,
+    /// Whether it has a network.
+    #[serde(default, skip_serializing_if = "Network::is_default")]
+    pub network: Network,
+    /// What happens when its worker is not heard any more.
+    #[serde(default, skip_serializing_if = "OnLost::is_default")]
+    pub on_lost: OnLost,
+    /// Its own time until then, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_after_s: Option<u32>,
 }
 
 /// The part of a task that the scheduler changes.

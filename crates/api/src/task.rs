@@ -146,6 +146,15 @@ pub struct Task {
     /// Longest time in `running`, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit_s: Option<i64>,
+    /// Whether it has a network; absent: on.
+    #[serde(default, skip_serializing_if = "Network::is_default")]
+    pub network: Network,
+    /// What happens when its worker is not heard any more; absent: fence.
+    #[serde(default, skip_serializing_if = "OnLost::is_default")]
+    pub on_lost: OnLost,
+    /// Its own time until then, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_after_s: Option<i64>,
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -167,6 +176,42 @@ pub struct Task {
     /// On create only: body fields this server does not know and ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// Whether a task has a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// That of the worker.
+    #[default]
+    On,
+    /// Loopback only.
+    None,
+}
+
+impl Network {
+    /// Whether it is what a task has that says nothing.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of an attempt whose worker is not heard any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLost {
+    /// After `lost_after_s` it is stopped there and queued again: no two copies run.
+    #[default]
+    Fence,
+    /// It goes on, and is waited for.
+    Keep,
+}
+
+impl OnLost {
+    /// Whether it is what a task has that says nothing.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A page of tasks, newest first.
@@ -271,6 +316,18 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 31_536_000, nullable = false)]
     pub time_limit_s: Option<i64>,
+    /// Whether the task has a network; absent: on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub network: Option<Network>,
+    /// What happens when the worker is not heard for `lost_after_s`; absent: fence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub on_lost: Option<OnLost>,
+    /// How long the worker may be silent before the task is lost, seconds; absent: as the server is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 10, maximum = 2_592_000, nullable = false)]
+    pub lost_after_s: Option<i64>,
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -347,6 +404,9 @@ impl Task {
             max_retries: spec.max_retries as i32,
             requeue_count: state.requeue_count as i32,
             time_limit_s: spec.time_limit_s.map(i64::from),
+            network: spec.network,
+            on_lost: spec.on_lost,
+            lost_after_s: spec.lost_after_s.map(i64::from),
             env: spec.env.clone(),
             metadata: spec.metadata.clone(),
             node_assignments: assigned

@@ -5,7 +5,7 @@ use crate::{
     error::Problem,
     limits,
     snapshot::is_snapshot_id,
-    task::{CreateTaskRequest, DatasetSpec},
+    task::{CreateTaskRequest, DatasetSpec, Network, OnLost},
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -21,18 +21,8 @@ pub struct Read<T> {
 
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
-pub const NOT_SUPPORTED_YET: &[&str] = &[
-    "array",
-    "depends_on",
-    "experiment_id",
-    "image",
-    "lost_after_s",
-    "network",
-    "on_lost",
-    "plugin_configs",
-    "reservation_id",
-    "secrets",
-];
+pub const NOT_SUPPORTED_YET: &[&str] =
+    &["array", "depends_on", "experiment_id", "image", "plugin_configs", "reservation_id", "secrets"];
 
 const CREATE_TASK_FIELDS: &[&str] = &[
     "job_name",
@@ -51,6 +41,9 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "time_limit_s",
     "env",
     "node_count",
+    "network",
+    "on_lost",
+    "lost_after_s",
 ];
 
 /// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
@@ -86,6 +79,9 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         gpu_type: fields.text("gpu_type", limits::GPU_TYPE_CHARS),
         max_retries: fields.int("max_retries", 0, limits::MAX_RETRIES_MAX).map(|n| n as i32),
         time_limit_s: fields.int("time_limit_s", 1, limits::TIME_LIMIT_S_MAX),
+        network: fields.word("network", &[("on", Network::On), ("none", Network::None)]),
+        on_lost: fields.word("on_lost", &[("fence", OnLost::Fence), ("keep", OnLost::Keep)]),
+        lost_after_s: fields.int("lost_after_s", *limits::LOST_AFTER_S.start(), *limits::LOST_AFTER_S.end()),
         env: fields.string_map("env", limits::ENV_ENTRIES, limits::ENV_NAME_CHARS, limits::ENV_VALUE_CHARS),
     };
     if let Some(id) = &request.snapshot_id
@@ -171,6 +167,17 @@ impl Fields {
 
     fn wrong_type(&mut self, name: &str, wanted: &str, got: &Value) {
         self.problem(name, format!("must be {wanted}, got {}", kind(got)));
+    }
+
+    /// One of a few words.
+    pub fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Option<T> {
+        let value = self.take(name)?;
+        let found = words.iter().find(|(word, _)| value.as_str() == Some(word));
+        if found.is_none() {
+            let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            self.problem(name, format!("must be one of {}, got {value}", names.join(", ")));
+        }
+        found.map(|(_, meaning)| *meaning)
     }
 
     /// The raw value; `null` counts as present.

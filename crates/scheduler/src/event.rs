@@ -21,6 +21,31 @@ pub struct NewTask {
     pub priority: u8,
     /// Counted retries allowed.
     pub max_retries: u32,
+    /// How long its attempts outlive the silence of their worker.
+    pub lease: Lease,
+}
+
+/// How long an attempt outlives the silence of its worker before it is given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Lease {
+    /// As long as the settings say.
+    #[default]
+    AsSet,
+    /// So many seconds.
+    Seconds(u32),
+    /// For ever: until the worker comes back, or is declared dead.
+    Kept,
+}
+
+impl Lease {
+    /// In seconds; none: for ever.
+    pub(crate) fn seconds(self, as_set: i64) -> Option<i64> {
+        match self {
+            Self::AsSet => Some(as_set),
+            Self::Seconds(seconds) => Some(seconds.into()),
+            Self::Kept => None,
+        }
+    }
 }
 
 /// Something that happened. Stamped with logical time by the driver; the core never asks.

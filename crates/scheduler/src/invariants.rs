@@ -103,7 +103,7 @@ impl Scheduler {
         let mut expected = BTreeSet::new();
         for (id, worker) in self.fleet.iter() {
             let silent = worker.silent_at(self.settings.offline_after_s);
-            let lease = worker.lease_ends(self.settings.lost_after_s);
+            let lease = self.lease_ends(id);
             expected.extend(silent.map(|at| (at, Timer::WorkerSilent(id))));
             expected.extend(lease.map(|at| (at, Timer::LeaseEnds(id))));
         }

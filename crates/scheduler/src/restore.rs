@@ -3,6 +3,7 @@
 use crate::{
     Scheduler, Settings,
     attempt::{Attempt, Holding},
+    event::Lease,
     task::Task,
     timers::Timer,
     worker::Worker,
@@ -31,6 +32,8 @@ pub struct DurableTask {
     pub demand: Demand,
     /// Counted retries allowed.
     pub max_retries: u32,
+    /// How long its attempts outlive the silence of their worker.
+    pub lease: Lease,
     /// Who submitted it.
     pub user_id: String,
     /// The part that changes.
@@ -38,13 +41,13 @@ pub struct DurableTask {
 }
 
 impl Scheduler {
-    /// A core from rows: the tasks that have not ended with demand, `max_retries` and submitter, the
-    /// current attempt of each active one, and all workers. Nobody is connected, and every lease
+    /// A core from rows: the tasks that have not ended with demand, `max_retries`, lease and
+    /// submitter, the current attempt of each active one, and all workers. Nobody is connected, and every lease
     /// starts at `now`. Panics if the rows contradict each other: they were written in one transaction.
     pub fn restore(
         settings: Settings,
         now: Micros,
-        tasks: Vec<(Demand, u32, String, TaskState)>,
+        tasks: Vec<(Demand, u32, Lease, String, TaskState)>,
         attempts: Vec<AttemptRecord>,
         workers: Vec<WorkerRecord>,
     ) -> Self {
@@ -53,8 +56,8 @@ impl Scheduler {
         for record in workers {
             core.fleet.insert(Worker::new(record, now));
         }
-        for (demand, max_retries, user_id, state) in tasks {
-            core.restore_task(demand, max_retries, user_id, state);
+        for (demand, max_retries, lease, user_id, state) in tasks {
+            core.restore_task(demand, max_retries, lease, user_id, state);
         }
         core.restore_attempts(attempts);
         for (id, task) in &core.tasks {
@@ -71,6 +74,7 @@ impl Scheduler {
             let durable = DurableTask {
                 demand: self.queues.shapes.key(task.shape).clone(),
                 max_retries: task.max_retries,
+                lease: task.lease,
                 user_id: self.users.key(task.user).clone(),
                 state: task.state(id),
             };
@@ -83,7 +87,7 @@ impl Scheduler {
         }
     }
 
-    fn restore_task(&mut self, demand: Demand, max_retries: u32, user_id: String, state: TaskState) {
+    fn restore_task(&mut self, demand: Demand, max_retries: u32, lease: Lease, user_id: String, state: TaskState) {
         if state.status.is_terminal() {
             return;
         }
@@ -91,7 +95,7 @@ impl Scheduler {
         let (id, not_before) = (state.id, state.not_before);
         let shape = self.queues.shape_take(demand);
         let user = self.users.take(user_id, |_| ());
-        let task = Task::from_state(state, max_retries, shape, user);
+        let task = Task::from_state(state, max_retries, lease, shape, user);
         let waits = task.status == TaskStatus::Queued;
         self.tasks.insert(id, task);
         match not_before {

@@ -8,7 +8,7 @@ use crate::{
     timers::Timer,
     worker::{Occupancy, Worker},
 };
-use fetchml_api::{AttemptId, AttemptPhase, Capabilities, FailureCause, WorkerId, WorkerRecord, link::Held};
+use fetchml_api::{AttemptId, AttemptPhase, Capabilities, FailureCause, Micros, WorkerId, WorkerRecord, link::Held};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a worker says of itself.
@@ -103,12 +103,25 @@ impl Scheduler {
         self.arm(id);
     }
 
+    /// When the first of what a worker holds is given up, if it stays silent.
+    pub(crate) fn lease_ends(&self, id: WorkerId) -> Option<Micros> {
+        let worker = self.fleet.get(id)?;
+        worker.attempts.iter().filter_map(|&attempt| self.given_up_at(attempt)).min()
+    }
+
+    /// When an attempt is given up, if its worker stays silent.
+    fn given_up_at(&self, attempt: AttemptId) -> Option<Micros> {
+        let record = &self.attempts.get(&attempt)?.record;
+        let seconds = self.tasks.get(&record.task_id)?.lease.seconds(self.settings.lost_after_s)?;
+        Some(self.fleet.get(record.worker_id)?.lease_from.plus_seconds(seconds))
+    }
+
     /// Sets a worker's timers to what they should be.
     pub(crate) fn arm(&mut self, id: WorkerId) {
+        let lease = self.lease_ends(id);
         let Self { fleet, timers, settings, .. } = self;
         fleet.change(id, |worker| {
             let silent = worker.silent_at(settings.offline_after_s);
-            let lease = worker.lease_ends(settings.lost_after_s);
             timers.set(Timer::WorkerSilent(id), worker.silent_timer, silent);
             timers.set(Timer::LeaseEnds(id), worker.lease_timer, lease);
             worker.silent_timer = silent;
@@ -157,9 +170,12 @@ impl Scheduler {
         let why = format!("worker {} was lost", name.as_deref().unwrap_or_default());
         // None of what it holds moves up while the rest is given up: asked back first, then ended.
         for attempt in self.attempts_of(id).into_iter().rev() {
-            self.give_up(attempt, why.clone(), effects);
-            effects.push(Effect::Send { worker: id, message: Message::Forget { attempt } });
+            if self.given_up_at(attempt).is_some_and(|at| at <= self.now) {
+                self.give_up(attempt, why.clone(), effects);
+                effects.push(Effect::Send { worker: id, message: Message::Forget { attempt } });
+            }
         }
+        self.arm(id);
     }
 
     /// An attempt assigned ahead has waited too long. Its worker is not as fast as it seemed: it has to

@@ -1,7 +1,7 @@
 //! A task as the core keeps it: small while it waits, since a hundred thousand may wait. What only
 //! a task has that was placed or touched stands behind a pointer.
 
-use crate::event::NewTask;
+use crate::event::{Lease, NewTask};
 use fetchml_api::{
     AttemptEpoch, AttemptId, FailureCause, Micros, TaskId, TaskState, TaskStatus, WorkerId, time::SECOND,
 };
@@ -14,6 +14,7 @@ pub(crate) struct Task {
     pub(crate) shape: u32,
     pub(crate) user: u32,
     pub(crate) max_retries: u32,
+    pub(crate) lease: Lease,
     pub(crate) priority: u8,
     pub(crate) status: TaskStatus,
     history: Option<Box<History>>,
@@ -47,13 +48,14 @@ impl Task {
             shape,
             user,
             max_retries: new.max_retries,
+            lease: new.lease,
             priority: new.priority,
             status: TaskStatus::Queued,
             history: None,
         }
     }
 
-    pub(crate) fn from_state(state: TaskState, max_retries: u32, shape: u32, user: u32) -> Self {
+    pub(crate) fn from_state(state: TaskState, max_retries: u32, lease: Lease, shape: u32, user: u32) -> Self {
         let fresh = state.attempt_count == 0 && state.not_before.is_none() && state.cancelled_by.is_none();
         let history = History {
             not_before: state.not_before,
@@ -78,6 +80,7 @@ impl Task {
             shape,
             user,
             max_retries,
+            lease,
             priority: state.priority,
             status: state.status,
             history: (!fresh || history.hidden).then(|| Box::new(history)),

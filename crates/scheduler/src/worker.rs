@@ -205,11 +205,6 @@ impl Worker {
         self.online.then(|| self.lease_from.plus_seconds(offline_after_s))
     }
 
-    /// When what it holds is given up.
-    pub(crate) fn lease_ends(&self, lost_after_s: i64) -> Option<Micros> {
-        (!self.attempts.is_empty()).then(|| self.lease_from.plus_seconds(lost_after_s))
-    }
-
     /// Whether it may get work at all.
     pub(crate) const fn takes_work(&self) -> bool {
         self.online && !self.record.draining

@@ -1,7 +1,9 @@
 //! Microseconds of a submit (task, audit row, change row) in commits of 64, on SQLite, without the cost of fsync
 //! when the directory is on tmpfs: `cargo run --release -p fetchml-store --example store_bench [DIRECTORY]`.
 
-use fetchml_api::{AuditDraft, AuditKind, Demand, Micros, SlotKind, TaskId, TaskSpec, TaskState, TaskStatus};
+use fetchml_api::{
+    AuditDraft, AuditKind, Demand, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec, TaskState, TaskStatus,
+};
 use fetchml_store::{ChangeDraft, Location, Store, Write};
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Instant};
 
@@ -24,6 +26,9 @@ fn submit(n: u128) -> [Write; 3] {
         metadata: BTreeMap::from([("team".into(), "vision".into())]),
         max_retries: 0,
         time_limit_s: None,
+        network: Network::On,
+        on_lost: OnLost::Fence,
+        lost_after_s: None,
     };
     let state = TaskState {
         id,

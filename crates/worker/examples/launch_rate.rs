@@ -84,6 +84,7 @@ async fn shims(helper: &Helper, dir: &Path, count: usize, at_once: usize) -> std
                 time_limit_s: None,
                 grace_s: 30,
                 confinement: None,
+                fence: None,
             };
             let exit = helper.launch(spec).await?.wait().await;
             assert!(exit.is_success(), "{exit:?}");

@@ -237,6 +237,7 @@ impl Sandboxes {
             time_limit_s: Some(limits::SANDBOX_PROBE_S),
             grace_s: 0,
             confinement: self.confine(dir, limits::ATTEMPTS_MAX as u32, contents),
+            fence: None,
         };
         let exit = helper.launch(spec).await.map_err(failed)?.wait().await;
         match exit.cause {

@@ -8,7 +8,7 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_api::{CreateTaskRequest, limits, validate::nearest};
+use fetchml_api::{CreateTaskRequest, Network, OnLost, limits, validate::nearest};
 use fetchml_client::snapshot::Snapshot;
 use std::{
     collections::BTreeMap,
@@ -61,6 +61,15 @@ pub(crate) struct Submit {
     /// Longest time running (90, 45s, 1h30m, 2d) [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = quantity::parse_time_limit)]
     time_limit: Option<i64>,
+    /// Without a network: none [default: on]
+    #[arg(long, value_name = "HOW", value_parser = ["on", "none"])]
+    network: Option<String>,
+    /// When the worker is not heard any more: fence stops it there and queues it again, keep waits [default: fence]
+    #[arg(long, value_name = "WHAT", value_parser = ["fence", "keep"])]
+    on_lost: Option<String>,
+    /// How long the worker may be silent before that (90, 10m) [default: as the server is set]
+    #[arg(long, value_name = "TIME", value_parser = quantity::parse_time_limit)]
+    lost_after: Option<i64>,
     /// How often a failure is tried again, 0 to 10 [default: 0]
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::MAX_RETRIES_MAX))]
     retries: Option<i32>,
@@ -140,6 +149,9 @@ impl Submit {
             gpu_type: self.gpu_type.clone(),
             max_retries: self.retries,
             time_limit_s: self.time_limit,
+            network: self.network.as_deref().map(|how| if how == "none" { Network::None } else { Network::On }),
+            on_lost: self.on_lost.as_deref().map(|what| if what == "keep" { OnLost::Keep } else { OnLost::Fence }),
+            lost_after_s: self.lost_after,
             env: to_map("--env", &self.env)?,
             metadata: to_map("--meta", &self.meta)?,
             ..Default::default()

@@ -7,7 +7,7 @@ use fetchml_api::{
     link::{Held, Outcome, Report},
     time::SECOND,
 };
-use fetchml_scheduler::{Answer, Effect, Event, Message, NewTask, Scheduler, Settings};
+use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Scheduler, Settings};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ pub(crate) struct T(pub(crate) NewTask);
 
 pub(crate) fn t(n: u32) -> T {
     let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None };
-    T(NewTask { id: task(n), user_id: "ada".into(), demand, priority: 5, max_retries: 0 })
+    T(NewTask { id: task(n), user_id: "ada".into(), demand, priority: 5, max_retries: 0, lease: Lease::AsSet })
 }
 
 impl T {
@@ -60,6 +60,10 @@ impl T {
     }
     pub(crate) fn user(mut self, user: &str) -> Self {
         self.0.user_id = user.into();
+        self
+    }
+    pub(crate) fn lease(mut self, lease: Lease) -> Self {
+        self.0.lease = lease;
         self
     }
     pub(crate) fn retries(mut self, retries: u32) -> Self {
@@ -278,7 +282,10 @@ impl World {
     /// A second core from the rows.
     pub(crate) fn restored(&self) -> Scheduler {
         let live = self.rows.values().filter(|row| !row.state.status.is_terminal());
-        let tasks = live.map(|r| (r.spec.demand.clone(), r.spec.max_retries, r.spec.user_id.clone(), r.state.clone()));
+        let tasks = live.map(|r| {
+            let spec = &r.spec;
+            (spec.demand.clone(), spec.max_retries, spec.lease, spec.user_id.clone(), r.state.clone())
+        });
         let attempts = self.attempts.values().filter(|record| !record.phase.is_over()).cloned().collect();
         let workers = self.workers.values().cloned().collect();
         Scheduler::restore(self.settings.clone(), self.now, tasks.collect(), attempts, workers)

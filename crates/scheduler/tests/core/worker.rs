@@ -2,7 +2,7 @@
 
 use crate::support::{World, ok, t, task, w, worker};
 use fetchml_api::{WorkerStatus, link::Report};
-use fetchml_scheduler::{Answer, Event, Settings};
+use fetchml_scheduler::{Answer, Event, Lease, Settings};
 
 fn with_running() -> World {
     let mut world = World::new();
@@ -83,6 +83,31 @@ fn a_lost_worker_gets_nothing_even_where_leases_are_short() {
     assert_eq!(world.turn(), [""; 0], "it was not heard since");
     world.heard(1);
     assert_eq!(world.turn(), ["w1: assign t1#2"]);
+}
+
+#[test]
+fn each_attempt_has_its_own_time_until_it_is_given_up() {
+    let mut world = World::new();
+    world.join(w(1, 3));
+    for task in [t(1), t(2).lease(Lease::Seconds(60)), t(3).lease(Lease::Kept)] {
+        world.submit(task);
+    }
+    world.turn();
+    world.reports(1, &[Report::Running]);
+    world.step(Event::WorkerDisconnected { worker: worker(1) });
+    world.pass(59);
+    assert_eq!(world.says(2), "preparing");
+    world.pass(1);
+    assert_eq!(world.says(2), "queued, requeues 1, lost: worker box1 was lost");
+    assert_eq!(world.says(1), "running");
+    world.pass(600);
+    assert_eq!(world.says(1), "queued, requeues 1, lost: worker box1 was lost");
+    world.pass(1_000_000);
+    assert_eq!(world.says(3), "preparing", "kept until somebody declares its worker dead");
+    // A restart forgets neither.
+    world.restart();
+    world.pass(1_000_000);
+    assert_eq!(world.says(3), "preparing");
 }
 
 #[test]

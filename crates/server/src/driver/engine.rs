@@ -10,10 +10,10 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    AuditDraft, AuditKind, HealthStatus, Micros, Task, TaskId, TaskSpec, WorkerId,
+    AuditDraft, AuditKind, HealthStatus, Micros, OnLost, Task, TaskId, TaskSpec, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Effect, Event, Message, NewTask, Scheduler, Settings};
+use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Scheduler, Settings};
 use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, Write};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -124,7 +124,15 @@ impl Engine {
         let tasks = restored
             .tasks
             .into_iter()
-            .map(|task| (task.spec.demand.clone(), task.spec.max_retries, task.spec.user_id.clone(), task.state))
+            .map(|task| {
+                (
+                    task.spec.demand.clone(),
+                    task.spec.max_retries,
+                    lease(&task.spec),
+                    task.spec.user_id.clone(),
+                    task.state,
+                )
+            })
             .collect();
         self.core = Scheduler::restore(
             core_settings(&self.settings, incarnation, epochs_used),
@@ -298,6 +306,7 @@ impl Engine {
             demand: spec.demand.clone(),
             priority: draft.priority,
             max_retries: spec.max_retries,
+            lease: lease(&spec),
         });
         self.step(now, event, draft.ip, turn);
         // The answer shows the task as submitted, even when it is placed in the same turn.
@@ -588,6 +597,15 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
             (Reply::None, Outcome::Nothing) => {}
             _ => unreachable!("each input has one kind of outcome"),
         }
+    }
+}
+
+/// How long a task's attempts outlive the silence of their worker.
+fn lease(spec: &TaskSpec) -> Lease {
+    match (spec.on_lost, spec.lost_after_s) {
+        (OnLost::Keep, _) => Lease::Kept,
+        (OnLost::Fence, Some(seconds)) => Lease::Seconds(seconds),
+        (OnLost::Fence, None) => Lease::AsSet,
     }
 }
 

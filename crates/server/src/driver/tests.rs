@@ -2,7 +2,7 @@
 //! costs no more than it must.
 
 use super::*;
-use fetchml_api::{Demand, SlotKind, TaskSpec, TaskStatus};
+use fetchml_api::{Demand, Network, OnLost, SlotKind, TaskSpec, TaskStatus};
 use fetchml_store::Location;
 use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
@@ -61,6 +61,9 @@ fn draft(job_name: &str) -> NewTaskDraft {
             metadata: BTreeMap::new(),
             max_retries: 0,
             time_limit_s: None,
+            network: Network::On,
+            on_lost: OnLost::Fence,
+            lost_after_s: None,
         },
         priority: 5,
         ip: None,

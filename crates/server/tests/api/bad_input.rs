@@ -47,12 +47,12 @@ fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
         ("plugin_configs", vec![json!({})]),
         ("depends_on", vec![json!([])]),
         ("image", vec![json!("python")]),
-        ("network", vec![json!("none")]),
+        ("network", vec![json!(null), json!("off"), json!(1)]),
         ("secrets", vec![json!([])]),
         ("array", vec![json!(2)]),
         ("experiment_id", vec![json!("e")]),
-        ("on_lost", vec![json!("keep")]),
-        ("lost_after_s", vec![json!(60)]),
+        ("on_lost", vec![json!("stay"), json!(true)]),
+        ("lost_after_s", int(9, 2_592_001)),
     ]
 }
 

@@ -2,8 +2,8 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    FailureCause, KeyId, KeyRecord, Micros, Role, SlotKind, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus,
-    WorkerId, WorkerRecord, link::Outcome,
+    FailureCause, KeyId, KeyRecord, Micros, Network, OnLost, Role, SlotKind, SnapshotRecord, TaskId, TaskSpec,
+    TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -38,6 +38,9 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         metadata: BTreeMap::from([("k".into(), "ü".into())]),
         max_retries: 3,
         time_limit_s: Some(3_600),
+        network: Network::None,
+        on_lost: OnLost::Keep,
+        lost_after_s: Some(90),
     }
 }
 

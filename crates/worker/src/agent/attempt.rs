@@ -5,20 +5,21 @@
 use crate::{
     agent::{
         artifacts,
+        lease::Lease,
         logs::{self, Logs},
     },
     executor::{self, AttemptDir, Execution},
     isolation::Sandboxes,
     limits,
-    shim::{Exit, ExitCause, Helper, Running},
+    shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
     staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
 };
 use fetchml_api::{
-    AttemptId, FailureCause, Gpu,
+    AttemptId, FailureCause, Gpu, OnLost,
     link::{Assignment, Outcome},
 };
 use fetchml_client::Client;
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,9 @@ pub(crate) struct Workshop {
     pub(crate) uploads: Semaphore,
     pub(crate) gpus: Vec<Gpu>,
     pub(crate) sandboxes: Sandboxes,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) lease_file: PathBuf,
+    pub(crate) boot_id: String,
     pub(crate) logs: Logs,
 }
 
@@ -144,6 +148,7 @@ impl Runner {
             devices: Vec::new(),
         };
         let spec = executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?;
+        let spec = LaunchSpec { fence: self.fence(), ..spec };
         match self.shop.helper.launch(spec).await {
             Ok(running) => {
                 self.tell(Progress::Started).await;
@@ -151,6 +156,17 @@ impl Runner {
             }
             Err(error) => Err(launch_failed(&error)),
         }
+    }
+
+    /// What ends the process when neither server nor agent is heard any more.
+    fn fence(&self) -> Option<Fence> {
+        let spec = &self.assignment.spec;
+        let (sent_ms, lost_after_s) = self.shop.lease.mark();
+        (spec.on_lost == OnLost::Fence).then(|| Fence {
+            file: self.shop.lease_file.clone(),
+            mark: LeaseMark { boot_id: self.shop.boot_id.clone(), sent_ms, lost_after_s },
+            own_s: spec.lost_after_s,
+        })
     }
 
     /// Watches the process and passes on orders to stop.

@@ -15,7 +15,7 @@ use crate::{
     limits,
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, TaskId,
+    AttemptEpoch, AttemptId, FailureCause, OnLost, TaskId,
     link::{Assignment, Held, Hello, Outcome, Report, SpooledReport, Welcome},
 };
 use serde::{Deserialize, Serialize};
@@ -356,6 +356,10 @@ impl Core {
         match result {
             Ok(()) => {
                 self.hold(assignment, slot, Phase::Waiting);
+                if self.attempts.len() == 1 {
+                    // Its shim will look here, also when this agent is gone.
+                    self.remember_lease();
+                }
                 self.report(attempt, task, epoch, Report::Accepted);
                 self.admit_unstaged(attempt);
                 self.start_runner(attempt, Begin::Staging);
@@ -528,7 +532,11 @@ impl Core {
             .attempts
             .iter()
             .filter(|(_, held)| matches!(held.phase, Phase::Waiting | Phase::Going))
-            .filter_map(|(attempt, held)| Some((*attempt, self.lease.must_stop(held.assignment.grace_s)?)))
+            .filter(|(_, held)| held.assignment.spec.on_lost == OnLost::Fence)
+            .filter_map(|(attempt, held)| {
+                let Assignment { spec, grace_s, .. } = &*held.assignment;
+                Some((*attempt, self.lease.must_stop(spec.lost_after_s, *grace_s)?))
+            })
             .collect();
         for (attempt, grace_s) in due {
             if self.attempts[&attempt].orders.borrow().stop.is_none() {

@@ -1,7 +1,10 @@
 //! The worker's data directory: held by one agent at a time, and what the worker remembers of itself
 //! and of the server. It must not know attempts.
 
-use crate::agent::{StartError, clock};
+use crate::{
+    agent::{StartError, clock},
+    shim::LeaseMark,
+};
 use fetchml_api::WorkerId;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -18,17 +21,6 @@ struct Remembered {
     worker_id: WorkerId,
     #[serde(default)]
     incarnation_seen: u64,
-}
-
-/// The last beat the server acknowledged, so that an agent restarted while cut off goes on counting.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct LeaseMark {
-    /// Boot the time belongs to.
-    pub(crate) boot_id: String,
-    /// BOOTTIME at which the beat was sent, milliseconds.
-    pub(crate) sent_ms: u64,
-    /// The server's lease, seconds.
-    pub(crate) lost_after_s: u32,
 }
 
 /// The data directory, locked for as long as this lives.
@@ -102,16 +94,21 @@ impl DataDir {
         Ok(())
     }
 
+    /// Where the last acknowledged beat is remembered, for the next agent and for shims.
+    pub(crate) fn lease_file(&self) -> PathBuf {
+        self.path.join("lease.json")
+    }
+
     /// The last acknowledged beat, if it is of this boot.
     pub(crate) fn lease_mark(&self) -> Option<LeaseMark> {
-        let mark: LeaseMark = serde_json::from_slice(&fs::read(self.path.join("lease.json")).ok()?).ok()?;
+        let mark: LeaseMark = serde_json::from_slice(&fs::read(self.lease_file()).ok()?).ok()?;
         (mark.boot_id == self.boot_id && mark.sent_ms <= clock::boottime_ms()).then_some(mark)
     }
 
     /// Remembers the last acknowledged beat. Not synced: it is of use only within this boot.
     pub(crate) fn lease_mark_put(&self, sent_ms: u64, lost_after_s: u32) -> io::Result<()> {
         let mark = LeaseMark { boot_id: self.boot_id.clone(), sent_ms, lost_after_s };
-        write_json(&self.path.join("lease.json"), &mark, false)
+        write_json(&self.lease_file(), &mark, false)
     }
 }
 

@@ -2,7 +2,7 @@
 //! from the SENDING of the last acknowledged beat, so the worker's end of it is never later than the
 //! server's.
 
-use crate::{agent::clock, limits};
+use crate::{agent::clock, shim::LeaseMark};
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -72,24 +72,15 @@ impl Lease {
         (state.acked_ms, state.lost_after_s)
     }
 
-    /// The grace left to an attempt that must end now because the lease runs out; `None` while it need not.
-    pub(crate) fn must_stop(&self, grace_s: u32) -> Option<u32> {
-        let (acked_ms, lost_after_s) = self.mark();
-        must_stop(acked_ms, lost_after_s, grace_s, clock::boottime_ms())
+    /// The grace left to an attempt that must end now because the lease runs out, seconds; `None` while
+    /// it need not. `own_s` is its own lease.
+    pub(crate) fn must_stop(&self, own_s: Option<u32>, grace_s: u32) -> Option<u32> {
+        let (sent_ms, lost_after_s) = self.mark();
+        let mark = LeaseMark { boot_id: String::new(), sent_ms, lost_after_s };
+        let (term_at_ms, kill_at_ms) = mark.stop_times(own_s, grace_s)?;
+        let now_ms = clock::boottime_ms();
+        (now_ms >= term_at_ms).then(|| (kill_at_ms.saturating_sub(now_ms) / 1_000) as u32)
     }
-}
-
-fn must_stop(acked_ms: u64, lost_after_s: u32, grace_s: u32, now_ms: u64) -> Option<u32> {
-    if acked_ms == 0 || lost_after_s == 0 {
-        // Never linked in this boot: nothing was promised, nothing can have been assigned.
-        return None;
-    }
-    let lost_after_ms = u64::from(lost_after_s) * 1_000;
-    // A lease too short for margin and grace is shared out: two thirds to run, the rest to end.
-    let margin_ms = (limits::FENCE_MARGIN_S * 1_000).min(lost_after_ms / 6);
-    let grace_ms = (u64::from(grace_s) * 1_000).min(lost_after_ms / 6);
-    let kill_at_ms = acked_ms + lost_after_ms - margin_ms;
-    (now_ms >= kill_at_ms - grace_ms).then(|| (kill_at_ms.saturating_sub(now_ms) / 1_000) as u32)
 }
 
 #[cfg(test)]
@@ -97,27 +88,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processes_are_dead_before_the_server_gives_them_up() {
-        let at = |now_s: u64| must_stop(1_000, 600, 30, 1_000 + now_s * 1_000);
-        assert_eq!(at(0), None);
-        assert_eq!(at(554), None);
-        assert_eq!(at(555), Some(30));
-        assert_eq!(at(570), Some(15));
-        assert_eq!(at(5_000), Some(0));
-    }
-
-    #[test]
-    fn a_short_lease_leaves_time_to_run_and_to_end() {
-        let at = |now_s: u64| must_stop(1_000, 12, 30, 1_000 + now_s * 1_000);
-        assert_eq!(at(7), None);
-        assert_eq!(at(8), Some(2));
-        assert_eq!(at(11), Some(0));
-    }
-
-    #[test]
     fn only_an_answer_to_what_was_sent_renews() {
         let lease = Lease::new(0, 0);
-        assert_eq!(lease.must_stop(0), None);
+        assert_eq!(lease.must_stop(None, 0), None);
         lease.began(10, 600);
         lease.beat_sent(20);
         lease.beat_sent(30);

@@ -182,6 +182,11 @@ impl Worker {
         capabilities.isolation = sandboxes.name().into();
         let isolation = sandboxes.describe();
         let logs = Logs::start(limits::LOG_QUOTA_BYTES);
+        let lease = match data.lease_mark() {
+            Some(mark) => Lease::new(mark.sent_ms, mark.lost_after_s),
+            None => Lease::new(0, 0),
+        };
+        let lease = Arc::new(lease);
         let shop = Arc::new(Workshop {
             client,
             blobs: BlobCache::new(data.path().join("blobs")),
@@ -190,13 +195,11 @@ impl Worker {
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: capabilities.gpus.clone(),
             sandboxes,
+            lease: Arc::clone(&lease),
+            lease_file: data.lease_file(),
+            boot_id: data.boot_id().to_owned(),
             logs: logs.clone(),
         });
-        let lease = match data.lease_mark() {
-            Some(mark) => Lease::new(mark.sent_ms, mark.lost_after_s),
-            None => Lease::new(0, 0),
-        };
-        let lease = Arc::new(lease);
         let room = Room::of(&capabilities, batch_slots, options.service_slots);
         let hello = Hello {
             protocol: PROTOCOL,

@@ -15,7 +15,7 @@ use crate::{
     shim::{LaunchSpec, Mount},
     staging::PythonEnvironment,
 };
-use fetchml_api::{Demand, Gpu, link::Assignment};
+use fetchml_api::{Demand, Gpu, Network, link::Assignment};
 use std::path::PathBuf;
 
 /// Set for each attempt's processes to its id, which also lets what a killed shim leaves behind be
@@ -64,7 +64,7 @@ pub fn process(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Result<Launc
         python,
         mounts: execution.mounts.clone(),
         devices: execution.devices.clone(),
-        network: true,
+        network: assignment.spec.network == Network::On,
         resources: resources(&assignment.spec.demand),
     };
     Ok(LaunchSpec {
@@ -76,5 +76,6 @@ pub fn process(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Result<Launc
         time_limit_s: assignment.spec.time_limit_s,
         grace_s: assignment.grace_s,
         confinement: sandboxes.confine(dir, execution.slot, contents),
+        fence: None,
     })
 }

@@ -2,6 +2,7 @@
 
 use super::{
     confine::Confinement,
+    fence::Fence,
     reattach::{has_go_mark, kill_orphans, open_identified},
     record::{Exit, ExitCause, ShimRecord, StopRequest, boot_id, files, read_json, write_json},
     spawn::Program,
@@ -49,6 +50,8 @@ pub struct LaunchSpec {
     pub grace_s: u32,
     /// The sandbox; none: the process runs as the worker does.
     pub confinement: Option<Confinement>,
+    /// The lease that ends it also when the agent is gone; none: it is never ended for that.
+    pub fence: Option<Fence>,
 }
 
 /// The fork helper. Its process is started again when it has died.
@@ -128,6 +131,7 @@ impl Helper {
             dir: spec.dir.clone().into_os_string(),
             program: Program { argv: spec.argv, env: spec.env, cwd: spec.cwd.into_os_string() },
             confinement: spec.confinement,
+            fence: spec.fence,
             time_limit_s: spec.time_limit_s,
             grace_s: spec.grace_s,
         };

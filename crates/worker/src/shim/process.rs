@@ -115,7 +115,7 @@ fn run(context: &ShimContext, signals: &SignalFd, request: &StartRequest, dir: &
     }
     let started_at_ms = now_ms();
     let exit = match start(context, request, dir) {
-        Ok(started) => Supervisor::new(signals, request, dir, started).supervise(),
+        Ok(started) => Supervisor::new(context, signals, request, dir, started).supervise(),
         Err(error) => request.program.launch_failed(&error),
     };
     let exit = Exit { started_at_ms, ended_at_ms: now_ms(), ..exit };

@@ -2,13 +2,15 @@
 
 use super::{
     confine::Layer,
+    fence::Watch,
     init::Report,
-    process::timespec,
+    process::{ShimContext, timespec},
     record::{Exit, ExitCause, StopRequest, files, read_json},
     tree,
     wire::StartRequest,
 };
 use crate::{cgroup::Cgroup, limits};
+use fetchml_api::FailureCause;
 use nix::sys::signalfd::SignalFd;
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -150,6 +152,7 @@ struct Ending {
 
 /// Watches one process tree.
 pub(super) struct Supervisor<'a> {
+    context: &'a ShimContext,
     signals: &'a SignalFd,
     request: &'a StartRequest,
     dir: &'a Path,
@@ -159,14 +162,23 @@ pub(super) struct Supervisor<'a> {
     child_status: Option<Status>,
     sandbox: Option<Sandbox>,
     time_limit: Option<Instant>,
+    fence: Option<Watch>,
     ending: Option<Ending>,
 }
 
 impl<'a> Supervisor<'a> {
-    pub(super) fn new(signals: &'a SignalFd, request: &'a StartRequest, dir: &'a Path, started: Started) -> Self {
+    pub(super) fn new(
+        context: &'a ShimContext,
+        signals: &'a SignalFd,
+        request: &'a StartRequest,
+        dir: &'a Path,
+        started: Started,
+    ) -> Self {
+        // Without a timer the fence is the agent's alone.
+        let fence = request.fence.as_ref().and_then(|fence| Watch::start(fence, request.grace_s).ok());
         let time_limit = request.time_limit_s.map(|s| Instant::now() + Duration::from_secs(s.into()));
         let Started { pid: child, sandbox } = started;
-        Self { signals, request, dir, child, child_status: None, sandbox, time_limit, ending: None }
+        Self { context, signals, request, dir, child, child_status: None, sandbox, time_limit, fence, ending: None }
     }
 
     /// To the end of the last process.
@@ -211,6 +223,8 @@ impl<'a> Supervisor<'a> {
                 self.end(None, limits::LEFTOVER_GRACE);
             } else if self.time_limit.is_some_and(|limit| limit <= now) {
                 self.end(Some(ExitCause::Timeout), Duration::from_secs(self.request.grace_s.into()));
+            } else if let Some(grace) = self.fence.as_mut().and_then(|fence| fence.must_stop(&self.context.boot_id)) {
+                self.end(Some(ExitCause::Stopped(FailureCause::Lost)), grace);
             }
         }
         if self.ending.as_ref().is_some_and(|ending| ending.kill_at <= now) {
@@ -244,13 +258,18 @@ impl<'a> Supervisor<'a> {
             Some(ending) => Some(ending.kill_at - now),
             None => self.time_limit.map(|limit| limit.saturating_duration_since(now)),
         };
-        let signals = PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN);
-        let left = left.map(timespec);
+        let mut fds = Vec::with_capacity(3);
+        fds.push(PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN));
+        if let Some(speaks) = self.sandbox.as_ref().and_then(|sandbox| sandbox.speaks.as_ref()) {
+            fds.push(PollFd::new(speaks, PollFlags::IN));
+        }
+        // A timer that has run down stays readable: nobody has to be woken by it again.
+        if let Some(fence) = self.fence.as_ref().filter(|_| self.ending.is_none()) {
+            fds.push(PollFd::new(fence.timer(), PollFlags::IN));
+        }
         // An interrupted wait only makes the caller look again.
-        let _ = match self.sandbox.as_ref().and_then(|sandbox| sandbox.speaks.as_ref()) {
-            Some(speaks) => poll(&mut [signals, PollFd::new(speaks, PollFlags::IN)], left.as_ref()),
-            None => poll(&mut [signals], left.as_ref()),
-        };
+        let _ = poll(&mut fds, left.map(timespec).as_ref());
+        drop(fds);
         if self.sandbox.as_mut().is_some_and(Sandbox::listen) && self.ending.is_some() {
             // It started while it was asked to end already.
             self.ask_to_end();

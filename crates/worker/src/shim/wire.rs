@@ -5,7 +5,7 @@
 //! shim's end of a socket of its own. Shim to agent, on that socket: one line of JSON [`Reply`].
 //! Agent to shim: the byte [`GO`]. The end of that socket means that the other side is gone.
 
-use super::{confine::Confinement, spawn::Program};
+use super::{confine::Confinement, fence::Fence, spawn::Program};
 use crate::cgroup::Cgroup;
 use fetchml_api::AttemptId;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ pub(super) struct StartRequest {
     pub(super) dir: OsString,
     pub(super) program: Program,
     pub(super) confinement: Option<Confinement>,
+    pub(super) fence: Option<Fence>,
     pub(super) time_limit_s: Option<u32>,
     pub(super) grace_s: u32,
 }
@@ -133,6 +134,7 @@ mod tests {
             dir: odd.clone(),
             program: Program { argv: vec!["x y".into(), odd.clone()], env: vec![("A".into(), odd)], cwd: "/".into() },
             confinement: None,
+            fence: None,
             time_limit_s: Some(1),
             grace_s: 2,
         };

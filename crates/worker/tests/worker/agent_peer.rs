@@ -14,7 +14,7 @@ use axum::{
     routing::{any, get},
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, Demand, FailureCause, Micros, SlotKind, TaskId, TaskSpec,
+    AttemptEpoch, AttemptId, Demand, FailureCause, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec,
     link::{Assignment, Hello, LogChunk, Outcome, Report, SpooledReport, ToServer, ToWorker, Welcome},
 };
 use fetchml_worker::{Options, Worker};
@@ -288,6 +288,9 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         metadata: BTreeMap::new(),
         max_retries: 0,
         time_limit_s: None,
+        network: Network::On,
+        on_lost: OnLost::Fence,
+        lost_after_s: None,
     };
     let epoch = AttemptEpoch { incarnation: 1, n: id.0.as_u64_pair().0 };
     Assignment { attempt: AttemptId(Uuid::new_v4()), number: 1, epoch, spec, gpus: Vec::new(), grace_s: 1 }

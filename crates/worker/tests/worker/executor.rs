@@ -1,7 +1,9 @@
 //! From an assignment to a command and its environment.
 
 use crate::rig::new_attempt;
-use fetchml_api::{AttemptEpoch, Demand, FailureCause, Gpu, Micros, SlotKind, TaskId, TaskSpec, link::Assignment};
+use fetchml_api::{
+    AttemptEpoch, Demand, FailureCause, Gpu, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec, link::Assignment,
+};
 use fetchml_worker::{
     executor::{self, AttemptDir, CommandError, Execution},
     isolation::Sandboxes,
@@ -37,6 +39,9 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             metadata: BTreeMap::new(),
             max_retries: 0,
             time_limit_s: Some(60),
+            network: Network::On,
+            on_lost: OnLost::Fence,
+            lost_after_s: None,
         },
         gpus: vec![],
         grace_s: 30,

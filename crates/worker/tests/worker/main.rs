@@ -6,6 +6,7 @@ mod agent_faults;
 mod agent_peer;
 mod environment;
 mod executor;
+mod fence;
 mod rig;
 mod sandbox;
 mod shim;

@@ -41,6 +41,7 @@ pub(crate) fn shell(dir: &Path, attempt: AttemptId, script: &str) -> LaunchSpec 
         time_limit_s: None,
         grace_s: 1,
         confinement: None,
+        fence: None,
     }
 }
 

@@ -56,6 +56,7 @@ impl Rig {
             time_limit_s: None,
             grace_s: 1,
             confinement: self.sandboxes.confine(&self.dir, 0, contents),
+            fence: None,
         }
     }
 

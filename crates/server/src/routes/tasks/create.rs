@@ -73,6 +73,9 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             metadata: request.metadata,
             max_retries: count(request.max_retries, 0),
             time_limit_s: request.time_limit_s.map(|s| s as u32),
+            network: request.network.unwrap_or_default(),
+            on_lost: request.on_lost.unwrap_or_default(),
+            lost_after_s: request.lost_after_s.map(|s| s as u32),
         },
     }
 }

@@ -216,6 +216,7 @@ impl Build<'_> {
             time_limit_s: Some(u32::try_from(time_left.as_secs().max(1)).unwrap_or(u32::MAX)),
             grace_s: limits::ENVIRONMENT_BUILD_GRACE_S,
             confinement: None,
+            fence: None,
         };
         let mut running = self.environments.helper.launch(spec).await.map_err(|error| local(dir, &error))?;
         tokio::select! {

@@ -31,6 +31,11 @@ pub(crate) struct Server {
 impl Server {
     /// `command`: `up` or `serve`; `name`: of its fresh data directory.
     pub(crate) fn start(setup: &Setup, command: &str, name: &str) -> Result<Self> {
+        Self::start_with(setup, command, name, &[])
+    }
+
+    /// The same, with further environment variables.
+    pub(crate) fn start_with(setup: &Setup, command: &str, name: &str, env: &[(&str, &str)]) -> Result<Self> {
         let dir = setup.dir.join(name);
         fs::create_dir_all(&dir)?;
         let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
@@ -43,6 +48,7 @@ impl Server {
         }
         process.arg(command).arg("--data-dir").arg(dir.join("data")).arg("--listen").arg(address.to_string());
         process.env("FETCHML_RATE_LIMITS", "off").env("XDG_CONFIG_HOME", dir.join("config"));
+        process.envs(env.iter().copied());
         process.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let started = Instant::now();
         let child = process.spawn().with_context(|| format!("starting {}", setup.program.display()))?;

@@ -7,6 +7,7 @@ mod commands;
 mod crash;
 mod disk_full;
 mod environments;
+mod escape;
 mod fencing;
 mod ledger;
 mod network;

@@ -6,7 +6,10 @@ use std::{
     fmt::Write as _,
     fs,
     net::TcpListener,
-    os::unix::process::CommandExt as _,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -89,6 +92,10 @@ pub(crate) struct Lab {
     worker_servers: Vec<String>,
     extra: Vec<String>,
     isolation: &'static str,
+    /// What worker processes are started by.
+    wrapper: Vec<String>,
+    /// User and group id of worker processes.
+    worker_user: Option<u32>,
 }
 
 impl Lab {
@@ -98,7 +105,8 @@ impl Lab {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let listen = free.local_addr().expect("bound").to_string();
         let (workers, worker_servers, extra) = (Vec::new(), Vec::new(), Vec::new());
-        Self { dir, listen, server: None, workers, worker_servers, extra, isolation: "none" }
+        let (server, isolation, wrapper, worker_user) = (None, "none", Vec::new(), None);
+        Self { dir, listen, server, workers, worker_servers, extra, isolation, wrapper, worker_user }
     }
 
     /// A lab with `serve` and one `worker` connected.
@@ -112,6 +120,21 @@ impl Lab {
     /// Workers isolate tasks: else tasks may leave traces anywhere, by which most tests watch them.
     pub(crate) fn sandboxed(mut self) -> Self {
         self.isolation = "required";
+        self
+    }
+
+    /// Workers are started by this program, which gets their command line as its last arguments.
+    pub(crate) fn worker_wrapped(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Workers run as this user. Needs root.
+    pub(crate) fn workers_run_as(mut self, user: u32) -> Self {
+        self.worker_user = Some(user);
+        fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o711)).expect("its mode");
+        // The build directory may be where only its owner can go.
+        fs::copy(env!("CARGO_BIN_EXE_fetchml"), self.path("fetchml")).expect("a copy of the program");
         self
     }
 
@@ -242,9 +265,22 @@ impl Lab {
     fn spawn_worker(&self, number: usize) -> Process {
         let data_dir = self.path(&format!("worker{number}"));
         let server = &self.worker_servers[number - 1];
-        let mut command = self.command(&["worker", "--server", server, "--isolation", self.isolation]);
-        command.arg("--key-file").arg(self.path("worker.key")).arg("--data-dir").arg(&data_dir);
-        command.env_remove("FETCHML_API_KEY");
+        let mut words = self.wrapper.clone();
+        let copy = self.worker_user.map(|_| self.path("fetchml"));
+        words.push(copy.unwrap_or_else(|| env!("CARGO_BIN_EXE_fetchml").into()).to_str().expect("UTF-8").to_owned());
+        words.extend(["worker", "--server", server, "--isolation", self.isolation].map(ToOwned::to_owned));
+        let mut command = clean(Command::new(&words[0]));
+        command.args(&words[1..]).current_dir(self.dir.path()).env("HOME", self.path("home"));
+        let key_file = self.path("worker.key");
+        command.arg("--key-file").arg(&key_file).arg("--data-dir").arg(&data_dir);
+        if let Some(user) = self.worker_user {
+            fs::create_dir_all(&data_dir).expect("its directory");
+            command.env("HOME", &data_dir);
+            for path in [&key_file, &data_dir] {
+                chown(path, Some(user), Some(user)).expect("given to its user");
+            }
+            command.uid(user).gid(user);
+        }
         self.spawn(&format!("worker{number}"), command)
     }
 
@@ -335,7 +371,10 @@ fn kill_all_below(dir: &Path) {
 
 /// `fetchml` with an environment that holds nothing of the developer's.
 pub(crate) fn bare_command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fetchml"));
+    clean(Command::new(env!("CARGO_BIN_EXE_fetchml")))
+}
+
+fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("FETCHML_") || name.to_string_lossy().starts_with("XDG_") {
             command.env_remove(name);

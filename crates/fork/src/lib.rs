@@ -1,5 +1,5 @@
-//! `fork` as a safe function for a process that is known to have one thread, and the closing of
-//! inherited descriptors on exec. The only `unsafe` code of the project; it must stay this small.
+//! `fork` as a safe function for a process that is known to have one thread, and two ways to leave behind
+//! what a process inherited: closing descriptors on exec, and a new session keyring. The only `unsafe` code of the project; it must stay this small.
 //!
 //! Forking is unsafe in general because the child of a process with several threads may use nothing
 //! but async-signal-safe functions: another thread may have held a lock (the allocator's, say) at
@@ -48,6 +48,19 @@ pub fn close_on_exec_above_stderr() -> io::Result<()> {
     #[expect(unsafe_code, reason = "close_range only sets a flag here: no descriptor is closed or reused")]
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Leaves the keyring of the session that this process was started in for a new, empty one of its own,
+/// which what it starts will have too: a login may have left tickets in the old one.
+///
+/// # Errors
+/// `ENOSYS` on kernels without keyrings; `EDQUOT` when the user has too many keys.
+pub fn join_new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    let anonymous = std::ptr::null::<libc::c_char>();
+    #[expect(unsafe_code, reason = "keyctl reads no memory when the name is null")]
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Threads of this process: the link count of `/proc/self/task` is theirs plus two, which costs

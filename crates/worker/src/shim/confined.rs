@@ -128,6 +128,16 @@ fn become_sandbox(
     if let Some(identity) = confinement.identity {
         drop_to(identity).map_err(|error| said("its user could not be set", &error))?;
     }
+    if confinement.layer != Layer::Open {
+        // After the change of user, so that the keyring is counted as that one's.
+        match fetchml_fork::join_new_session_keyring() {
+            // Where this process may not use keys, the task may not either: the filter goes on to it.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                return Err(said("the keys of the worker's session could not be left behind", &error));
+            }
+            _ => {}
+        }
+    }
     SigSet::empty().thread_set_mask()?;
     let words = words.iter().map(|word| Ok(CString::new(word.as_bytes())?)).collect::<io::Result<Vec<_>>>()?;
     // An empty environment: the loader must not obey the task's variables out here.

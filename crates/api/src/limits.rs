@@ -35,6 +35,8 @@ pub const MAX_RETRIES_MAX: i64 = 10;
 pub const TIME_LIMIT_S_MAX: i64 = 365 * 24 * 3_600;
 /// Bounds of `lost_after_s`, seconds: shorter leaves no time to stop anything; 30 days.
 pub const LOST_AFTER_S: std::ops::RangeInclusive<i64> = 10..=30 * 24 * 3_600;
+/// Bounds of `stall_after_s`, seconds: shorter than any library's import is no stall; 30 days.
+pub const STALL_AFTER_S: std::ops::RangeInclusive<i64> = 10..=30 * 24 * 3_600;
 /// Free requeues (causes that are not the task's fault) before the task fails.
 pub const REQUEUES_MAX: u32 = 5;
 /// Most tasks in one page of a list.

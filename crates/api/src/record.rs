@@ -71,6 +71,9 @@ pub struct TaskSpec {
     /// Its own time until then, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_after_s: Option<u32>,
+    /// Longest time without a word in its log or metrics, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_after_s: Option<u32>,
 }
 
 /// The part of a task that the scheduler changes.

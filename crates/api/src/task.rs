@@ -155,6 +155,9 @@ pub struct Task {
     /// Its own time until then, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_after_s: Option<i64>,
+    /// Longest time without a word in its log or metrics, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_after_s: Option<i64>,
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -328,6 +331,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 10, maximum = 2_592_000, nullable = false)]
     pub lost_after_s: Option<i64>,
+    /// A process that writes nothing to its log or metrics for so long is stopped, seconds; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 10, maximum = 2_592_000, nullable = false)]
+    pub stall_after_s: Option<i64>,
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -407,6 +414,7 @@ impl Task {
             network: spec.network,
             on_lost: spec.on_lost,
             lost_after_s: spec.lost_after_s.map(i64::from),
+            stall_after_s: spec.stall_after_s.map(i64::from),
             env: spec.env.clone(),
             metadata: spec.metadata.clone(),
             node_assignments: assigned

@@ -44,6 +44,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "network",
     "on_lost",
     "lost_after_s",
+    "stall_after_s",
 ];
 
 /// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
@@ -82,6 +83,7 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         network: fields.word("network", &[("on", Network::On), ("none", Network::None)]),
         on_lost: fields.word("on_lost", &[("fence", OnLost::Fence), ("keep", OnLost::Keep)]),
         lost_after_s: fields.int("lost_after_s", *limits::LOST_AFTER_S.start(), *limits::LOST_AFTER_S.end()),
+        stall_after_s: fields.int("stall_after_s", *limits::STALL_AFTER_S.start(), *limits::STALL_AFTER_S.end()),
         env: fields.string_map("env", limits::ENV_ENTRIES, limits::ENV_NAME_CHARS, limits::ENV_VALUE_CHARS),
     };
     if let Some(id) = &request.snapshot_id

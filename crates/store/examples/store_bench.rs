@@ -29,6 +29,7 @@ fn submit(n: u128) -> [Write; 3] {
         network: Network::On,
         on_lost: OnLost::Fence,
         lost_after_s: None,
+        stall_after_s: None,
     };
     let state = TaskState {
         id,

@@ -61,6 +61,8 @@ pub const LOG_MARK_EVERY: Duration = Duration::from_secs(2);
 
 /// Uploads at once, over all attempts.
 pub const UPLOADS_AT_ONCE: usize = 4;
+/// End of a failed task's log that is searched for why it failed, bytes.
+pub const DIAGNOSIS_TAIL_BYTES: u64 = 64 << 10;
 /// First wait before an upload is tried again; doubles up to [`UPLOAD_RETRY_MAX`].
 pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait before an upload is tried again.

@@ -70,6 +70,9 @@ pub(crate) struct Submit {
     /// How long the worker may be silent before that (90, 10m) [default: as the server is set]
     #[arg(long, value_name = "TIME", value_parser = quantity::parse_time_limit)]
     lost_after: Option<i64>,
+    /// Stop it when it writes nothing to its log or metrics for so long (90, 10m) [default: never]
+    #[arg(long, value_name = "TIME", value_parser = quantity::parse_time_limit)]
+    stall_after: Option<i64>,
     /// How often a failure is tried again, 0 to 10 [default: 0]
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::MAX_RETRIES_MAX))]
     retries: Option<i32>,
@@ -152,6 +155,7 @@ impl Submit {
             network: self.network.as_deref().map(|how| if how == "none" { Network::None } else { Network::On }),
             on_lost: self.on_lost.as_deref().map(|what| if what == "keep" { OnLost::Keep } else { OnLost::Fence }),
             lost_after_s: self.lost_after,
+            stall_after_s: self.stall_after,
             env: to_map("--env", &self.env)?,
             metadata: to_map("--meta", &self.meta)?,
             ..Default::default()

@@ -64,6 +64,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             network: Network::On,
             on_lost: OnLost::Fence,
             lost_after_s: None,
+            stall_after_s: None,
         },
         priority: 5,
         ip: None,

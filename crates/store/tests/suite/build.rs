@@ -41,6 +41,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         network: Network::None,
         on_lost: OnLost::Keep,
         lost_after_s: Some(90),
+        stall_after_s: Some(600),
     }
 }
 

@@ -4,9 +4,10 @@
 
 use crate::{
     agent::{
-        artifacts,
+        artifacts, diagnosis,
         lease::Lease,
         logs::{self, Logs},
+        stall::StallWatch,
     },
     executor::{self, AttemptDir, Execution},
     isolation::Sandboxes,
@@ -20,7 +21,10 @@ use fetchml_api::{
 };
 use fetchml_client::Client;
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 /// What all attempts share.
@@ -97,7 +101,7 @@ pub(crate) struct Runner {
 impl Runner {
     /// To the end. Dropping it leaves a started process to its shim.
     pub(crate) async fn run(mut self, begin: Begin) {
-        let outcome = match begin {
+        let mut outcome = match begin {
             Begin::Staging => match self.stage_and_start().await {
                 Ok(running) => self.watch(running).await,
                 Err(outcome) => outcome,
@@ -106,6 +110,7 @@ impl Runner {
             Begin::Exited(exit) => outcome_of(&exit),
             Begin::Over(outcome) => outcome,
         };
+        diagnosis::refine(&mut outcome, &self.dir.log(), !self.assignment.gpus.is_empty());
         self.collect(outcome).await;
     }
 
@@ -171,9 +176,12 @@ impl Runner {
 
     /// Watches the process and passes on orders to stop.
     async fn watch(&mut self, mut running: Running) -> Outcome {
-        let mut asked = None;
+        let grace_s = self.assignment.grace_s;
+        let mut watch =
+            self.assignment.spec.stall_after_s.map(|after_s| StallWatch::new(&self.dir, after_s, Instant::now()));
+        let (mut stalled, mut asked) = (None, None);
         loop {
-            let wanted = self.orders.borrow_and_update().stop;
+            let wanted = self.orders.borrow_and_update().stop.or(stalled);
             if let Some(stop) = wanted.filter(|stop| asked != Some(*stop)) {
                 match running.stop(stop.cause, stop.grace_s) {
                     Ok(()) => asked = Some(stop),
@@ -185,6 +193,12 @@ impl Runner {
             let retry = wanted.is_some() && asked != wanted;
             tokio::select! {
                 exit = running.wait() => return outcome_of(&exit),
+                () = at(watch.as_ref().map(StallWatch::look_at)) => {
+                    if watch.as_mut().is_some_and(|watch| watch.is_stalled(Instant::now())) {
+                        stalled = Some(Stop { cause: FailureCause::Stalled, grace_s });
+                        watch = None;
+                    }
+                }
                 changed = self.orders.changed() => if changed.is_err() { std::future::pending::<()>().await },
                 () = tokio::time::sleep(Duration::from_secs(1)), if retry => {}
             }
@@ -235,6 +249,13 @@ fn add_failure(outcome: &mut Outcome, failure: &artifacts::CollectError) {
     }
     if let Some(error) = &mut outcome.error {
         error.truncate(error.floor_char_boundary(fetchml_api::limits::ERROR_BYTES));
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -331,6 +352,9 @@ fn stop_sentence(cause: FailureCause) -> &'static str {
         FailureCause::Lost => "stopped by the worker, which could not reach the server until the lease ran out",
         FailureCause::Preempted => "stopped to make room or because the worker was shut down; it is queued again",
         FailureCause::Timeout => "the time limit passed and the process was stopped",
+        FailureCause::Stalled => {
+            "wrote nothing to its log or metrics for stall_after_s and was stopped; see where its log ends"
+        }
         FailureCause::Quota => "stopped because a limit of output, log or disk was reached",
         _ => "stopped by the server",
     }

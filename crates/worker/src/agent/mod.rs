@@ -10,6 +10,7 @@ mod artifacts;
 mod attempt;
 mod clock;
 mod core;
+mod diagnosis;
 mod identity;
 mod lease;
 mod link;
@@ -18,6 +19,7 @@ mod outbox;
 mod recovery;
 mod spare;
 mod spool;
+mod stall;
 mod trash;
 
 use crate::{

@@ -109,6 +109,21 @@ async fn cancel_ends_what_runs_and_what_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_says_nothing_any_more_is_stopped_as_stalled() {
+    let data = tempfile::tempdir().unwrap();
+    let mut peer = Peer::start().await;
+    let _worker = peer.worker(data.path()).await;
+    let mut session = peer.welcomed().await;
+    let mut silent = script("echo begun; sleep 1000");
+    silent.spec.stall_after_s = Some(1);
+    session.assign(&silent).await;
+    let outcome = session.ended(silent.attempt).await;
+    assert_eq!(outcome.cause, Some(FailureCause::Stalled), "{outcome:?}");
+    assert!(outcome.error.as_deref().is_some_and(|error| error.contains("stall_after_s")), "{outcome:?}");
+    assert!(rig::survivors(silent.attempt).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forget_stops_and_deletes_and_says_nothing() {
     let data = tempfile::tempdir().unwrap();
     let mut peer = Peer::start().await;

@@ -42,6 +42,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             network: Network::On,
             on_lost: OnLost::Fence,
             lost_after_s: None,
+            stall_after_s: None,
         },
         gpus: vec![],
         grace_s: 30,

@@ -76,6 +76,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             network: request.network.unwrap_or_default(),
             on_lost: request.on_lost.unwrap_or_default(),
             lost_after_s: request.lost_after_s.map(|s| s as u32),
+            stall_after_s: request.stall_after_s.map(|s| s as u32),
         },
     }
 }

@@ -11,7 +11,7 @@ pub(crate) async fn is_stored_and_shown() {
             "job_name": "digits-1", "priority": 7, "entrypoint": "train.py", "args": "--name 'é \u{1F600}'",
             "cpu": 2, "memory_gb": 3, "gpu": 1, "gpu_type": "H100", "metadata": {"k": "v"}, "max_retries": 2,
             "time_limit_s": 60, "env": {"A": "1"}, "datasets": [], "dataset_specs": [], "node_count": 1,
-            "network": "none", "on_lost": "keep", "lost_after_s": 90,
+            "network": "none", "on_lost": "keep", "lost_after_s": 90, "stall_after_s": 600,
         });
         let made = ada.submit(&body).await;
         assert_eq!(made["status"], "queued");
@@ -33,6 +33,7 @@ pub(crate) async fn is_stored_and_shown() {
             "network",
             "on_lost",
             "lost_after_s",
+            "stall_after_s",
         ] {
             assert_eq!(made[field], body[field], "{field}");
         }

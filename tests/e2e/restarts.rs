@@ -1,7 +1,7 @@
 //! A restart of the server or of a worker's agent kills no task.
 
 use crate::support::Lab;
-use fetchml_api::{TaskId, TaskStatus};
+use fetchml_api::{CreateTaskRequest, TaskId, TaskStatus};
 use std::fs;
 
 /// A task that prints a line, waits until the test lets it go on, and prints the rest.
@@ -25,7 +25,7 @@ async fn assert_whole(lab: &Lab, id: TaskId, attempt: Option<fetchml_api::Attemp
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_task_survives_kill_9_of_the_server() {
+async fn g3_a_task_survives_kill_9_of_the_server() {
     let mut lab = Lab::with_worker().await;
     let (id, gate) = start_gated(&lab).await;
     let before = lab.client().task(id).await.unwrap();
@@ -39,7 +39,7 @@ async fn a_task_survives_kill_9_of_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_task_survives_kill_9_of_the_agent() {
+async fn g4_a_task_survives_kill_9_of_the_agent() {
     let mut lab = Lab::with_worker().await;
     let (id, gate) = start_gated(&lab).await;
     let before = lab.client().task(id).await.unwrap();
@@ -52,7 +52,89 @@ async fn a_task_survives_kill_9_of_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_exit_code_is_exact_after_both_were_killed() {
+async fn g3_fifty_running_tasks_survive_kill_9_of_the_server() {
+    const TASKS: usize = 50;
+    let mut lab = Lab::new().worker_wrapped(&["/usr/bin/env", "FETCHML_SLOTS=50"]);
+    lab.serve().await;
+    lab.worker(1).await;
+    let gate = lab.path("gate");
+    let mut tasks = Vec::new();
+    for code in 0..TASKS {
+        let script = format!("while [ ! -e {} ]; do sleep 0.2; done; exit {code}", gate.display());
+        let args = Some(format!("bash -c '{script}'"));
+        let request = CreateTaskRequest { job_name: "e2e".into(), args, cpu: Some(0), ..Default::default() };
+        tasks.push(lab.client().submit(&request, true).await.unwrap().id);
+    }
+    let mut before = Vec::new();
+    for task in &tasks {
+        before.push(lab.until(*task, TaskStatus::Running).await);
+    }
+    lab.kill_server();
+    lab.serve().await;
+    lab.workers_active(1).await;
+    for before in &before {
+        let after = lab.client().task(before.id).await.unwrap();
+        assert_eq!((after.status, after.attempt_id), (TaskStatus::Running, before.attempt_id));
+        assert_eq!(after.started_at, before.started_at);
+    }
+    fs::write(&gate, "").unwrap();
+    for (code, before) in before.iter().enumerate() {
+        let status = if code == 0 { TaskStatus::Completed } else { TaskStatus::Failed };
+        let after = lab.until(before.id, status).await;
+        let exit_code = after.failure.as_ref().map_or(Some(0), |failure| failure.exit_code);
+        assert_eq!(exit_code, Some(i32::try_from(code).unwrap()));
+        assert_eq!((after.attempt_id, after.requeue_count), (before.attempt_id, 0), "it was not run again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g4_an_upgrade_of_the_program_on_disk_loses_nothing() {
+    let mut lab = Lab::new().sandboxed().workers_from_a_copy();
+    lab.serve().await;
+    lab.worker(1).await;
+    // In a sandbox: no gate outside is seen, so it is told by a signal.
+    let script = "trap \"go=1\" USR1; echo first; while [ -z \"$go\" ]; do sleep 0.05; done; echo last; exit 9";
+    let old = lab.submit(&format!("bash -c '{script}'")).await;
+    let before = lab.until(old, TaskStatus::Running).await;
+    lab.replace_worker_program();
+    // The agent of the old program still starts tasks.
+    let between = lab.submit("echo between").await;
+    lab.until(between, TaskStatus::Completed).await;
+    lab.kill_worker(0);
+    lab.restart_worker(0).await;
+    let new = lab.submit("echo new").await;
+    lab.until(new, TaskStatus::Completed).await;
+    assert_eq!(lab.client().task(old).await.unwrap().status, TaskStatus::Running);
+    let attempt = before.attempt_id.unwrap();
+    crate::support::eventually("the task heeds its signal", crate::support::DEADLINE, async || {
+        signal_attempt(&attempt.to_string());
+        lab.client().task(old).await.ok().filter(|task| task.status.is_terminal())
+    })
+    .await;
+    let after = lab.until(old, TaskStatus::Failed).await;
+    assert_eq!(after.failure.and_then(|failure| failure.exit_code), Some(9));
+    assert_eq!((after.attempt_id, after.requeue_count), (before.attempt_id, 0));
+    assert_eq!(lab.log(old).await, "first\nlast\n");
+}
+
+/// Sends SIGUSR1 to the shells of an attempt.
+fn signal_attempt(attempt: &str) {
+    let mark = format!("FETCHML_ATTEMPT_ID={attempt}");
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let is_shell = fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "bash");
+        if is_shell
+            && environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            && let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+        {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::USR1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g4_a_failing_exit_code_is_exact_after_both_were_killed() {
     let mut lab = Lab::with_worker().await;
     let gate = lab.path("gate");
     let script = format!("while [ ! -e {} ]; do sleep 0.05; done; exit 37", gate.display());

@@ -96,6 +96,8 @@ pub(crate) struct Lab {
     wrapper: Vec<String>,
     /// User and group id of worker processes.
     worker_user: Option<u32>,
+    /// The program of worker processes.
+    worker_program: PathBuf,
 }
 
 impl Lab {
@@ -106,7 +108,8 @@ impl Lab {
         let listen = free.local_addr().expect("bound").to_string();
         let (workers, worker_servers, extra) = (Vec::new(), Vec::new(), Vec::new());
         let (server, isolation, wrapper, worker_user) = (None, "none", Vec::new(), None);
-        Self { dir, listen, server, workers, worker_servers, extra, isolation, wrapper, worker_user }
+        let worker_program = env!("CARGO_BIN_EXE_fetchml").into();
+        Self { dir, listen, server, workers, worker_servers, extra, isolation, wrapper, worker_user, worker_program }
     }
 
     /// A lab with `serve` and one `worker` connected.
@@ -134,8 +137,21 @@ impl Lab {
         self.worker_user = Some(user);
         fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o711)).expect("its mode");
         // The build directory may be where only its owner can go.
-        fs::copy(env!("CARGO_BIN_EXE_fetchml"), self.path("fetchml")).expect("a copy of the program");
+        self.workers_from_a_copy()
+    }
+
+    /// Workers are started from a copy of the program.
+    pub(crate) fn workers_from_a_copy(mut self) -> Self {
+        self.worker_program = self.path("fetchml");
+        self.replace_worker_program();
         self
+    }
+
+    /// Puts another file in the place of that copy, as an upgrade does.
+    pub(crate) fn replace_worker_program(&self) {
+        let new = self.path("fetchml.new");
+        fs::copy(env!("CARGO_BIN_EXE_fetchml"), &new).expect("a copy of the program");
+        fs::rename(&new, &self.worker_program).expect("put in its place");
     }
 
     /// Adds arguments to every later `serve`.
@@ -266,8 +282,7 @@ impl Lab {
         let data_dir = self.path(&format!("worker{number}"));
         let server = &self.worker_servers[number - 1];
         let mut words = self.wrapper.clone();
-        let copy = self.worker_user.map(|_| self.path("fetchml"));
-        words.push(copy.unwrap_or_else(|| env!("CARGO_BIN_EXE_fetchml").into()).to_str().expect("UTF-8").to_owned());
+        words.push(self.worker_program.to_str().expect("UTF-8").to_owned());
         words.extend(["worker", "--server", server, "--isolation", self.isolation].map(ToOwned::to_owned));
         let mut command = clean(Command::new(&words[0]));
         command.args(&words[1..]).current_dir(self.dir.path()).env("HOME", self.path("home"));

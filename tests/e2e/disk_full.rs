@@ -1,7 +1,8 @@
-//! A full disk on the server: writes are refused, reads go on, and it recovers without a restart.
+//! Full disks. The server's: writes are refused, reads go on, and it recovers without a restart. The worker's: who
+//! fills it is stopped.
 
 use crate::support::{DEADLINE, Lab, eventually};
-use fetchml_api::{CreateTaskRequest, HealthStatus};
+use fetchml_api::{CreateTaskRequest, FailureCause, HealthStatus, TaskStatus};
 use std::{fs, process::Command};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,4 +64,38 @@ async fn writes_are_refused_reads_go_on_and_it_recovers() {
     fs::remove_file(&filler).unwrap();
     eventually("submits are taken again", DEADLINE, async || (submit().await.0 == 201).then_some(())).await;
     assert_eq!(client.health().await.unwrap().status, HealthStatus::Healthy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_fills_the_workers_disk_is_stopped_and_the_others_go_on() {
+    let lab = Lab::new();
+    let dir = lab.path("worker1");
+    fs::create_dir(&dir).unwrap();
+    // The worker gets a small file system of its own, in a mount namespace of its own.
+    let script = format!("mount -t tmpfs -o size=128m,mode=0700 tmpfs {} && exec \"$@\"", dir.display());
+    let wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"];
+    let wrapper = [&["/usr/bin/env", "FETCHML_SLOTS=2"], &wrapper[..]].concat();
+    let mut lab = lab.worker_wrapped(&wrapper);
+    lab.serve().await;
+    lab.worker(1).await;
+    let submit = async |script: &str| {
+        let args = Some(format!("bash -c '{script}'"));
+        let request = CreateTaskRequest { job_name: "full".into(), args, cpu: Some(0), ..Default::default() };
+        lab.client().submit(&request, true).await.unwrap().id
+    };
+    let gate = lab.path("gate");
+    let wait = format!("while [ ! -e {} ]; do sleep 0.05; done", gate.display());
+    let room = "while [ $(stat -fc %a $FETCHML_OUTPUT_DIR) -lt 16384 ]; do sleep 0.05; done";
+    let modest = submit(&format!("{wait}; {room}; echo kept > $FETCHML_OUTPUT_DIR/kept; echo done")).await;
+    lab.until(modest, TaskStatus::Running).await;
+    let greedy = submit("cat /dev/zero > $FETCHML_OUTPUT_DIR/zeros; sleep 1000").await;
+    let task = lab.until(greedy, TaskStatus::Failed).await;
+    assert_eq!(task.failure.unwrap().cause, FailureCause::Quota, "{:?}", task.error);
+    assert!(task.error.unwrap().contains("disk was almost full"));
+    // There is room again soon, and nothing else was lost.
+    fs::write(&gate, "").unwrap();
+    let task = lab.until(modest, TaskStatus::Completed).await;
+    assert_eq!((task.requeue_count, lab.log(modest).await.as_str()), (0, "done\n"));
+    let artifacts = lab.client().artifacts(modest).await.unwrap();
+    assert_eq!(artifacts.artifacts.iter().map(|artifact| artifact.path.as_str()).collect::<Vec<_>>(), ["kept"]);
 }

@@ -120,14 +120,14 @@ async fn g4_an_upgrade_of_the_program_on_disk_loses_nothing() {
 /// Sends SIGUSR1 to the shells of an attempt.
 fn signal_attempt(attempt: &str) {
     let mark = format!("FETCHML_ATTEMPT_ID={attempt}");
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         let is_shell = fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "bash");
         if is_shell
             && environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
             && let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
         {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).expect("not 0");
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::USR1);
         }
     }

@@ -63,6 +63,17 @@ pub const LOG_MARK_EVERY: Duration = Duration::from_secs(2);
 pub const UPLOADS_AT_ONCE: usize = 4;
 /// End of a failed task's log that is searched for why it failed, bytes.
 pub const DIAGNOSIS_TAIL_BYTES: u64 = 64 << 10;
+/// How often the room on the worker's disk is looked at.
+pub const DISK_EVERY: Duration = Duration::from_secs(2);
+/// With less room than this, bytes, or than one [`DISK_RESERVE_PART`]th of the disk, the attempt that takes
+/// the most is stopped.
+pub const DISK_RESERVE_BYTES: u64 = 1 << 30;
+/// See [`DISK_RESERVE_BYTES`].
+pub const DISK_RESERVE_PART: u64 = 20;
+/// An attempt that takes less is not to blame for a full disk, bytes.
+pub const DISK_BLAME_BYTES: u64 = 16 << 20;
+/// Directories and files of one attempt that are measured.
+pub const DISK_ENTRIES_MAX: u32 = 1_000_000;
 /// First wait before an upload is tried again; doubles up to [`UPLOAD_RETRY_MAX`].
 pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait before an upload is tried again.

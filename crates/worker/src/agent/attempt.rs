@@ -355,7 +355,10 @@ fn stop_sentence(cause: FailureCause) -> &'static str {
         FailureCause::Stalled => {
             "wrote nothing to its log or metrics for stall_after_s and was stopped; see where its log ends"
         }
-        FailureCause::Quota => "stopped because a limit of output, log or disk was reached",
+        FailureCause::Quota => {
+            "stopped: the worker's disk was almost full and this task took the most of it; write less, or delete \
+             what is not needed any more"
+        }
         _ => "stopped by the server",
     }
 }

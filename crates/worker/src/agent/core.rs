@@ -6,6 +6,7 @@ use crate::{
         ExitReason, Shutdown,
         admission::Admission,
         attempt::{self, Begin, Orders, Progress, Runner, Stop, Workshop},
+        disk,
         identity::{DataDir, write_json},
         lease::Lease,
         outbox::SharedSpool,
@@ -53,6 +54,8 @@ pub(crate) enum Event {
     Forget(AttemptId),
     /// The server has dealt with the last report of these.
     Over(Vec<AttemptId>),
+    /// The disk is almost full.
+    DiskShort(disk::Usage),
     /// The server will never take this worker.
     Refused(String),
     /// The spool was synced up to this number.
@@ -276,6 +279,7 @@ impl Core {
                     self.drop_attempt(attempt);
                 }
             }
+            Event::DiskShort(usage) => self.on_disk_short(&usage),
             Event::Synced(file, seq, result) => {
                 self.syncing = false;
                 match result {
@@ -463,6 +467,21 @@ impl Core {
             };
             orders.stop.replace(next) != Some(next)
         });
+    }
+
+    /// Stops the attempt that takes the most, one at a time: the end of one may be enough. While more than it
+    /// takes is on its way out, none is to blame.
+    fn on_disk_short(&mut self, usage: &disk::Usage) {
+        self.trash.hurry();
+        let Some((attempt, bytes)) = usage.attempts.first().copied() else { return };
+        let Some(held) = self.attempts.get(&attempt) else { return };
+        let runs = held.phase == Phase::Going && held.orders.borrow().stop.is_none();
+        if !runs || bytes < limits::DISK_BLAME_BYTES || bytes < usage.trash {
+            return;
+        }
+        let grace_s = held.assignment.grace_s;
+        tracing::warn!(%attempt, bytes, "stopped: the disk is almost full and it takes the most of it");
+        self.stop(attempt, Stop { cause: FailureCause::Quota, grace_s });
     }
 
     fn on_revoke(&mut self, attempt: AttemptId) {

@@ -11,6 +11,7 @@ mod attempt;
 mod clock;
 mod core;
 mod diagnosis;
+mod disk;
 mod identity;
 mod lease;
 mod link;
@@ -232,6 +233,7 @@ impl Worker {
         for (taken, begin) in left {
             core.take_up(taken, begin);
         }
+        disk::watch(options.data_dir.clone(), to_core.clone());
         let core = tokio::spawn(core.run(asked));
         let link = tokio::spawn(Link { target, core: to_core, spool, logs, lease }.run()).abort_handle();
         Ok(Self { id, isolation, connected, shutdown, core, link, ended: None })

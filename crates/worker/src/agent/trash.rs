@@ -5,9 +5,10 @@ use crate::{agent::spare::Spares, limits};
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, timeout_at},
 };
 
@@ -16,6 +17,7 @@ use tokio::{
 pub(crate) struct Trash {
     dir: PathBuf,
     put: mpsc::UnboundedSender<PathBuf>,
+    hurry: Arc<Notify>,
     spares: Option<Spares>,
 }
 
@@ -28,13 +30,19 @@ impl Trash {
             let _ = put.send(entry.path());
         }
         let spares = reuse.then(Spares::default);
-        tokio::spawn(empty(taken, spares.clone()));
-        Self { dir, put, spares }
+        let hurry = Arc::new(Notify::new());
+        tokio::spawn(empty(taken, spares.clone(), hurry.clone()));
+        Self { dir, put, hurry, spares }
     }
 
     /// Makes the directory of an attempt from a spare; `false` when there is none.
     pub(crate) fn take_spare(&self, root: &Path) -> bool {
         self.spares.as_ref().is_some_and(|spares| spares.take(root))
+    }
+
+    /// Deletes what waits now, whatever else goes on: its room is needed.
+    pub(crate) fn hurry(&self) {
+        self.hurry.notify_one();
     }
 
     /// Throws a directory away. A missing one is away already.
@@ -54,7 +62,7 @@ impl Trash {
 /// Waits for a quiet moment: deleting competes with the starts of tasks for the file system, and some
 /// file systems pass over every inode freed in the last minutes when they look for a new one. The wait
 /// is bounded by time and by count.
-async fn empty(mut taken: mpsc::UnboundedReceiver<PathBuf>, spares: Option<Spares>) {
+async fn empty(mut taken: mpsc::UnboundedReceiver<PathBuf>, spares: Option<Spares>, hurry: Arc<Notify>) {
     let is_kept = |dir: &Path| spares.as_ref().is_some_and(|spares| spares.keep(dir));
     let mut waiting = Vec::new();
     while let Some(first) = taken.recv().await {
@@ -65,7 +73,11 @@ async fn empty(mut taken: mpsc::UnboundedReceiver<PathBuf>, spares: Option<Spare
         let deadline = Instant::now() + limits::TRASH_WAIT_MAX;
         while waiting.len() < limits::TRASH_WAITING_MAX {
             let quiet = deadline.min(Instant::now() + limits::TRASH_QUIET);
-            match timeout_at(quiet, taken.recv()).await {
+            let next = tokio::select! {
+                next = timeout_at(quiet, taken.recv()) => next,
+                () = hurry.notified() => break,
+            };
+            match next {
                 Ok(Some(next)) if is_kept(&next) => {}
                 Ok(Some(next)) => waiting.push(next),
                 Ok(None) | Err(_) => break,

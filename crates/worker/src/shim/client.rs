@@ -4,7 +4,7 @@ use super::{
     confine::Confinement,
     fence::Fence,
     reattach::{has_go_mark, kill_orphans, open_identified},
-    record::{Exit, ExitCause, ShimRecord, StopRequest, boot_id, files, read_json, write_json},
+    record::{Exit, ExitCause, ShimRecord, StopRequest, boot_id, files, read_record, write_record},
     spawn::Program,
     wire::{GO, Reply, StartRequest},
 };
@@ -265,7 +265,7 @@ impl Running {
         if let Err(error) = self.process.readable().await {
             tracing::error!(%error, dir = %self.dir.display(), "cannot watch a shim");
         }
-        match read_json(&self.dir, files::EXIT) {
+        match read_record(&self.dir, files::EXIT) {
             Ok(Some(exit)) => return exit,
             Ok(None) => {}
             Err(error) => tracing::error!(%error, dir = %self.dir.display(), "unreadable exit record"),
@@ -283,7 +283,7 @@ impl Running {
     /// # Errors
     /// When the request cannot be written, such as on a full disk.
     pub fn stop(&self, cause: FailureCause, grace_s: u32) -> io::Result<()> {
-        write_json(&self.dir, files::STOP, &StopRequest { cause, grace_s })?;
+        write_record(&self.dir, files::STOP, &StopRequest { cause, grace_s })?;
         match pidfd_send_signal(self.process.get_ref(), Signal::TERM) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),

@@ -5,7 +5,7 @@
 
 use super::{
     confined,
-    record::{Exit, GO_MARK, ShimRecord, Stat, files, write_json},
+    record::{Exit, GO_MARK, ShimRecord, Stat, files, write_json, write_record},
     supervisor::{Started, Supervisor},
     wire::{GO, Reply, StartRequest},
 };
@@ -120,7 +120,7 @@ fn run(context: &ShimContext, signals: &SignalFd, request: &StartRequest, dir: &
     };
     let exit = Exit { started_at_ms, ended_at_ms: now_ms(), ..exit };
     for _ in 0..limits::EXIT_RECORD_TRIES {
-        if write_json(dir, files::EXIT, &exit).is_ok() {
+        if write_record(dir, files::EXIT, &exit).is_ok() {
             return 0;
         }
         // A full disk, most likely. What ran for days is worth a wait for room.

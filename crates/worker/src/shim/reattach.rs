@@ -2,7 +2,7 @@
 
 use super::{
     client::Running,
-    record::{Exit, ShimRecord, Stat, boot_id, files, read_json},
+    record::{Exit, ShimRecord, Stat, boot_id, files, read_json, read_record},
     tree,
 };
 use crate::cgroup::Cgroup;
@@ -34,7 +34,7 @@ pub enum Reattached {
 /// # Errors
 /// When the directory cannot be read.
 pub fn reattach(dir: &Path) -> io::Result<Reattached> {
-    if let Some(exit) = read_json(dir, files::EXIT)? {
+    if let Some(exit) = read_record(dir, files::EXIT)? {
         return Ok(Reattached::Ended(exit));
     }
     let Some(record) = read_json::<ShimRecord>(dir, files::SHIM)? else { return Ok(Reattached::NeverRan) };
@@ -45,7 +45,7 @@ pub fn reattach(dir: &Path) -> io::Result<Reattached> {
         return Ok(Reattached::Running(Running::new(dir.to_owned(), record, process)?));
     }
     // The shim is gone; it may have written its last words since the first look.
-    if let Some(exit) = read_json(dir, files::EXIT)? {
+    if let Some(exit) = read_record(dir, files::EXIT)? {
         return Ok(Reattached::Ended(exit));
     }
     if has_go_mark(dir) {

@@ -231,6 +231,44 @@ pub(super) fn read_json<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Resu
     }
 }
 
+/// A line of the lock file after its mark: a record for which the disk had no room.
+#[derive(Serialize, Deserialize)]
+struct Squeezed<T> {
+    name: String,
+    value: T,
+}
+
+/// As [`write_json`], for what must be said on a full disk too, or a tree that fills it could neither be
+/// stopped nor ended: then it goes behind the mark in the lock file, whose block is there already.
+pub(super) fn write_record(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let error = match write_json(dir, name, value) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => error,
+        other => return other,
+    };
+    let mut lock = File::options().append(true).open(dir.join(files::LOCK))?;
+    if lock.metadata()?.len() < GO_MARK.len() as u64 {
+        return Err(error);
+    }
+    // In one write, begun and ended by a line break: what was cut off before it spoils nothing.
+    let line = serde_json::to_string(&Squeezed { name: name.to_owned(), value })?;
+    lock.write_all(format!("\n{line}\n").as_bytes())
+}
+
+/// Reads what [`write_record`] wrote, wherever it found room.
+pub(super) fn read_record<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>> {
+    if let Some(value) = read_json(dir, name)? {
+        return Ok(Some(value));
+    }
+    let lock = match fs::read(dir.join(files::LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let lines = lock.split(|byte| *byte == b'\n').rev();
+    let mut records = lines.filter_map(|line| serde_json::from_slice::<Squeezed<serde_json::Value>>(line).ok());
+    let found = records.find(|record| record.name == name);
+    Ok(found.map(|record| serde_json::from_value(record.value)).transpose()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +280,20 @@ mod tests {
         assert_eq!(stat, Stat { state: b'S', parent: 7, session: 9, start_time: 123_456 });
         assert!(Stat::parse(b"42 (a").is_err());
         assert!(Stat::parse(b"").is_err());
+    }
+
+    #[test]
+    fn a_record_is_found_in_the_lock_file_too() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let read = || read_record::<StopRequest>(dir.path(), files::STOP).unwrap();
+        assert_eq!(read(), None);
+        let line = r#"{"name":"stop.json","value":{"cause":"quota","grace_s":7}}"#;
+        fs::write(dir.path().join(files::LOCK), format!("go\n{{\"name\":\"st\n{line}\n")).unwrap();
+        assert_eq!(read(), Some(StopRequest { cause: FailureCause::Quota, grace_s: 7 }));
+        assert_eq!(read_record::<Exit>(dir.path(), files::EXIT).unwrap(), None);
+        let sooner = StopRequest { cause: FailureCause::Cancelled, grace_s: 1 };
+        write_record(dir.path(), files::STOP, &sooner).unwrap();
+        assert_eq!(read(), Some(sooner));
     }
 
     #[test]

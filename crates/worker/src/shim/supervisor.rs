@@ -5,7 +5,7 @@ use super::{
     fence::Watch,
     init::Report,
     process::{ShimContext, timespec},
-    record::{Exit, ExitCause, StopRequest, files, read_json},
+    record::{Exit, ExitCause, StopRequest, files, read_record},
     tree,
     wire::StartRequest,
 };
@@ -284,7 +284,7 @@ impl<'a> Supervisor<'a> {
     /// SIGTERM with a `stop.json` is the agent's request. Without one it is somebody else's and
     /// ignored: the tree must not be left without its shim.
     fn on_stop_request(&mut self) {
-        let Ok(Some(stop)) = read_json::<StopRequest>(self.dir, files::STOP) else { return };
+        let Ok(Some(stop)) = read_record::<StopRequest>(self.dir, files::STOP) else { return };
         let kill_at = Instant::now() + Duration::from_secs(stop.grace_s.into());
         let is_main_over = self.is_main_over();
         match &mut self.ending {

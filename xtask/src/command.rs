@@ -5,11 +5,17 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::LazyLock,
 };
 
-/// The root of the workspace.
+/// The root of the workspace: of the one that cargo runs this from, which need not be the one it was built
+/// from where checkouts share a target directory.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies one folder below the root")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Path::new(&manifest).parent().expect("xtask lies one folder below the root").to_owned()
+    });
+    &ROOT
 }
 
 /// The target directory this very program was built into.

@@ -3,6 +3,7 @@
 //! deadline.
 
 mod bad_input;
+mod checkpoints;
 mod commands;
 mod crash;
 mod disk_full;

@@ -3,6 +3,7 @@
 //! I/O, reads a clock or draws randomness.
 
 pub mod artifact;
+pub mod checkpoint;
 pub mod error;
 pub mod failure;
 pub mod health;
@@ -19,6 +20,7 @@ pub mod validate;
 pub mod worker;
 
 pub use artifact::*;
+pub use checkpoint::*;
 pub use error::*;
 pub use failure::*;
 pub use health::*;

@@ -59,6 +59,10 @@ pub const SNAPSHOT_FILE_BYTES: u64 = 10 << 30;
 pub const ARTIFACTS_MAX: usize = 10_000;
 /// Largest artifact, bytes.
 pub const ARTIFACT_BYTES: u64 = 50 << 30;
+/// Files of one checkpoint.
+pub const CHECKPOINT_FILES_MAX: usize = 1_000;
+/// Body that lists the files of a checkpoint, bytes.
+pub const CHECKPOINT_BODY_BYTES: usize = 8 << 20;
 /// Largest text message on the worker link, bytes.
 pub const LINK_MESSAGE_BYTES: usize = 8 << 20;
 /// Largest run of log bytes in one link message.

@@ -74,6 +74,9 @@ pub struct TaskSpec {
     /// Longest time without a word in its log or metrics, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_after_s: Option<u32>,
+    /// The task whose checkpoint the first attempt starts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_from: Option<TaskId>,
 }
 
 /// The part of a task that the scheduler changes.

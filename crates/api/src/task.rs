@@ -158,6 +158,9 @@ pub struct Task {
     /// Longest time without a word in its log or metrics, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_after_s: Option<i64>,
+    /// The task from whose checkpoint it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_from: Option<TaskId>,
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -335,6 +338,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 10, maximum = 2_592_000, nullable = false)]
     pub stall_after_s: Option<i64>,
+    /// Id of a task: this one starts with the files that one left in its checkpoint directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub resume_from: Option<TaskId>,
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -415,6 +422,7 @@ impl Task {
             on_lost: spec.on_lost,
             lost_after_s: spec.lost_after_s.map(i64::from),
             stall_after_s: spec.stall_after_s.map(i64::from),
+            resume_from: spec.resume_from,
             env: spec.env.clone(),
             metadata: spec.metadata.clone(),
             node_assignments: assigned

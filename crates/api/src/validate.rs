@@ -45,6 +45,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "on_lost",
     "lost_after_s",
     "stall_after_s",
+    "resume_from",
 ];
 
 /// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
@@ -84,6 +85,13 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         on_lost: fields.word("on_lost", &[("fence", OnLost::Fence), ("keep", OnLost::Keep)]),
         lost_after_s: fields.int("lost_after_s", *limits::LOST_AFTER_S.start(), *limits::LOST_AFTER_S.end()),
         stall_after_s: fields.int("stall_after_s", *limits::STALL_AFTER_S.start(), *limits::STALL_AFTER_S.end()),
+        resume_from: fields.text("resume_from", 36).and_then(|text| {
+            let id = text.parse();
+            if id.is_err() {
+                fields.problem("resume_from", "must be the id of a task");
+            }
+            id.ok()
+        }),
         env: fields.string_map("env", limits::ENV_ENTRIES, limits::ENV_NAME_CHARS, limits::ENV_VALUE_CHARS),
     };
     if let Some(id) = &request.snapshot_id

@@ -7,8 +7,8 @@ use crate::{
     limits,
 };
 use fetchml_api::{
-    ArtifactList, CreateKeyRequest, CreateTaskRequest, CreatedKey, HealthResponse, KeyId, KeyInfo, KeyList, QueueStats,
-    Task, TaskId, TaskList, TaskListQuery, Worker,
+    ArtifactList, AttemptId, Checkpoint, CheckpointFiles, CreateKeyRequest, CreateTaskRequest, CreatedKey,
+    HealthResponse, KeyId, KeyInfo, KeyList, QueueStats, Task, TaskId, TaskList, TaskListQuery, Worker,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -109,6 +109,27 @@ impl Client {
     /// The files a task left.
     pub async fn artifacts(&self, id: TaskId) -> Result<ArtifactList, ClientError> {
         self.get_json(&format!("/v1/tasks/{id}/artifacts"), NO_QUERY).await
+    }
+
+    /// The checkpoint of a task; none when it has written none.
+    pub async fn checkpoint(&self, id: TaskId) -> Result<Option<Checkpoint>, ClientError> {
+        match self.get_json(&format!("/v1/tasks/{id}/checkpoint"), NO_QUERY).await {
+            Err(ClientError::Api { status: 404, .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Stores the checkpoint of an attempt, whose files are stored blobs. For workers.
+    pub async fn checkpoint_put(
+        &self,
+        task: TaskId,
+        attempt: AttemptId,
+        files: &CheckpointFiles,
+    ) -> Result<(), ClientError> {
+        let path = format!("/v1/tasks/{task}/attempts/{attempt}/checkpoint");
+        let request = || self.request(Method::PUT, &path).timeout(limits::ANSWER_TIMEOUT * 5).json(files);
+        self.send(Repeat::Idempotent, request).await?;
+        Ok(())
     }
 
     /// The bytes of one artifact, or of a part of it (`range`, bytes).

@@ -30,6 +30,7 @@ fn submit(n: u128) -> [Write; 3] {
         on_lost: OnLost::Fence,
         lost_after_s: None,
         stall_after_s: None,
+        resume_from: None,
     };
     let state = TaskState {
         id,

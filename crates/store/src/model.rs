@@ -1,8 +1,8 @@
 //! What goes into the store and what comes out: writes, queries and their answers.
 
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, KeyId, KeyRecord, Micros, SnapshotRecord, TaskId, TaskSpec,
-    TaskState, TaskStatus, WorkerRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, SnapshotRecord, TaskId,
+    TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub enum Write {
     },
     /// A stored snapshot. Repeating it changes nothing.
     SnapshotPut(SnapshotRecord),
+    /// The latest checkpoint of an attempt.
+    CheckpointPut(Checkpoint),
     /// A named value of the installation, such as `incarnation` or `log_id`.
     MetaPut {
         /// Name.

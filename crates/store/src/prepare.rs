@@ -63,6 +63,10 @@ impl Prepared {
                 self.saw(record.created_at.0);
                 self.push(sql::SNAPSHOT_PUT, rows::snapshot(&record)?);
             }
+            Write::CheckpointPut(checkpoint) => {
+                self.saw(checkpoint.saved_at.0);
+                self.push(sql::CHECKPOINT_PUT, rows::checkpoint(&checkpoint)?);
+            }
             Write::MetaPut { name, value } => {
                 if [LOG_ID, LAST_TIME, PROBE].contains(&name) {
                     return Err(StoreError::Data(format!("{name} is kept by the store itself")));

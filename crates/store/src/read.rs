@@ -9,7 +9,7 @@ use crate::{
     store::Store,
     value::{Row, Value},
 };
-use fetchml_api::{AttemptId, AttemptRecord, KeyRecord, Micros, SnapshotRecord, TaskId, TaskStatus};
+use fetchml_api::{AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, SnapshotRecord, TaskId, TaskStatus};
 use std::{fmt::Write as _, sync::Arc};
 
 /// The connections for reads.
@@ -105,6 +105,11 @@ impl Store {
         let params = vec![Value::word(attempt), Value::word(task)];
         let artifacts = all(self.reads().list(sql::ARTIFACTS_OF, params).await?, rows::read_artifact)?;
         Ok(Some((attempt, artifacts)))
+    }
+
+    /// The checkpoint of a task's latest attempt that has one.
+    pub async fn checkpoint(&self, task: TaskId) -> Result<Option<Checkpoint>, StoreError> {
+        one(self.reads().point(sql::CHECKPOINT_OF, &[Value::word(task)]).await?, rows::read_checkpoint)
     }
 
     /// All keys, newest first, revoked ones included.

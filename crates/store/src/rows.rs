@@ -5,8 +5,8 @@ use crate::{
     value::{Row, Value, unreadable},
 };
 use fetchml_api::{
-    Artifact, AttemptEpoch, AttemptRecord, KeyId, KeyRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord,
-    link::Outcome,
+    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, SnapshotRecord, TaskSpec, TaskState,
+    WorkerRecord, link::Outcome,
 };
 use std::sync::Arc;
 
@@ -117,6 +117,14 @@ pub(crate) fn read_attempt(mut row: Row) -> Result<AttemptRecord, StoreError> {
         ended_at: row.optional_time()?,
         outcome: row.optional_json()?,
     })
+}
+
+pub(crate) fn checkpoint(checkpoint: &Checkpoint) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![Value::word(checkpoint.attempt_id), checkpoint.saved_at.into(), Value::json(&checkpoint.files)?])
+}
+
+pub(crate) fn read_checkpoint(mut row: Row) -> Result<Checkpoint, StoreError> {
+    Ok(Checkpoint { attempt_id: row.parse()?, saved_at: row.time()?, files: row.json()? })
 }
 
 pub(crate) fn read_artifact(mut row: Row) -> Result<Artifact, StoreError> {

@@ -131,6 +131,13 @@ pub(crate) const KEY_REVOKE: &str = "UPDATE api_key SET revoked_at = $2 WHERE id
 pub(crate) const SNAPSHOT_PUT: &str = "INSERT INTO snapshot (id, user_id, file_count, size_bytes, created_at) \
     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
 
+pub(crate) const CHECKPOINT_PUT: &str = "INSERT INTO checkpoint (attempt_id, saved_at, files) VALUES ($1, $2, $3) \
+    ON CONFLICT (attempt_id) DO UPDATE SET saved_at = excluded.saved_at, files = excluded.files";
+
+/// Of the latest attempt that has one.
+pub(crate) const CHECKPOINT_OF: &str = "SELECT c.attempt_id, c.saved_at, c.files FROM attempt a \
+    JOIN checkpoint c ON c.attempt_id = a.id WHERE a.task_id = $1 ORDER BY a.number DESC LIMIT 1";
+
 pub(crate) const META_PUT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 

@@ -88,6 +88,11 @@ impl CheckedClient {
         self.send(self.request(Method::PUT, path).body(body)).await
     }
 
+    /// `PUT` of JSON.
+    pub async fn put_json(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(Method::PUT, path).json(body)).await
+    }
+
     /// Submits a task and returns it.
     ///
     /// # Panics

@@ -63,6 +63,10 @@ pub const LOG_MARK_EVERY: Duration = Duration::from_secs(2);
 pub const UPLOADS_AT_ONCE: usize = 4;
 /// End of a failed task's log that is searched for why it failed, bytes.
 pub const DIAGNOSIS_TAIL_BYTES: u64 = 64 << 10;
+/// How often the checkpoint directory of a running attempt is looked at.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+/// A checkpoint's file is stored when nothing changed it for so long.
+pub const CHECKPOINT_QUIET: Duration = Duration::from_secs(5);
 /// How often the room on the worker's disk is looked at.
 pub const DISK_EVERY: Duration = Duration::from_secs(2);
 /// With less room than this, bytes, or than one [`DISK_RESERVE_PART`]th of the disk, the attempt that takes

@@ -73,6 +73,9 @@ pub(crate) struct Submit {
     /// Stop it when it writes nothing to its log or metrics for so long (90, 10m) [default: never]
     #[arg(long, value_name = "TIME", value_parser = quantity::parse_time_limit)]
     stall_after: Option<i64>,
+    /// Start with the files that this task left in its checkpoint directory: an id, the beginning or end of one, or @last
+    #[arg(long, value_name = "TASK")]
+    resume_from: Option<String>,
     /// How often a failure is tried again, 0 to 10 [default: 0]
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::MAX_RETRIES_MAX))]
     retries: Option<i32>,
@@ -104,6 +107,9 @@ impl Submit {
         let session = self.server.session(config)?;
         let client = &session.client;
         let mut request = self.request()?;
+        if let Some(text) = &self.resume_from {
+            request.resume_from = Some(session.task_id(text).await?);
+        }
         if !self.no_snapshot {
             let snapshot = snapshot::take(client, &self.dir, self.json).await?;
             self.warn_if_missing(&snapshot);

@@ -24,6 +24,10 @@ pub enum Operation {
     ArtifactList,
     /// `GET /v1/tasks/{taskId}/artifacts/{path}`
     ArtifactRead,
+    /// `GET /v1/tasks/{taskId}/checkpoint`
+    CheckpointShow,
+    /// `PUT /v1/tasks/{taskId}/attempts/{attemptId}/checkpoint`
+    CheckpointPut,
     /// `GET /v1/queue`
     QueueShow,
     /// `GET /v1/scheduler/workers`
@@ -59,7 +63,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -69,6 +73,8 @@ impl Operation {
         Self::LogRead,
         Self::ArtifactList,
         Self::ArtifactRead,
+        Self::CheckpointShow,
+        Self::CheckpointPut,
         Self::QueueShow,
         Self::WorkerList,
         Self::KeyList,
@@ -93,6 +99,8 @@ impl Operation {
             Self::LogRead => ("get", "/v1/tasks/{taskId}/logs"),
             Self::ArtifactList => ("get", "/v1/tasks/{taskId}/artifacts"),
             Self::ArtifactRead => ("get", "/v1/tasks/{taskId}/artifacts/{path}"),
+            Self::CheckpointShow => ("get", "/v1/tasks/{taskId}/checkpoint"),
+            Self::CheckpointPut => ("put", "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
             Self::KeyList => ("get", "/v1/keys"),
@@ -117,8 +125,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
     use Decision::{Allow, Deny, Own};
     use Operation as O;
     match operation {
-        // Workers stage snapshots and upload artifacts; whoever knows the hash of a blob knows it.
-        O::Health | O::Document | O::SnapshotRead | O::BlobPut | O::BlobRead => Allow,
+        // Workers stage snapshots and checkpoints and upload artifacts; whoever knows the hash of a blob knows it.
+        O::Health | O::Document | O::SnapshotRead | O::BlobPut | O::BlobRead | O::CheckpointShow => Allow,
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::TaskList
         | O::TaskShow
@@ -141,7 +149,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin => Allow,
             Role::User | Role::Worker => Deny,
         },
-        O::WorkerConnect => match role {
+        O::WorkerConnect | O::CheckpointPut => match role {
             Role::Worker => Allow,
             Role::Admin | Role::User => Deny,
         },
@@ -163,6 +171,8 @@ mod tests {
         LogRead        allow allow deny
         ArtifactList   allow allow deny
         ArtifactRead   allow allow deny
+        CheckpointShow allow allow allow
+        CheckpointPut  deny  deny  allow
         QueueShow      allow allow deny
         WorkerList     allow allow deny
         KeyList        allow deny  deny

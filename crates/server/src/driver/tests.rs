@@ -65,6 +65,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             on_lost: OnLost::Fence,
             lost_after_s: None,
             stall_after_s: None,
+            resume_from: None,
         },
         priority: 5,
         ip: None,

@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod blobs;
+mod checkpoints;
 mod connect;
 mod health;
 mod keys;
@@ -37,6 +38,8 @@ fn route(operation: Operation) -> Route {
         Operation::LogRead => routes!(logs::read_log),
         Operation::ArtifactList => routes!(artifacts::list_artifacts),
         Operation::ArtifactRead => routes!(artifacts::read_artifact),
+        Operation::CheckpointShow => routes!(checkpoints::show_checkpoint),
+        Operation::CheckpointPut => routes!(checkpoints::put_checkpoint),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(workers::list_workers),
         Operation::KeyList => routes!(keys::list_keys),

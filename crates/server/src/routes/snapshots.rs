@@ -22,6 +22,7 @@ use fetchml_api::{
 };
 use fetchml_store::Write;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Blobs looked up at the same time.
@@ -79,24 +80,29 @@ fn hash_of(id: &str) -> &str {
 
 /// The checked manifest and its canonical bytes.
 fn read(body: &Bytes) -> Result<(Manifest, Vec<u8>), AppError> {
-    use serde_json::error::Category;
-    let mut manifest: Manifest = serde_json::from_slice(body).map_err(|error| {
-        let text = error.to_string();
-        let is_text_fault = text.contains("surrogate") || text.contains("hex escape");
-        match error.classify() {
-            Category::Data => AppError::Invalid(vec![Problem::new("", format!("is no manifest: {text}"))]),
-            _ if is_text_fault => {
-                AppError::Invalid(vec![Problem::new("", format!("contains half a surrogate pair: {text}"))])
-            }
-            _ => AppError::bad_request("", text),
-        }
-    })?;
+    let mut manifest: Manifest = read_listing(body, "manifest")?;
     let problems = manifest.problems();
     if !problems.is_empty() {
         return Err(AppError::Invalid(problems));
     }
     let canonical = manifest.canonicalize();
     Ok((manifest, canonical))
+}
+
+/// Reads a body that lists files.
+pub(super) fn read_listing<T: DeserializeOwned>(body: &Bytes, what: &str) -> Result<T, AppError> {
+    use serde_json::error::Category;
+    serde_json::from_slice(body).map_err(|error| {
+        let text = error.to_string();
+        let is_text_fault = text.contains("surrogate") || text.contains("hex escape");
+        match error.classify() {
+            Category::Data => AppError::Invalid(vec![Problem::new("", format!("is no {what}: {text}"))]),
+            _ if is_text_fault => {
+                AppError::Invalid(vec![Problem::new("", format!("contains half a surrogate pair: {text}"))])
+            }
+            _ => AppError::bad_request("", text),
+        }
+    })
 }
 
 /// Hashes of the blobs that are not stored, each once.

@@ -53,6 +53,7 @@ fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
         ("experiment_id", vec![json!("e")]),
         ("on_lost", vec![json!("stay"), json!(true)]),
         ("lost_after_s", int(9, 2_592_001)),
+        ("resume_from", vec![json!(7), json!("x"), json!("00000000-0000-0000-0000-000000000009")]),
         ("stall_after_s", int(9, 2_592_001)),
     ]
 }

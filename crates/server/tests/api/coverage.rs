@@ -2,7 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    artifacts, auth, bad_input, blobs, connect, document, health, keys, logs, queue, snapshots, tasks, workers,
+    artifacts, auth, bad_input, blobs, checkpoints, connect, document, health, keys, logs, queue, snapshots, tasks,
+    workers,
 };
 use fetchml_server::Operation;
 
@@ -41,6 +42,14 @@ fn cases(operation: Operation) -> Cases {
         O::ArtifactRead => {
             all(artifacts::are_listed_and_read, artifacts::unknown_ones_are_404, bad_input::query_parameters)
         }
+        O::CheckpointShow => {
+            Cases { missing: Some(checkpoints::there_is_none), ..plain(checkpoints::are_stored_and_shown) }
+        }
+        O::CheckpointPut => all(
+            checkpoints::are_stored_and_shown,
+            checkpoints::there_is_none,
+            checkpoints::what_cannot_be_laid_out_is_refused,
+        ),
         O::QueueShow => plain(queue::counts),
         O::WorkerList => plain(workers::are_listed),
         O::KeyList => plain(keys::are_made_listed_and_revoked),

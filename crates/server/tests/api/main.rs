@@ -6,6 +6,7 @@ mod artifacts;
 mod auth;
 mod bad_input;
 mod blobs;
+mod checkpoints;
 mod connect;
 mod coverage;
 mod document;

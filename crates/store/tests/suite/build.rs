@@ -42,6 +42,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         on_lost: OnLost::Keep,
         lost_after_s: Some(90),
         stall_after_s: Some(600),
+        resume_from: Some(task_id(9)),
     }
 }
 

@@ -96,6 +96,7 @@ macro_rules! on_both {
 on_both![
     records::a_task_reads_back_as_written,
     records::an_attempt_reads_back_and_keeps_its_artifacts,
+    records::the_latest_checkpoint_reads_back,
     records::workers_keys_snapshots_and_meta_read_back,
     records::u0000_is_refused_everywhere,
     records::numbers_over_63_bits_are_refused,
@@ -114,6 +115,7 @@ on_both![
     commit::an_empty_commit_and_probes_succeed,
     open::a_reopened_store_goes_on,
     open::a_newer_schema_is_refused,
+    open::a_database_of_the_first_version_is_brought_up,
     open::a_closed_store_says_so,
 ];
 

@@ -1,7 +1,7 @@
 //! Every kind of write, read back.
 
 use crate::{Fixture, build::*};
-use fetchml_api::{AttemptEpoch, AttemptPhase, KeyId, Micros, TaskState, TaskStatus};
+use fetchml_api::{AttemptEpoch, AttemptPhase, AttemptRecord, Checkpoint, KeyId, Micros, TaskState, TaskStatus};
 use fetchml_store::{StoreError, StoredTask, Write};
 use std::sync::Arc;
 
@@ -54,6 +54,30 @@ pub(crate) async fn an_attempt_reads_back_and_keeps_its_artifacts(fixture: Fixtu
     later.outcome = Some(outcome(1));
     store.commit(vec![Write::AttemptPut(later)]).await.unwrap();
     assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((second.id, outcome(1).artifacts)));
+}
+
+pub(crate) async fn the_latest_checkpoint_reads_back(fixture: Fixture) {
+    let store = &fixture.store;
+    let (first, second) = (attempt(1, 1, 1), attempt(2, 1, 2));
+    let writes = vec![insert(1, "ann", "a"), Write::AttemptPut(first.clone()), Write::AttemptPut(second.clone())];
+    store.commit(writes).await.unwrap();
+    assert_eq!(store.checkpoint(task_id(1)).await.unwrap(), None);
+    let of = |attempt: &AttemptRecord, files| Checkpoint {
+        attempt_id: attempt.id,
+        saved_at: NOW,
+        files: outcome(files).artifacts,
+    };
+    for (put, latest) in [
+        (of(&first, 1), of(&first, 1)),
+        (of(&first, 2), of(&first, 2)),
+        (of(&second, 0), of(&second, 0)),
+        (of(&first, 1), of(&second, 0)),
+        (of(&second, 1), of(&second, 1)),
+    ] {
+        store.commit(vec![Write::CheckpointPut(put)]).await.unwrap();
+        assert_eq!(store.checkpoint(task_id(1)).await.unwrap(), Some(latest));
+    }
+    assert_eq!(store.checkpoint(task_id(2)).await.unwrap(), None);
 }
 
 pub(crate) async fn workers_keys_snapshots_and_meta_read_back(fixture: Fixture) {

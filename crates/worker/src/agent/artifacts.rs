@@ -60,12 +60,22 @@ pub(crate) async fn collect(
         .await
         .map_err(|error| CollectError::own(format!("the output directory could not be read: {error}")))??;
     for artifact in &artifacts {
-        let _permit = uploads.acquire().await.expect("never closed");
-        let file = open_beneath(&output, &artifact.path)
-            .map_err(|error| CollectError::own(format!("output file {} cannot be read: {error}", artifact.path)))?;
-        upload(client, artifact, &file).await?;
+        bring(&output, artifact, client, uploads).await?;
     }
     Ok(artifacts)
+}
+
+/// Uploads one hashed file, unless the server has its bytes; tries again while the server is away.
+pub(crate) async fn bring(
+    root: &Path,
+    artifact: &Artifact,
+    client: &Client,
+    uploads: &Semaphore,
+) -> Result<(), CollectError> {
+    let _permit = uploads.acquire().await.expect("never closed");
+    let file = open_beneath(root, &artifact.path)
+        .map_err(|error| CollectError::own(format!("output file {} cannot be read: {error}", artifact.path)))?;
+    upload(client, artifact, &file).await
 }
 
 async fn upload(client: &Client, artifact: &Artifact, file: &File) -> Result<(), CollectError> {
@@ -100,7 +110,7 @@ async fn upload(client: &Client, artifact: &Artifact, file: &File) -> Result<(),
 }
 
 /// A server that failed in itself, such as on a full disk, may recover; the files wait here safely.
-fn is_server_fault(error: &ClientError) -> bool {
+pub(crate) fn is_server_fault(error: &ClientError) -> bool {
     matches!(error, ClientError::Api { status: 500.., .. })
 }
 
@@ -110,16 +120,78 @@ fn is_passing(error: &ClientError, unexpected: &mut u32) -> bool {
     matches!(error, ClientError::Protocol { .. }) && *unexpected < limits::UPLOAD_UNEXPECTED_MAX
 }
 
-fn find(output: &Path) -> Result<Vec<Artifact>, CollectError> {
-    let root = match open_dir(CWD, output) {
+/// A regular file as it was seen, and by what a change of it shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Seen {
+    /// Below the directory that was listed.
+    pub(crate) path: String,
+    pub(crate) size_bytes: u64,
+    pub(crate) identity: Identity,
+}
+
+/// Which file it is and when it was last written to or renamed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    modified: (i64, u64),
+    changed: (i64, u64),
+}
+
+impl Seen {
+    fn new(path: String, stat: &rustix::fs::Stat) -> Self {
+        let identity = Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+        };
+        Self { path, size_bytes: u64::try_from(stat.st_size).unwrap_or(0), identity }
+    }
+}
+
+/// Every regular file below `root`, by path.
+pub(crate) fn list(root: &Path) -> Result<Vec<Seen>, CollectError> {
+    let root = match open_dir(CWD, root) {
         Ok(root) => root,
         Err(Errno::NOENT) => return Ok(Vec::new()),
         Err(error) => return Err(CollectError::own(format!("the output directory cannot be opened: {error}"))),
     };
-    let mut walk = Walk { found: Vec::new(), seen: 0, buffer: vec![0; limits::HASH_BUFFER_BYTES] };
+    let mut walk = Walk { found: Vec::new(), seen: 0 };
     walk.directory(&root, "", 0)?;
     walk.found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(walk.found)
+}
+
+fn find(output: &Path) -> Result<Vec<Artifact>, CollectError> {
+    let mut artifacts = Vec::new();
+    for seen in list(output)? {
+        let failed = |error: io::Error| CollectError::own(format!("output file {} cannot be read: {error}", seen.path));
+        artifacts.extend(hash(output, &seen).map_err(failed)?);
+    }
+    Ok(artifacts)
+}
+
+/// Hashes a file of the list; nothing when it is no regular file any more.
+pub(crate) fn hash(root: &Path, seen: &Seen) -> io::Result<Option<Artifact>> {
+    let mut file = open_beneath(root, &seen.path)?;
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Ok(None);
+    }
+    let mut buffer = vec![0; limits::HASH_BUFFER_BYTES];
+    let (mut hasher, mut size_bytes) = (Sha256::new(), 0_u64);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                size_bytes += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(Artifact { path: seen.path.clone(), size_bytes, sha256: hex::encode(hasher.finalize()) }))
 }
 
 fn open_dir(at: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
@@ -138,9 +210,8 @@ fn open_beneath(root: &Path, path: &str) -> Result<File, Errno> {
 }
 
 struct Walk {
-    found: Vec<Artifact>,
+    found: Vec<Seen>,
     seen: usize,
-    buffer: Vec<u8>,
 }
 
 impl Walk {
@@ -205,35 +276,21 @@ impl Walk {
         if let Err(problem) = fetchml_api::snapshot::check_relative_path(&path) {
             return Err(CollectError::quota(format!("the path of output file {path:?} {problem}; rename it")));
         }
-        let failed = |error: io::Error| CollectError::own(format!("output file {path} cannot be read: {error}"));
-        // NONBLOCK: should it have become a pipe since, opening it must not wait for a writer.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = File::from(openat(dir, name, flags, Mode::empty()).map_err(|error| failed(error.into()))?);
-        let stat = fstat(&file).map_err(|error| failed(error.into()))?;
+        let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| CollectError::own(format!("output file {path} cannot be read: {error}")))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(());
         }
-        let size_bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        if size_bytes > wire::ARTIFACT_BYTES {
+        let seen = Seen::new(path, &stat);
+        if seen.size_bytes > wire::ARTIFACT_BYTES {
             return Err(CollectError::quota(format!(
-                "output file {path} has {size_bytes} bytes, more than the {} of one artifact",
+                "output file {} has {} bytes, more than the {} of one artifact",
+                seen.path,
+                seen.size_bytes,
                 wire::ARTIFACT_BYTES
             )));
         }
-        let mut hasher = Sha256::new();
-        let mut hashed = 0_u64;
-        loop {
-            match file.read(&mut self.buffer) {
-                Ok(0) => break,
-                Ok(read) => {
-                    hasher.update(&self.buffer[..read]);
-                    hashed += read as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        self.found.push(Artifact { path, size_bytes: hashed, sha256: hex::encode(hasher.finalize()) });
+        self.found.push(seen);
         Ok(())
     }
 }

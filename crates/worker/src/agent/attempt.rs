@@ -4,7 +4,9 @@
 
 use crate::{
     agent::{
-        artifacts, diagnosis,
+        artifacts,
+        checkpoints::{self, Checkpoints},
+        diagnosis,
         lease::Lease,
         logs::{self, Logs},
         stall::StallWatch,
@@ -96,6 +98,9 @@ pub(crate) struct Runner {
     pub(crate) slot: u32,
     pub(crate) orders: watch::Receiver<Orders>,
     pub(crate) progress: mpsc::Sender<(AttemptId, Progress)>,
+    pub(crate) checkpoints: Checkpoints,
+    /// Whether user code ran: what is in its directories is its own.
+    pub(crate) ran: bool,
 }
 
 impl Runner {
@@ -107,7 +112,10 @@ impl Runner {
                 Err(outcome) => outcome,
             },
             Begin::Running(running) => self.watch(running).await,
-            Begin::Exited(exit) => outcome_of(&exit),
+            Begin::Exited(exit) => {
+                self.ran = true;
+                outcome_of(&exit)
+            }
             Begin::Over(outcome) => outcome,
         };
         diagnosis::refine(&mut outcome, &self.dir.log(), !self.assignment.gpus.is_empty());
@@ -176,10 +184,13 @@ impl Runner {
 
     /// Watches the process and passes on orders to stop.
     async fn watch(&mut self, mut running: Running) -> Outcome {
+        self.ran = true;
         let grace_s = self.assignment.grace_s;
         let mut watch =
             self.assignment.spec.stall_after_s.map(|after_s| StallWatch::new(&self.dir, after_s, Instant::now()));
         let (mut stalled, mut asked) = (None, None);
+        let keep = self.checkpoints.keep();
+        tokio::pin!(keep);
         loop {
             let wanted = self.orders.borrow_and_update().stop.or(stalled);
             if let Some(stop) = wanted.filter(|stop| asked != Some(*stop)) {
@@ -193,6 +204,7 @@ impl Runner {
             let retry = wanted.is_some() && asked != wanted;
             tokio::select! {
                 exit = running.wait() => return outcome_of(&exit),
+                () = &mut keep => {}
                 () = at(watch.as_ref().map(StallWatch::look_at)) => {
                     if watch.as_mut().is_some_and(|watch| watch.is_stalled(Instant::now())) {
                         stalled = Some(Stop { cause: FailureCause::Stalled, grace_s });
@@ -210,7 +222,9 @@ impl Runner {
         let output = self.dir.output();
         let no_log = fs::symlink_metadata(self.dir.log()).map_or(true, |log| log.len() == 0);
         let no_output = artifacts::is_empty(&output).unwrap_or(false);
-        if no_log && no_output {
+        // Before user code ran it may be half of an earlier one.
+        let no_checkpoint = !self.ran || self.checkpoints.is_empty();
+        if no_log && no_output && no_checkpoint {
             self.tell(Progress::Dead(Some(outcome))).await;
             return;
         }
@@ -223,7 +237,12 @@ impl Runner {
                 artifacts::collect(output, &self.shop.client, &self.shop.uploads).await
             }
         };
-        let (log, files) = tokio::join!(log, files);
+        let checkpoint = async {
+            if !no_checkpoint {
+                self.checkpoints.finish().await;
+            }
+        };
+        let (log, files, ()) = tokio::join!(log, files, checkpoint);
         let Ok(log_bytes) = log else {
             // The log task dropped it: the attempt was forgotten meanwhile.
             return;
@@ -291,6 +310,7 @@ async fn stage(
     if shop.sandboxes.is_on() {
         dir.create_files().map_err(local)?;
     }
+    checkpoints::restore(&shop.client, assignment, dir).await?;
     let Some(snapshot_id) = assignment.spec.snapshot_id.as_deref() else { return Ok(None) };
     staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
     let (work, log) = (dir.work(), dir.log());
@@ -299,7 +319,7 @@ async fn stage(
 
 /// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.
 pub(crate) fn clear_staging(dir: &AttemptDir) -> io::Result<()> {
-    for part in [dir.work(), dir.output(), dir.tmp(), dir.home()] {
+    for part in [dir.work(), dir.output(), dir.checkpoint(), dir.tmp(), dir.home()] {
         match fs::remove_dir_all(part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

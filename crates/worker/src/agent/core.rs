@@ -6,6 +6,7 @@ use crate::{
         ExitReason, Shutdown,
         admission::Admission,
         attempt::{self, Begin, Orders, Progress, Runner, Stop, Workshop},
+        checkpoints::Checkpoints,
         disk,
         identity::{DataDir, write_json},
         lease::Lease,
@@ -251,6 +252,8 @@ impl Core {
             slot: held.slot,
             orders: held.orders.subscribe(),
             progress: self.progress_in.clone(),
+            checkpoints: Checkpoints::new(Arc::clone(&self.shop), &held.assignment, &held.dir),
+            ran: false,
         };
         held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
     }

@@ -8,6 +8,7 @@
 mod admission;
 mod artifacts;
 mod attempt;
+mod checkpoints;
 mod clock;
 mod core;
 mod diagnosis;

@@ -43,6 +43,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             on_lost: OnLost::Fence,
             lost_after_s: None,
             stall_after_s: None,
+            resume_from: None,
         },
         gpus: vec![],
         grace_s: 30,

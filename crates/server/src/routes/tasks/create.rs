@@ -36,16 +36,37 @@ pub(crate) async fn create_task(
     query.finish()?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
-    if let Some(id) = &read.request.snapshot_id
-        && app.store.snapshot(id).await?.is_none()
-    {
-        let problem = format!("there is no snapshot {id}; store it with POST /v1/snapshots");
-        return Err(AppError::Invalid(vec![Problem::new("snapshot_id", problem)]));
+    let missing = missing(&app, &read.request).await?;
+    if !missing.is_empty() {
+        return Err(AppError::Invalid(missing));
     }
     let task = app.driver.submit(draft(read.request, &caller)).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// What the request names and the server does not have.
+async fn missing(app: &App, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
+    let mut missing = Vec::new();
+    if let Some(id) = &request.snapshot_id
+        && app.store.snapshot(id).await?.is_none()
+    {
+        let problem = format!("there is no snapshot {id}; store it with POST /v1/snapshots");
+        missing.push(Problem::new("snapshot_id", problem));
+    }
+    if let Some(id) = request.resume_from {
+        let problem = match super::find(app, &id.to_string()).await {
+            Err(AppError::NotFound(_)) => Some(format!("there is no task {id}")),
+            Err(error) => return Err(error),
+            Ok(_) if app.store.checkpoint(id).await?.is_none() => {
+                Some(format!("task {id} has left nothing in FETCHML_CHECKPOINT_DIR so far"))
+            }
+            Ok(_) => None,
+        };
+        missing.extend(problem.map(|problem| Problem::new("resume_from", problem)));
+    }
+    Ok(missing)
 }
 
 /// The task with the defaults filled in. Validation has bounded every number.
@@ -77,6 +98,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             on_lost: request.on_lost.unwrap_or_default(),
             lost_after_s: request.lost_after_s.map(|s| s as u32),
             stall_after_s: request.stall_after_s.map(|s| s as u32),
+            resume_from: request.resume_from,
         },
     }
 }

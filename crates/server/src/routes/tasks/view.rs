@@ -52,6 +52,7 @@ pub(crate) fn task_view(task: &StoredTask, viewer: &Caller, now: Micros, aging_i
         on_lost: spec.on_lost,
         lost_after_s: spec.lost_after_s.map(i64::from),
         stall_after_s: spec.stall_after_s.map(i64::from),
+        resume_from: spec.resume_from,
         env,
         metadata: spec.metadata.clone(),
         node_assignments,

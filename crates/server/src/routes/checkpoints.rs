@@ -1,0 +1,94 @@
+//! `/v1/tasks/{taskId}/checkpoint` and what workers bring to it.
+
+use super::{snapshots::read_listing, tasks::find};
+use crate::{
+    app::{App, file_access},
+    auth::{Caller, wall_clock},
+    error::AppError,
+    limits,
+    query::PathText,
+    request::read_json_body,
+};
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+    http::StatusCode,
+};
+use fetchml_api::{AttemptId, Checkpoint, CheckpointFiles, Problem, limits::CHECKPOINT_BODY_BYTES};
+use fetchml_store::Write;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use std::sync::Arc;
+
+/// Blobs looked up at the same time.
+const LOOKUPS_AT_ONCE: usize = 32;
+
+/// The checkpoint of a task
+///
+/// Of its latest attempt that wrote any. The files are blobs: `GET /v1/blobs/{sha256}`. 404 when it has written none.
+#[utoipa::path(get, path = "/v1/tasks/{taskId}/checkpoint",
+    params(("taskId" = String, Path, description = "The task")),
+    responses((status = 200, description = "The checkpoint", body = Checkpoint)))]
+pub(super) async fn show_checkpoint(
+    State(app): State<Arc<App>>,
+    PathText(task): PathText<String>,
+) -> Result<Json<Checkpoint>, AppError> {
+    let task = find(&app, &task).await?;
+    let checkpoint = app.store.checkpoint(task.spec.id).await?;
+    checkpoint.map(Json).ok_or_else(|| AppError::not_found("checkpoint of this task"))
+}
+
+/// Stores the checkpoint of a running attempt
+///
+/// For workers. Every file is a stored blob; the list takes the place of the attempt's last one.
+#[utoipa::path(put, path = "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint", request_body = CheckpointFiles,
+    params(("taskId" = String, Path, description = "The task"),
+        ("attemptId" = String, Path, description = "The attempt")),
+    responses((status = 200, description = "Stored durably", body = Checkpoint),
+        (status = 409, description = "The attempt is over")))]
+pub(super) async fn put_checkpoint(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    PathText((task, attempt)): PathText<(String, String)>,
+    request: Request,
+) -> Result<(StatusCode, Json<Checkpoint>), AppError> {
+    let task = find(&app, &task).await?;
+    let unknown = || AppError::not_found("attempt of this task");
+    let attempt: AttemptId = attempt.parse().map_err(|_| unknown())?;
+    let record = app.store.attempt(attempt).await?.filter(|a| a.task_id == task.spec.id).ok_or_else(unknown)?;
+    if record.ended_at.is_some() {
+        return Err(AppError::Conflict { error: "The attempt is over.".into(), hint: None });
+    }
+    let (_, body) = read_json_body(request, CHECKPOINT_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
+    let listed: CheckpointFiles = read_listing(&body, "list of files")?;
+    let mut problems = listed.problems();
+    if problems.is_empty() {
+        problems = unstored(&app, &listed).await?;
+    }
+    if !problems.is_empty() {
+        return Err(AppError::Invalid(problems));
+    }
+    let mut checkpoint = Checkpoint { attempt_id: attempt, saved_at: wall_clock(), files: listed.files };
+    checkpoint.files.sort_by(|a, b| a.path.cmp(&b.path));
+    let audit = file_access(&caller, "checkpoint_store", format!("tasks/{}/attempts/{attempt}", task.spec.id));
+    app.store.commit(vec![Write::CheckpointPut(checkpoint.clone()), Write::Audit(audit)]).await?;
+    Ok((StatusCode::OK, Json(checkpoint)))
+}
+
+/// A problem for each file whose blob is not stored with its size.
+async fn unstored(app: &App, listed: &CheckpointFiles) -> Result<Vec<Problem>, AppError> {
+    let blobs = &app.blobs;
+    let found: Vec<Option<u64>> = stream::iter(listed.files.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>())
+        .map(|sha256| async move { blobs.size(&sha256).await })
+        .buffered(LOOKUPS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let problems = listed.files.iter().zip(found).enumerate().filter_map(|(i, (file, stored))| {
+        let problem = match stored {
+            Some(size) if size == file.size_bytes => return None,
+            Some(size) => format!("says {} bytes; its blob has {size}", file.size_bytes),
+            None => format!("blob {} is not stored; PUT it first", file.sha256),
+        };
+        Some(Problem::new(format!("files[{i}]"), problem))
+    });
+    Ok(problems.collect())
+}

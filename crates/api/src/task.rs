@@ -393,7 +393,7 @@ impl Task {
     /// Puts the two durable parts of a task together as the API shows them, without `output`. The
     /// values of `env` stay as they are: callers mask them for everyone but the owner.
     pub fn from_records(spec: &TaskSpec, state: &TaskState, now: Micros, aging_interval_s: i64) -> Self {
-        let assigned = state.worker_id.filter(|_| state.attempt.is_some());
+        let assigned = state.worker_id.filter(|_| state.status != TaskStatus::Queued);
         Self {
             id: spec.id,
             job_name: spec.job_name.clone(),
@@ -403,7 +403,7 @@ impl Task {
             started_at: state.started_at,
             ended_at: state.ended_at,
             worker_id: state.worker_id,
-            error: state.error.clone(),
+            error: state.error.clone().filter(|_| state.status != TaskStatus::Completed),
             output: None,
             entrypoint: spec.entrypoint.clone(),
             args: spec.args.clone(),
@@ -433,7 +433,7 @@ impl Task {
             attempt_id: state.attempt,
             failure: state.cause.filter(|_| state.status == TaskStatus::Failed).map(|cause| Failure {
                 cause,
-                retryable: cause.retry_rule(true) != RetryRule::Final,
+                retryable: cause.retry_rule(false) != RetryRule::Final,
                 exit_code: state.exit_code,
                 signal: state.signal,
             }),

@@ -15,6 +15,7 @@ mod keys;
 mod life;
 mod logs;
 mod queue;
+mod reports;
 mod snapshots;
 mod tasks;
 mod workers;

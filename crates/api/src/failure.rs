@@ -1,5 +1,6 @@
 //! Why an attempt failed and what follows from it: the table of causes and retries.
 
+use crate::log_rule::LogRuleMatch;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -116,6 +117,10 @@ pub struct Failure {
     /// Signal that ended the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
+    /// The server's rule that its log matched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub log_rule: Option<LogRuleMatch>,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::{
     artifact::Artifact,
     failure::FailureCause,
     ids::{AttemptEpoch, AttemptId, TaskId, WorkerId},
+    log_rule::LogRuleMatch,
     record::TaskSpec,
     worker::Capabilities,
 };
@@ -136,6 +137,9 @@ pub struct Outcome {
     /// Files from the output directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
+    /// The rule that the log matched. The server's to say: what a worker says here is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_rule: Option<LogRuleMatch>,
 }
 
 /// Server to worker.

@@ -6,6 +6,7 @@ use crate::{
     ids::{AttemptEpoch, AttemptId, KeyId, TaskId, WorkerId},
     key::Role,
     link::Outcome,
+    log_rule::LogRuleMatch,
     task::{Network, OnLost, TaskStatus},
     time::Micros,
     worker::{Capabilities, SlotKind},
@@ -122,6 +123,10 @@ pub struct TaskState {
     pub error: Option<String>,
     /// Hidden from reads (a DELETE of an ended task).
     pub hidden: bool,
+    /// The rule that the log of the last failed attempt matched.
+    pub log_rule: Option<LogRuleMatch>,
+    /// Workers that rules keep this task off; one for each attempt at most.
+    pub excluded_workers: Vec<WorkerId>,
 }
 
 /// Where an attempt is in its life, as far as the server durably knows.

@@ -3,6 +3,7 @@
 use crate::{
     failure::{Failure, RetryRule},
     ids::{AttemptId, TaskId, WorkerId},
+    log_rule::LogAction,
     record::{TaskSpec, TaskState},
     time::Micros,
 };
@@ -176,6 +177,10 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub attempt_id: Option<AttemptId>,
+    /// Workers it is not placed on any more: a log rule of the server said so of an attempt there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub excluded_workers: Vec<WorkerId>,
     /// Why it failed, for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -431,11 +436,14 @@ impl Task {
                 .collect(),
             priority_aged: priority_aged(state, now, aging_interval_s),
             attempt_id: state.attempt,
+            excluded_workers: state.excluded_workers.clone(),
             failure: state.cause.filter(|_| state.status == TaskStatus::Failed).map(|cause| Failure {
                 cause,
-                retryable: cause.retry_rule(false) != RetryRule::Final,
+                retryable: cause.retry_rule(false) != RetryRule::Final
+                    && state.log_rule.as_ref().is_none_or(|rule| rule.action != Some(LogAction::DoNotRetry)),
                 exit_code: state.exit_code,
                 signal: state.signal,
+                log_rule: state.log_rule.clone(),
             }),
             warnings: Vec::new(),
         }

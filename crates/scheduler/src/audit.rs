@@ -77,6 +77,9 @@ pub(crate) fn draft(
             if let Some(cause) = state.cause {
                 put("cause", FailureCause::as_str(cause).to_owned());
             }
+            if let Some(rule) = &state.log_rule {
+                put("log_rule", rule.pattern.clone());
+            }
         }
     }
     if let Some(attempt) = attempt {

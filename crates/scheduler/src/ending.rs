@@ -8,7 +8,8 @@ use crate::{
     timers::Timer,
 };
 use fetchml_api::{
-    AttemptId, AttemptPhase, AttemptRecord, FailureCause, Micros, RetryRule, SlotKind, TaskId, TaskStatus,
+    AttemptId, AttemptPhase, AttemptRecord, FailureCause, LogAction, LogRuleMatch, Micros, RetryRule, SlotKind, TaskId,
+    TaskStatus, WorkerId,
     failure::backoff_seconds,
     limits::{ERROR_BYTES, REQUEUES_MAX},
     link::Outcome,
@@ -22,19 +23,28 @@ pub(crate) struct Failing {
     exit_code: Option<i32>,
     signal: Option<i32>,
     error: String,
+    /// The rule that its log matched.
+    log_rule: Option<LogRuleMatch>,
     /// Whether to wait before the next attempt.
     backoff: bool,
 }
 
 impl Failing {
     pub(crate) fn cancelled(by: &str) -> Self {
-        let error = format!("cancelled by {by}");
-        Self { cause: FailureCause::Cancelled, transient: false, exit_code: None, signal: None, error, backoff: false }
+        Self::by_system(FailureCause::Cancelled, format!("cancelled by {by}"))
     }
 
     /// No fault of the task's and nothing to wait for: it is queued again at once.
     pub(crate) fn lost(error: String) -> Self {
-        Self { cause: FailureCause::Lost, transient: false, exit_code: None, signal: None, error, backoff: false }
+        Self::by_system(FailureCause::Lost, error)
+    }
+
+    const fn by_system(cause: FailureCause, error: String) -> Self {
+        Self { cause, transient: false, exit_code: None, signal: None, error, log_rule: None, backoff: false }
+    }
+
+    fn rules(&self, action: LogAction) -> bool {
+        self.log_rule.as_ref().is_some_and(|rule| rule.action == Some(action))
     }
 
     fn reported(cause: FailureCause, outcome: &Outcome) -> Self {
@@ -44,6 +54,7 @@ impl Failing {
             exit_code: outcome.exit_code,
             signal: outcome.signal,
             error: outcome.error.clone().unwrap_or_else(|| sentence(cause, outcome)),
+            log_rule: outcome.log_rule.clone(),
             backoff: cause != FailureCause::Preempted,
         }
     }
@@ -112,7 +123,7 @@ impl Scheduler {
     pub(crate) fn release(&mut self, id: AttemptId) {
         let now = self.now;
         let attempt = self.attempts.get_mut(&id).expect("only current attempts hold anything");
-        let demand = self.queues.shapes.key(self.tasks[&attempt.record.task_id].shape);
+        let demand = self.queues.demand(self.tasks[&attempt.record.task_id].shape);
         let holding = std::mem::replace(&mut attempt.holding, Holding::Nothing);
         let record = &attempt.record;
         match holding {
@@ -146,6 +157,9 @@ impl Scheduler {
         }
         let max_retries = task.max_retries;
         let history = task.history_mut();
+        if failing.rules(LogAction::DoNotRetry) {
+            return self.finish_failed(id, failing, Action::Fail, SYSTEM, Some(record), effects);
+        }
         let (action, count) = match failing.cause.retry_rule(failing.transient) {
             RetryRule::Counted if history.retry_count < max_retries => (Action::Retry, &mut history.retry_count),
             RetryRule::Free if history.requeue_count < REQUEUES_MAX => (Action::Requeue, &mut history.requeue_count),
@@ -168,6 +182,9 @@ impl Scheduler {
         effects: &mut Vec<Effect>,
     ) {
         let (id, now) = (record.task_id, self.now);
+        if failing.rules(LogAction::ExcludeWorker) {
+            self.exclude(id, record.worker_id);
+        }
         let task = self.task_mut(id);
         task.status = TaskStatus::Queued;
         task.queued_since = not_before.unwrap_or(now);
@@ -184,12 +201,27 @@ impl Scheduler {
         effects.push(Effect::UpdateTask(state));
     }
 
+    /// Keeps a task, which must be in no queue, off a worker from now on.
+    fn exclude(&mut self, id: TaskId, worker: WorkerId) {
+        let history = self.task_mut(id).history_mut();
+        if history.excluded_workers.contains(&worker) {
+            return;
+        }
+        history.excluded_workers.push(worker);
+        let excluded = history.excluded_workers.clone();
+        let before = self.tasks[&id].shape;
+        let demand = self.queues.demand(before).clone();
+        self.task_mut(id).shape = self.queues.shape_take(demand, excluded);
+        self.queues.shapes.release(before);
+    }
+
     fn finish_completed(&mut self, record: &AttemptRecord, outcome: &Outcome, effects: &mut Vec<Effect>) {
         let task = self.task_mut(record.task_id);
         task.status = TaskStatus::Completed;
         let history = task.history_mut();
         history.cause = None;
         history.error = None;
+        history.log_rule = None;
         history.exit_code = outcome.exit_code;
         history.signal = outcome.signal;
         self.finish(record.task_id, Action::Complete, SYSTEM, Some(record), effects);
@@ -248,7 +280,7 @@ impl Scheduler {
     }
 
     pub(crate) fn delayed_mut(&mut self, id: TaskId) -> &mut usize {
-        let kind = self.queues.shapes.key(self.tasks[&id].shape).slot;
+        let kind = self.queues.demand(self.tasks[&id].shape).slot;
         self.delayed.of_mut(kind)
     }
 
@@ -263,6 +295,7 @@ impl crate::task::History {
         self.exit_code = failing.exit_code;
         self.signal = failing.signal;
         self.error = Some(failing.error.clone());
+        self.log_rule.clone_from(&failing.log_rule);
     }
 }
 

@@ -1,7 +1,11 @@
 //! All workers and the indexes that find one for a task without asking each.
 
-use crate::{Settings, queue::PerSlot, worker::Worker};
-use fetchml_api::{Demand, SlotKind, WorkerId};
+use crate::{
+    Settings,
+    queue::{Needs, PerSlot},
+    worker::Worker,
+};
+use fetchml_api::{SlotKind, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All workers ever admitted.
@@ -114,22 +118,27 @@ impl Fleet {
     }
 
     /// The worker that fits best, and its devices.
-    pub(crate) fn pick(&self, demand: &Demand, gpu_tokens: &[String]) -> Option<(WorkerId, Vec<u32>)> {
+    pub(crate) fn pick(&self, needs: &Needs, gpu_tokens: &[String]) -> Option<(WorkerId, Vec<u32>)> {
+        let Needs { demand, excluded } = needs;
         let (cpu, memory) = (u64::from(demand.cpu), u64::from(demand.memory_gb));
         if demand.gpu > 0 {
             let candidates =
                 self.open_gpu.of(demand.slot).range((demand.gpu as usize, 0, WorkerId(uuid::Uuid::nil()))..);
-            return (candidates.filter(|&&(_, free, _)| free >= cpu)).find_map(|&(_, _, id)| {
-                let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= memory)?;
-                Some((id, worker.devices_free(demand.gpu, gpu_tokens)?))
-            });
+            return (candidates.filter(|&&(_, free, id)| free >= cpu && !excluded.contains(&id))).find_map(
+                |&(_, _, id)| {
+                    let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= memory)?;
+                    Some((id, worker.devices_free(demand.gpu, gpu_tokens)?))
+                },
+            );
         }
         // GPUs are kept for those who need them.
         [false, true].into_iter().find_map(|free_gpus| {
             let first = (free_gpus, cpu, 0, WorkerId(uuid::Uuid::nil()));
             let last = (free_gpus, u64::MAX, u64::MAX, WorkerId(uuid::Uuid::max()));
             let mut candidates = self.open.of(demand.slot).range(first..=last);
-            candidates.find(|&&(_, _, free, _)| free >= memory).map(|&(_, _, _, id)| (id, Vec::new()))
+            candidates
+                .find(|&&(_, _, free, id)| free >= memory && !excluded.contains(&id))
+                .map(|&(_, _, _, id)| (id, Vec::new()))
         })
     }
 

@@ -62,6 +62,11 @@ impl Scheduler {
             };
             assert_eq!(state.status, status, "status follows phase");
         }
+        for task in self.tasks.values() {
+            let mut excluded = task.history().map(|history| history.excluded_workers.clone()).unwrap_or_default();
+            excluded.sort_unstable();
+            assert_eq!(self.queues.shapes.key(task.shape).excluded, excluded, "a task waits where it may not go");
+        }
     }
 
     fn assert_rooms(&self) {
@@ -79,7 +84,7 @@ impl Scheduler {
                         assert!(attempt.record.phase < AttemptPhase::Running, "what runs has its room");
                     }
                     Holding::Room { .. } => {
-                        used.add(self.queues.shapes.key(self.tasks[&attempt.record.task_id].shape));
+                        used.add(self.queues.demand(self.tasks[&attempt.record.task_id].shape));
                         for &gpu in &attempt.record.gpus {
                             assert_eq!(devices.insert(gpu, *attempt_id), None, "GPU {gpu} of {id} has one owner");
                         }

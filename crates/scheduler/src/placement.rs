@@ -5,7 +5,7 @@ use crate::{
     Answer, Effect, Message, Scheduler,
     attempt::{Attempt, Holding, attempt_id},
     limits,
-    queue::Head,
+    queue::{Head, Needs},
     timers::Timer,
 };
 use fetchml_api::{
@@ -55,9 +55,10 @@ impl Scheduler {
             }
             let Some(head) = self.queues.next(SlotKind::Batch, last) else { return };
             last = Some(head);
-            let demand = self.queues.shapes.key(head.shape);
+            let Needs { demand, excluded } = self.queues.shapes.key(head.shape);
             let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
-            let mut workers = self.fleet.takes_ahead().filter(|(id, _)| !awaited.contains(id));
+            let mut workers =
+                self.fleet.takes_ahead().filter(|(id, _)| !awaited.contains(id) && !excluded.contains(id));
             let found = workers.find(|(_, worker)| worker.fits_one_slot(demand)).map(|(id, _)| id);
             drop(workers);
             if let Some(worker) = found {
@@ -66,7 +67,8 @@ impl Scheduler {
                 self.fleet.change(worker, |worker| worker.ahead.insert(epoch, attempt));
             } else {
                 misses += 1;
-                let hosts = self.fleet.takes_ahead().filter(|(_, worker)| worker.could_host(demand, tokens));
+                let hosts = (self.fleet.takes_ahead())
+                    .filter(|(id, worker)| !excluded.contains(id) && worker.could_host(demand, tokens));
                 awaited.extend(hosts.map(|(id, _)| id));
             }
         }
@@ -127,7 +129,7 @@ impl Scheduler {
         self.timers.set(Timer::PatienceEnds(id), Some(patience_ends), None);
         attempt.holding = Holding::Room { since: self.now };
         let record = &attempt.record;
-        let demand = self.queues.shapes.key(self.tasks[&record.task_id].shape);
+        let demand = self.queues.demand(self.tasks[&record.task_id].shape);
         self.fleet.change(record.worker_id, |worker| {
             worker.ahead.remove(&record.epoch);
             worker.hold(id, demand, &record.gpus);
@@ -145,7 +147,7 @@ impl Scheduler {
         let worker = self.fleet.get(id)?;
         let (_, &attempt) = worker.ahead.first_key_value()?;
         let task = self.attempts[&attempt].record.task_id;
-        worker.has_room(self.queues.shapes.key(self.tasks[&task].shape)).then_some(attempt)
+        worker.has_room(self.queues.demand(self.tasks[&task].shape)).then_some(attempt)
     }
 
     pub(crate) fn patience_ends(&self) -> Micros {

@@ -5,7 +5,7 @@
 //! this is the order of the keys alone: a lower key is never a lower level.
 
 use crate::{gpu, intern::Interner};
-use fetchml_api::{Demand, SlotKind, TaskId};
+use fetchml_api::{Demand, SlotKind, TaskId, WorkerId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
@@ -13,6 +13,14 @@ use std::{
 
 /// A task's place: its static key, ties by id.
 pub(crate) type Place = (i64, TaskId);
+
+/// What tasks of one shape need from a worker, and which workers they are kept off.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Needs {
+    pub(crate) demand: Demand,
+    /// In order.
+    pub(crate) excluded: Vec<WorkerId>,
+}
 
 /// Tasks that need the same from a worker.
 #[derive(Debug)]
@@ -43,7 +51,7 @@ impl Head {
 /// All queues.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    pub(crate) shapes: Interner<Demand, Shape>,
+    pub(crate) shapes: Interner<Needs, Shape>,
     order: PerSlot<BTreeSet<(Place, u32)>>,
     depth: PerSlot<usize>,
 }
@@ -77,13 +85,19 @@ impl Queues {
     }
 
     /// The number of a shape, with one task more.
-    pub(crate) fn shape_take(&mut self, demand: Demand) -> u32 {
-        self.shapes.take(demand, |demand| Shape {
-            gpu_tokens: demand.gpu_type.as_deref().map(gpu::tokens).unwrap_or_default(),
+    pub(crate) fn shape_take(&mut self, demand: Demand, mut excluded: Vec<WorkerId>) -> u32 {
+        excluded.sort_unstable();
+        self.shapes.take(Needs { demand, excluded }, |needs| Shape {
+            gpu_tokens: needs.demand.gpu_type.as_deref().map(gpu::tokens).unwrap_or_default(),
             queues: BTreeMap::new(),
             heads: BTreeSet::new(),
             stopped_at: None,
         })
+    }
+
+    /// What tasks of a shape need.
+    pub(crate) fn demand(&self, shape: u32) -> &Demand {
+        &self.shapes.key(shape).demand
     }
 
     pub(crate) fn insert(&mut self, shape: u32, user: u32, place: Place) {
@@ -118,26 +132,26 @@ impl Queues {
     /// Panics unless heads and order are what the queues say.
     pub(crate) fn assert_invariants(&self) {
         let mut order: PerSlot<BTreeSet<(Place, u32)>> = PerSlot::default();
-        for (id, demand, shape, uses) in self.shapes.iter() {
+        for (id, needs, shape, uses) in self.shapes.iter() {
             let heads: BTreeSet<_> = shape.queues.values().filter_map(|queue| queue.first().copied()).collect();
             assert_eq!(heads.len(), shape.queues.len(), "no queue is empty");
             assert_eq!(heads, shape.heads, "heads are the first of each queue");
             let queued: usize = shape.queues.values().map(BTreeSet::len).sum();
             assert!(queued <= uses as usize, "every queued task counts for its shape");
             if let Some(&best) = heads.first() {
-                order.of_mut(demand.slot).insert((best, id));
+                order.of_mut(needs.demand.slot).insert((best, id));
             }
         }
         assert_eq!(order, self.order, "the order holds the best head of each shape");
     }
 
     fn depth_mut(&mut self, shape: u32) -> &mut usize {
-        self.depth.of_mut(self.shapes.key(shape).slot)
+        self.depth.of_mut(self.demand(shape).slot)
     }
 
     /// Changes one queue and then what is derived from it.
     fn change(&mut self, shape_id: u32, user: u32, change: impl FnOnce(&mut BTreeSet<Place>)) {
-        let kind = self.shapes.key(shape_id).slot;
+        let kind = self.demand(shape_id).slot;
         let shape = self.shapes.value_mut(shape_id);
         let best_before = shape.heads.first().copied();
         let queue = shape.queues.entry(user).or_default();

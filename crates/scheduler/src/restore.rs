@@ -72,7 +72,7 @@ impl Scheduler {
     pub fn durable_state(&self) -> DurableState {
         let task = |(&id, task): (&TaskId, &Task)| {
             let durable = DurableTask {
-                demand: self.queues.shapes.key(task.shape).clone(),
+                demand: self.queues.demand(task.shape).clone(),
                 max_retries: task.max_retries,
                 lease: task.lease,
                 user_id: self.users.key(task.user).clone(),
@@ -93,7 +93,7 @@ impl Scheduler {
         }
         self.count_epoch(state.epoch);
         let (id, not_before) = (state.id, state.not_before);
-        let shape = self.queues.shape_take(demand);
+        let shape = self.queues.shape_take(demand, state.excluded_workers.clone());
         let user = self.users.take(user_id, |_| ());
         let task = Task::from_state(state, max_retries, lease, shape, user);
         let waits = task.status == TaskStatus::Queued;
@@ -113,7 +113,7 @@ impl Scheduler {
         for record in records {
             self.count_epoch(Some(record.epoch));
             let (id, worker_id, epoch, phase) = (record.id, record.worker_id, record.epoch, record.phase);
-            let demand = self.queues.shapes.key(self.tasks[&record.task_id].shape);
+            let demand = self.queues.demand(self.tasks[&record.task_id].shape);
             let (patience_ends, may_wait) =
                 (self.patience_ends(), record.phase < AttemptPhase::Running && demand.gpu == 0);
             let worker = self.fleet.get(worker_id).expect("the worker of an attempt is known");

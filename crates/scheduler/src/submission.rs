@@ -14,7 +14,7 @@ impl Scheduler {
             return Answer::Unchanged;
         }
         let id = new.id;
-        let shape = self.queues.shape_take(new.demand.clone());
+        let shape = self.queues.shape_take(new.demand.clone(), Vec::new());
         let user = self.users.take(new.user_id.clone(), |_| ());
         let task = Task::new(new, self.now, shape, user);
         let state = task.state(id);

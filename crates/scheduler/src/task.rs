@@ -3,7 +3,7 @@
 
 use crate::event::{Lease, NewTask};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, Micros, TaskId, TaskState, TaskStatus, WorkerId, time::SECOND,
+    AttemptEpoch, AttemptId, FailureCause, LogRuleMatch, Micros, TaskId, TaskState, TaskStatus, WorkerId, time::SECOND,
 };
 
 /// A task that has not ended. Its id is its key in the map that holds it.
@@ -38,6 +38,8 @@ pub(crate) struct History {
     pub(crate) signal: Option<i32>,
     pub(crate) error: Option<String>,
     pub(crate) hidden: bool,
+    pub(crate) log_rule: Option<LogRuleMatch>,
+    pub(crate) excluded_workers: Vec<WorkerId>,
 }
 
 impl Task {
@@ -73,6 +75,8 @@ impl Task {
             signal: state.signal,
             error: state.error,
             hidden: state.hidden,
+            log_rule: state.log_rule,
+            excluded_workers: state.excluded_workers,
         };
         Self {
             queued_since: state.queued_since,
@@ -110,6 +114,8 @@ impl Task {
             signal: h.signal,
             error: h.error,
             hidden: h.hidden,
+            log_rule: h.log_rule,
+            excluded_workers: h.excluded_workers,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What others may read of the core: for answers of the API, for welcomes, for tests. Reading
 //! changes nothing.
 
-use crate::{Scheduler, attempt::Holding, limits, task, worker::Worker as WorkerEntry};
+use crate::{Scheduler, attempt::Holding, limits, queue::Needs, task, worker::Worker as WorkerEntry};
 use fetchml_api::{
     AttemptEpoch, AttemptId, AttemptRecord, Micros, SlotKind, TaskId, TaskState, Worker, WorkerId, WorkerRecord,
     WorkerStatus,
@@ -109,13 +109,17 @@ impl fmt::Display for Scheduler {
         let mut places: Vec<_> = self.queues.places().collect();
         places.sort_by_key(|&(.., place)| place);
         for (shape, user, (_, task)) in places {
-            let demand = self.queues.shapes.key(shape);
+            let Needs { demand, excluded } = self.queues.shapes.key(shape);
             let (slot, user) = (demand.slot, self.users.key(user));
-            writeln!(
+            write!(
                 f,
                 "queued {task} {slot:?} cpu={} memory={} gpu={} {user}",
                 demand.cpu, demand.memory_gb, demand.gpu
             )?;
+            for (number, worker) in excluded.iter().enumerate() {
+                write!(f, "{} {worker}", if number == 0 { " not on" } else { "" })?;
+            }
+            writeln!(f)?;
         }
         for (at, timer) in self.timers.iter() {
             if let crate::timers::Timer::BackoffEnds(task) = timer {

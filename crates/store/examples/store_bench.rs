@@ -53,6 +53,8 @@ fn submit(n: u128) -> [Write; 3] {
         signal: None,
         error: None,
         hidden: false,
+        log_rule: None,
+        excluded_workers: Vec::new(),
     };
     let audit = AuditDraft {
         at: now,

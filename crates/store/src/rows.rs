@@ -33,12 +33,14 @@ pub(crate) fn task_state(state: &TaskState) -> Result<Vec<Value>, StoreError> {
         state.signal.map(i64::from).into(),
         Value::optional_text(state.error.as_ref())?,
         state.hidden.into(),
+        state.log_rule.as_ref().map_or(Ok(Value::Null), Value::json)?,
+        if state.excluded_workers.is_empty() { Value::Null } else { Value::json(&state.excluded_workers)? },
     ])
 }
 
 /// A whole new task row.
 pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, StoreError> {
-    let mut columns = Vec::with_capacity(25);
+    let mut columns = Vec::with_capacity(27);
     columns.extend([
         Value::word(spec.id),
         Value::text(spec.user_id.clone())?,
@@ -77,6 +79,8 @@ pub(crate) fn read_task(mut row: Row) -> Result<StoredTask, StoreError> {
         signal: row.optional_number()?,
         error: row.optional_text()?,
         hidden: row.truth()?,
+        log_rule: row.optional_json()?,
+        excluded_workers: row.optional_json()?.unwrap_or_default(),
     };
     Ok(StoredTask { spec, state })
 }

@@ -1,8 +1,8 @@
 //! Work assigned ahead: only to workers whose attempts are short, promoted in order, asked back
 //! when it waits too long, at no cost.
 
-use crate::support::{T, World, ok, t, w, worker};
-use fetchml_api::link::Report;
+use crate::support::{T, World, ok, ruled, t, w, worker};
+use fetchml_api::{FailureCause, LogAction, link::Report};
 use fetchml_scheduler::{Answer, Event, Settings};
 
 /// A worker with one slot that has shown four attempts of a length.
@@ -201,4 +201,15 @@ fn what_is_given_back_unasked_waits_from_where_it_began() {
     assert_eq!((world.state(1).waited_before, world.state(1).queued_since), (0, submitted));
     world.turn();
     assert_eq!(world.state(1).waited_before, 15_000_000);
+}
+
+#[test]
+fn a_worker_that_a_log_rule_excluded_gets_nothing_of_the_task_ahead() {
+    let mut world = seasoned(100);
+    submit(&mut world, [t(10).retries(1)]);
+    world.reports(10, &[ruled(FailureCause::ExitNonzero, LogAction::ExcludeWorker)]);
+    submit(&mut world, [t(11)]);
+    world.pass(2);
+    world.heard(1);
+    assert_eq!(submit(&mut world, [t(12)]), ["w1: assign t12#1"], "t10 waits longer and is left out");
 }

@@ -2,9 +2,9 @@
 //! shrink and lie, restarts, time that jumps. The world checks everything after each step; in the
 //! end the faults stop and all tasks must end.
 
-use crate::support::{T, W, World, exit, failed, number, ok, t, task, w, worker};
+use crate::support::{T, W, World, exit, failed, number, ok, ruled, t, task, w, worker};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, SlotKind, TaskStatus,
+    AttemptEpoch, AttemptId, FailureCause, LogAction, SlotKind, TaskStatus,
     link::{Held, Report},
 };
 use fetchml_scheduler::{Answer, Event};
@@ -60,8 +60,8 @@ fn acts() -> impl Strategy<Value = Act> {
             .prop_map(|(n, cores, gpus, forget, lie)| Act::Join { n, cores, gpus, forget, lie }),
         2 => (0..4_u32).prop_map(Act::Heard),
         1 => (0..4_u32).prop_map(Act::Disconnect),
-        8 => (any::<usize>(), 0..9_usize).prop_map(|(attempt, report)| Act::Report { attempt, report }),
-        1 => (any::<usize>(), 0..9_usize, 0..4_u8).prop_map(|(attempt, report, forgery)| Act::Forged { attempt, report, forgery }),
+        8 => (any::<usize>(), 0..11_usize).prop_map(|(attempt, report)| Act::Report { attempt, report }),
+        1 => (any::<usize>(), 0..11_usize, 0..4_u8).prop_map(|(attempt, report, forgery)| Act::Forged { attempt, report, forgery }),
         4 => any::<usize>().prop_map(Act::Quick),
         2 => prop_oneof![6 => 0..3_000_i64, 2 => 10_000..20_000_i64, 1 => 600_000..700_000_i64]
             .prop_map(|milliseconds| Act::Pass { milliseconds }),
@@ -80,6 +80,8 @@ fn report(n: usize) -> Report {
         5 => failed(FailureCause::Launch),
         6 => failed(FailureCause::Environment),
         7 => failed(FailureCause::Preempted),
+        8 => ruled(FailureCause::Launch, LogAction::ExcludeWorker),
+        9 => ruled(FailureCause::ExitNonzero, LogAction::DoNotRetry),
         _ => Report::Returned,
     }
 }

@@ -1,8 +1,8 @@
 //! What follows from each cause of failure, and how long it takes.
 
-use crate::support::{World, exit, failed, ok, t, w};
+use crate::support::{World, exit, failed, ok, ruled, t, w};
 use fetchml_api::{
-    FailureCause as C,
+    FailureCause as C, LogAction,
     link::{Outcome, Report},
 };
 use fetchml_scheduler::Answer;
@@ -151,4 +151,43 @@ fn a_workers_own_sentence_is_kept() {
     let error = Some("pip: no matching distribution for torhc".to_owned());
     world.reports(1, &[Report::Ended(Outcome { cause: Some(C::Environment), error, ..Outcome::default() })]);
     assert_eq!(world.says(1), "failed, environment: pip: no matching distribution for torhc");
+}
+
+#[test]
+fn a_log_rule_ends_the_retries() {
+    let mut world = running(10);
+    world.reports(1, &[Report::Running, ruled(C::ExitNonzero, LogAction::DoNotRetry)]);
+    assert!(world.says(1).starts_with("failed, exit_nonzero"), "{}", world.says(1));
+    assert_eq!(world.state(1).log_rule.as_ref().unwrap().pattern, "words");
+}
+
+#[test]
+fn a_task_is_kept_off_each_worker_that_a_log_rule_excluded() {
+    let mut world = World::new();
+    world.join(w(1, 8).slots(4, 0));
+    world.join(w(2, 4).slots(4, 0));
+    world.join(w(3, 2).slots(4, 0));
+    world.submit(t(1));
+    world.submit(t(2));
+    // The smallest that fits is the best fit.
+    assert_eq!(world.turn(), ["w3: assign t1#1", "w3: assign t2#1"]);
+    for (at, next) in [("w3", "w2"), ("w2", "w1")] {
+        world.reports(1, &[ruled(C::Launch, LogAction::ExcludeWorker)]);
+        world.sent.clear();
+        world.pass(2);
+        assert_eq!(world.turn(), [format!("{next}: assign t1#{}", world.state(1).attempt_count)], "not {at} again");
+        world.restart();
+        world.join_holding(w(1, 8).slots(4, 0), if next == "w1" { &[1] } else { &[] });
+        world.join_holding(w(2, 4).slots(4, 0), if next == "w2" { &[1] } else { &[] });
+        world.join_holding(w(3, 2).slots(4, 0), &[2]);
+    }
+    world.reports(1, &[ruled(C::Launch, LogAction::ExcludeWorker)]);
+    world.sent.clear();
+    world.pass(4);
+    assert_eq!(world.turn(), [""; 0], "no worker is left");
+    assert!(world.text().contains("queued t1 Batch cpu=1 memory=0 gpu=0 ada not on w1 w2 w3"), "{}", world.text());
+    world.join(w(4, 1).slots(4, 0));
+    assert_eq!(world.turn(), ["w4: assign t1#4"]);
+    world.reports(2, &[exit(1)]);
+    assert_eq!(world.state(2).excluded_workers, [], "a rule is about the task that it matched");
 }

@@ -2,8 +2,8 @@
 //! all that must always hold.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, Micros, SlotKind,
-    TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, LogAction,
+    LogRuleMatch, Micros, SlotKind, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
     link::{Held, Outcome, Report},
     time::SECOND,
 };
@@ -197,6 +197,8 @@ impl World {
             signal: None,
             error: None,
             hidden: false,
+            log_rule: None,
+            excluded_workers: Vec::new(),
         };
         self.rows.insert(spec.id, Row { spec, state, replayed: TaskStatus::Queued });
     }
@@ -418,4 +420,10 @@ pub(crate) fn failed(cause: FailureCause) -> Report {
 
 pub(crate) fn exit(code: i32) -> Report {
     Report::Ended(Outcome { cause: Some(FailureCause::ExitNonzero), exit_code: Some(code), ..Outcome::default() })
+}
+
+/// A failure whose log matched a rule.
+pub(crate) fn ruled(cause: FailureCause, action: LogAction) -> Report {
+    let log_rule = Some(LogRuleMatch { pattern: "words".into(), action: Some(action) });
+    Report::Ended(Outcome { cause: Some(cause), log_rule, ..Outcome::default() })
 }

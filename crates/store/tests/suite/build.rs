@@ -2,8 +2,8 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    FailureCause, KeyId, KeyRecord, Micros, Network, OnLost, Role, SlotKind, SnapshotRecord, TaskId, TaskSpec,
-    TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network, OnLost, Role, SlotKind, SnapshotRecord,
+    TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -68,6 +68,8 @@ pub(crate) fn queued(n: u64) -> TaskState {
         signal: None,
         error: None,
         hidden: false,
+        log_rule: None,
+        excluded_workers: Vec::new(),
     }
 }
 
@@ -91,6 +93,8 @@ pub(crate) fn full_state(n: u64) -> TaskState {
         exit_code: Some(-1),
         signal: Some(9),
         error: Some("out of memory".into()),
+        log_rule: Some(LogRuleMatch { pattern: "^größe\\d+$".into(), action: Some(LogAction::ExcludeWorker) }),
+        excluded_workers: vec![worker_id(1), worker_id(2)],
         ..queued(n)
     }
 }
@@ -126,6 +130,7 @@ pub(crate) fn outcome(artifacts: usize) -> Outcome {
         artifacts: (0..artifacts)
             .map(|n| Artifact { path: format!("out/{n:04}.bin"), size_bytes: n as u64, sha256: format!("{n:064x}") })
             .collect(),
+        log_rule: None,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     driver::Driver,
     error::AppError,
     limits,
+    log_rules::LogRules,
     logs::Logs,
     options::Options,
 };
@@ -29,6 +30,7 @@ pub struct App {
     pub blobs: Blobs,
     /// Logs of attempts.
     pub logs: Logs,
+    pub(crate) log_rules: LogRules,
     /// Settings.
     pub options: Options,
     /// Cancelled when the server stops: streams and sessions end.
@@ -40,9 +42,9 @@ pub struct App {
 impl App {
     /// Joins the parts.
     pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
-        let Parts { store, driver, keys, auth_audit, blobs, logs, stop } = parts;
+        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, stop } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
-        Arc::new(Self { store, driver, keys, auth_audit, blobs, logs, options, stop, manifests, document })
+        Arc::new(Self { store, driver, keys, auth_audit, blobs, logs, log_rules, options, stop, manifests, document })
     }
 
     /// Records that a file was opened or stored; before the first byte is answered.
@@ -71,6 +73,7 @@ pub(crate) struct Parts {
     pub(crate) auth_audit: AuthAudit,
     pub(crate) blobs: Blobs,
     pub(crate) logs: Logs,
+    pub(crate) log_rules: LogRules,
     pub(crate) stop: CancellationToken,
 }
 

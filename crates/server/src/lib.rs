@@ -14,6 +14,7 @@ mod driver;
 mod error;
 pub mod limits;
 mod link;
+mod log_rules;
 mod logs;
 mod openapi;
 mod options;
@@ -25,6 +26,7 @@ mod server;
 
 pub use auth::{Decision, Operation, decide};
 pub use data_dir::DataDirError;
+pub use log_rules::{LogRule, LogRulesError};
 pub use openapi::openapi;
 pub use options::{Options, Rate, RateLimits};
 pub use server::{AdminKey, Server, StartError};

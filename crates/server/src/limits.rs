@@ -107,3 +107,14 @@ pub const WORKER_SLOTS_MAX: u32 = 4_096;
 pub const WORKER_INVENTORY_MAX: usize = 100_000;
 /// Highest incarnation a worker may claim to have seen.
 pub const INCARNATION_MAX: u64 = (1 << 26) - 2;
+
+/// Rules on log lines.
+pub const LOG_RULES_MAX: usize = 64;
+/// Longest expression of one, bytes.
+pub const LOG_RULE_PATTERN_BYTES: usize = 1_000;
+/// Largest expression when compiled, and most memory for matching it fast, bytes.
+pub const LOG_RULE_COMPILED_BYTES: usize = 1 << 20;
+/// What is shown of a wrong rule's expression, characters.
+pub const LOG_RULE_SHOWN_CHARS: usize = 60;
+/// End of a failed attempt's log that rules see, bytes: as much as a task's `output`.
+pub const LOG_RULE_TAIL_BYTES: u64 = 64 << 10;

@@ -1,5 +1,6 @@
 //! What a server is started with.
 
+use crate::log_rules::LogRule;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -22,6 +23,8 @@ pub struct Options {
     pub rate_limits: Option<RateLimits>,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
+    /// Rules on the lines of failed attempts' logs.
+    pub log_rules: Vec<LogRule>,
 }
 
 impl Options {
@@ -35,6 +38,7 @@ impl Options {
             aging_interval_s: 1_800,
             rate_limits: Some(RateLimits::default()),
             allow_plain_http: false,
+            log_rules: Vec::new(),
         }
     }
 }

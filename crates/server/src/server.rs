@@ -8,6 +8,7 @@ use crate::{
     data_dir::{DataDir, DataDirError},
     driver::{Driver, DriverSettings, DriverTask},
     link,
+    log_rules::{LogRules, LogRulesError},
     logs::Logs,
     openapi,
     options::Options,
@@ -49,6 +50,9 @@ pub enum StartError {
          listen on 127.0.0.1, or allow plain HTTP explicitly with --allow-plain-http"
     )]
     PlainHttp(SocketAddr),
+    /// Rules on log lines that cannot be used.
+    #[error("{0}")]
+    LogRules(#[from] LogRulesError),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -100,6 +104,7 @@ impl Server {
         if !options.listen.ip().is_loopback() && !options.allow_plain_http {
             return Err(StartError::PlainHttp(options.listen));
         }
+        let log_rules = LogRules::compile(&options.log_rules)?;
         let data_dir = DataDir::take(&options.data_dir)?;
         // Before anything is written: a port in use must not cost an incarnation.
         let listener = listen(options.listen).await?;
@@ -123,7 +128,7 @@ impl Server {
         let (driver, driver_task) = Driver::start(store.clone(), settings).await?;
 
         let document = serde_json::to_vec(&openapi()).expect("the document has only string keys");
-        let parts = Parts { store, driver, keys, auth_audit, blobs, logs, stop: stop.clone() };
+        let parts = Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, stop: stop.clone() };
         let app = App::new(parts, options, document.into());
         let finisher = link::start_finisher(&app);
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));

@@ -11,7 +11,7 @@ use crate::{
     terminal,
 };
 use fetchml_client::Client;
-use fetchml_server::{Options, RateLimits, Server};
+use fetchml_server::{Options, RateLimits, Server, StartError};
 use std::{
     env,
     ffi::OsString,
@@ -89,9 +89,15 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         aging_interval_s: settings.aging_interval_s,
         rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
         allow_plain_http: settings.allow_plain_http,
+        log_rules: settings.log_rules.clone(),
         ..Options::new(&settings.data_dir)
     };
-    Ok(Server::start(options).await?)
+    Server::start(options).await.map_err(|error| match error {
+        StartError::LogRules(_) => {
+            Failure::usage(error.to_string()).hint("each [[log_rules]] of the configuration is numbered from 1").into()
+        }
+        error => error.into(),
+    })
 }
 
 /// The address by which this machine reaches its own server.

@@ -1,9 +1,9 @@
 //! `fetchml show`.
 
-use super::tasks::{run_time, worker_name};
+use super::tasks::{name_of, run_time, worker_name};
 use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
 use clap::Args;
-use fetchml_api::{Failure, FailureCause, Task, TaskStatus, Worker};
+use fetchml_api::{Failure, FailureCause, LogAction, LogRuleMatch, Task, TaskStatus, Worker};
 use std::{fmt::Write as _, path::Path};
 
 /// Show one task: what it is, how it goes, why it failed
@@ -52,6 +52,7 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("status", Some(task.status.as_str().into()));
     line("why", task.error.as_deref().map(terminal::plain));
     line("cause", task.failure.as_ref().map(cause));
+    line("rule", task.failure.as_ref().and_then(|failure| failure.log_rule.as_ref()).map(rule));
     line("command", Some(command(task)).filter(|command| !command.is_empty()));
     line("user", Some(task.user_id.clone()));
     line("priority", Some(format!("{} ({:.1} with aging)", task.priority, task.priority_aged)));
@@ -67,6 +68,8 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("ended", task.ended_at.map(quantity::show_time));
     line("run time", run_time(task, now).map(quantity::show_micros));
     line("worker", worker_name(task, workers));
+    let excluded = task.excluded_workers.iter().map(|id| name_of(*id, workers)).collect::<Vec<_>>().join(", ");
+    line("kept off", Some(excluded).filter(|excluded| !excluded.is_empty()));
     line("attempt", task.attempt_id.map(|id| id.to_string()));
     let restarts = task.retry_count > 0 || task.max_retries > 0 || task.requeue_count > 0;
     let retries = format!("{} of {} retries, {} free restarts", task.retry_count, task.max_retries, task.requeue_count);
@@ -114,6 +117,16 @@ pub(super) fn cause(failure: &Failure) -> String {
         let _ = write!(text, ", signal {signal}");
     }
     text
+}
+
+/// The rule that its log matched, and what that did.
+fn rule(rule: &LogRuleMatch) -> String {
+    let does = match rule.action {
+        Some(LogAction::DoNotRetry) => "; not retried",
+        Some(LogAction::ExcludeWorker) => "; not on that worker again",
+        None => "",
+    };
+    format!("its log matched {:?}{does}", rule.pattern)
 }
 
 /// What to try after this outcome.

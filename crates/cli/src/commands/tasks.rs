@@ -3,7 +3,7 @@
 use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
 use clap::Args;
 use comfy_table::Cell;
-use fetchml_api::{Micros, Task, TaskListQuery, TaskStatus, Worker};
+use fetchml_api::{Micros, Task, TaskListQuery, TaskStatus, Worker, WorkerId};
 use std::path::Path;
 
 /// List tasks, newest first
@@ -70,9 +70,13 @@ pub(super) fn run_time(task: &Task, now: Micros) -> Option<i64> {
 
 /// The name of a task's worker, or its id.
 pub(super) fn worker_name(task: &Task, workers: &[Worker]) -> Option<String> {
-    let id = task.worker_id?;
+    task.worker_id.map(|id| name_of(id, workers))
+}
+
+/// The name of a worker, or its id.
+pub(super) fn name_of(id: WorkerId, workers: &[Worker]) -> String {
     let named = workers.iter().find(|worker| worker.id == id);
-    Some(named.map_or_else(|| id.to_string(), |worker| terminal::plain(&worker.name)))
+    named.map_or_else(|| id.to_string(), |worker| terminal::plain(&worker.name))
 }
 
 fn row(task: &Task, workers: &[Worker], now: Micros) -> Vec<Cell> {

@@ -74,6 +74,9 @@ impl Provider for One {
     }
 }
 
+/// The list of rules on log lines.
+pub(super) const LOG_RULES: &str = "log_rules";
+
 const DEFAULT: &str = "default";
 const PROFILE: &str = "profile ";
 const FILE: &str = "file ";
@@ -140,6 +143,27 @@ impl Layers {
         Ok(())
     }
 
+    /// The entries of a list in the file, each read by itself: an error names its number.
+    pub(super) fn read_list<T: DeserializeOwned>(&self, list: &'static str) -> anyhow::Result<Vec<T>> {
+        let Ok(Value::Array(_, entries)) = self.figment.find_value(list) else { return Ok(Vec::new()) };
+        let (mut read, mut problems) = (Vec::new(), Vec::new());
+        for (number, entry) in (1..).zip(entries) {
+            match entry.deserialize() {
+                Ok(entry) => read.push(entry),
+                Err(error) => {
+                    let known = !matches!(error.kind, Wrong::UnknownField(..));
+                    let key = error.path.first().filter(|_| known).map_or_else(String::new, |key| format!("{key} "));
+                    problems.push(format!("[[{list}]] number {number}: {key}{}", problem(&error.kind)));
+                }
+            }
+        }
+        if problems.is_empty() {
+            return Ok(read);
+        }
+        let file = self.file.as_deref().unwrap_or(Path::new("the configuration"));
+        Err(Failure::usage(format!("{}: {}", file.display(), problems.join("\n  "))).into())
+    }
+
     pub(super) fn read<T: DeserializeOwned>(&self, table: &'static str) -> anyhow::Result<T> {
         self.figment.extract_inner(table).map_err(|error| self.wrong(table, &error).into())
     }
@@ -148,17 +172,7 @@ impl Layers {
         // The table stands before or after the key, depending on where the value was refused.
         let key = error.path.iter().find(|part| *part != table);
         let path = key.map_or_else(|| table.to_owned(), |key| format!("{table}.{key}"));
-        let problem = match &error.kind {
-            Wrong::InvalidType(got, wanted) if wanted.starts_with('u') || wanted.starts_with('i') => {
-                format!("must be a whole number, got {got}")
-            }
-            Wrong::InvalidType(got, wanted) | Wrong::InvalidValue(got, wanted) => {
-                format!("must be {wanted}, got {got}")
-            }
-            Wrong::UnknownVariant(got, known) => format!("must be one of {}, got {got:?}", known.join(", ")),
-            Wrong::MissingField(field) => format!("{field} is not set"),
-            kind => kind.to_string(),
-        };
+        let problem = problem(&error.kind);
         let origin =
             self.figment.find_metadata(&path).map_or_else(String::new, |found| format!(" (from {})", found.name));
         Failure::usage(format!("setting {path}: {problem}{origin}"))
@@ -195,6 +209,20 @@ impl Layers {
     /// The configuration file that was read.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+}
+
+/// What is wrong with a value.
+fn problem(kind: &Wrong) -> String {
+    match kind {
+        Wrong::InvalidType(got, wanted) if wanted.starts_with('u') || wanted.starts_with('i') => {
+            format!("must be a whole number, got {got}")
+        }
+        Wrong::InvalidType(got, wanted) | Wrong::InvalidValue(got, wanted) => format!("must be {wanted}, got {got}"),
+        Wrong::UnknownVariant(got, known) => format!("must be one of {}, got {got:?}", known.join(", ")),
+        Wrong::UnknownField(got, known) => format!("unknown name {got:?}; known: {}", known.join(", ")),
+        Wrong::MissingField(field) => format!("{field} is not set"),
+        kind => kind.to_string(),
     }
 }
 
@@ -290,6 +318,12 @@ fn check_names(file: &Path, data: &toml::Table) -> Result<(), Failure> {
         }
     };
     for (table, keys) in data {
+        if table == LOG_RULES {
+            if keys.as_array().is_none_or(|rules| !rules.iter().all(toml::Value::is_table)) {
+                return Err(Failure::usage(format!("{}: write each rule as [[{LOG_RULES}]]", file.display())));
+            }
+            continue;
+        }
         if !tables.contains(&table.as_str()) {
             return Err(unknown(
                 table,

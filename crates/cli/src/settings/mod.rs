@@ -8,6 +8,7 @@ mod table;
 pub(crate) use layers::{Flags, Layers};
 
 use crate::{environment, failure::Failure};
+use fetchml_server::LogRule;
 use serde::Deserialize;
 use std::{
     fs::File,
@@ -43,6 +44,9 @@ pub(crate) struct ServerSettings {
     pub(crate) aging_interval_s: u32,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
+    /// Rules on the lines of logs: a list of its own in the file.
+    #[serde(skip)]
+    pub(crate) log_rules: Vec<LogRule>,
 }
 
 /// Settings of a worker.
@@ -91,7 +95,8 @@ pub(crate) enum Rank {
 impl Layers {
     /// The server's settings.
     pub(crate) fn server(&self) -> anyhow::Result<ServerSettings> {
-        self.read("server")
+        let settings = self.read("server")?;
+        Ok(ServerSettings { log_rules: self.read_list(layers::LOG_RULES)?, ..settings })
     }
 
     /// The worker's settings.

@@ -144,3 +144,33 @@ fn mistakes_in_the_environment_are_named() {
         assert!(stderr.contains(name) && stderr.starts_with("error: "), "{stderr}");
     }
 }
+
+#[test]
+fn mistakes_in_log_rules_are_named_with_their_number() {
+    let home = Home::new();
+    home.write("a.toml", "[[log_rules]]\npattern = \"x\"\naction = \"retry\"\n[[log_rules]]\npatern = \"x\"\n");
+    assert_snapshot!(home.run(&["config", "--config", "a.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: a.toml: [[log_rules]] number 1: action must be one of do_not_retry, exclude_worker, got "retry"
+      [[log_rules]] number 2: unknown name "patern"; known: pattern, action, cause, message
+    "#);
+    home.write("b.toml", "[log_rules]\npattern = \"x\"\n");
+    assert_snapshot!(home.run(&["config", "--config", "b.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: b.toml: write each rule as [[log_rules]]
+    "#);
+    home.write("c.toml", "[[log_rules]]\npattern = \"(\"\naction = \"do_not_retry\"\n");
+    let serve = ["serve", "--config", "c.toml", "--data-dir", "data", "--listen", "127.0.0.1:0"];
+    assert_snapshot!(home.run(&serve), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: log rule 1 ("("): not a regular expression: unclosed group
+    hint: each [[log_rules]] of the configuration is numbered from 1
+    "#);
+    assert!(!home.path("data").exists());
+}

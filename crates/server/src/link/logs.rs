@@ -27,6 +27,11 @@ impl LogPump {
         self.tasks.insert(attempt, task);
     }
 
+    /// Whether this session may speak of an attempt of that task.
+    pub(super) fn admits(&self, attempt: AttemptId, task: TaskId) -> bool {
+        self.tasks.get(&attempt) == Some(&task)
+    }
+
     /// Admits attempts that the worker brought along; cuts each log to what the worker knows to be
     /// durable and returns where it goes on.
     pub(super) async fn resume(&mut self, kept: Vec<(AttemptId, (TaskId, u64))>) -> Vec<(AttemptId, u64)> {

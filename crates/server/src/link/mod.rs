@@ -14,12 +14,13 @@ use crate::{
     auth::Caller,
     driver::{JoinAnswer, SessionHandle},
     limits,
+    logs::LogId,
 };
 use axum::extract::ws::{Message, WebSocket};
 use fetchml_api::{
     AttemptId, TaskId, WorkerId,
     limits::{CPU_MAX, GPU_MAX, MEMORY_GB_MAX, NAME_CHARS},
-    link::{Hello, LogChunk, PROTOCOL, ToServer, ToWorker, Welcome},
+    link::{Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome},
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use logs::LogPump;
@@ -233,11 +234,34 @@ impl Session<'_> {
                 self.app.driver.heard(self.worker, self.id).await.map_err(|e| e.to_string())?;
                 return self.on_message(ToWorker::BeatAck { sent_ms: beat.sent_ms }).await;
             }
-            ToServer::Reports { reports } => {
+            ToServer::Reports { mut reports } => {
                 debug!(worker = %self.worker, count = reports.len(), "reports");
+                for report in &mut reports {
+                    self.apply_log_rules(report).await;
+                }
                 self.app.driver.reports(self.worker, self.id, reports).await
             }
         };
         taken.map_err(|error| error.to_string())
+    }
+
+    /// The whole log of an attempt is here before its end is reported.
+    async fn apply_log_rules(&mut self, report: &mut SpooledReport) {
+        let SpooledReport { attempt, task, report: Report::Ended(outcome), .. } = report else { return };
+        outcome.log_rule = None;
+        if !self.app.log_rules.concern(outcome) || !self.logs.admits(*attempt, *task) {
+            return;
+        }
+        let id = LogId { task: *task, attempt: *attempt, node: 0 };
+        let tail = match self.app.logs.tail(id, limits::LOG_RULE_TAIL_BYTES).await {
+            Ok(tail) => tail,
+            Err(error) => return warn!(%attempt, %error, "the log cannot be read; no rule is applied"),
+        };
+        let (app, mut changed) = (Arc::clone(self.app), std::mem::take(outcome));
+        let applying = tokio::task::spawn_blocking(move || {
+            app.log_rules.apply(&mut changed, &tail);
+            changed
+        });
+        *outcome = applying.await.expect("matching does not panic");
     }
 }

@@ -1,11 +1,13 @@
-//! Promise G5: however often and in whatever order a worker reports, a task ends once.
+//! Promise G5: however often and in whatever order a worker reports, a task ends once. And what rules on log lines
+//! make of a failure.
 
-use crate::running;
+use crate::{running, small};
 use fetchml_api::{
-    Artifact, AttemptEpoch, AttemptId, FailureCause,
+    Artifact, AttemptEpoch, AttemptId, FailureCause, LogAction, LogRuleMatch,
     link::{Assignment, Outcome, Report},
 };
-use fetchml_testkit::{Database, TestServer};
+use fetchml_server::{LogRule, Options, Server};
+use fetchml_testkit::{CheckedClient, Database, LinkWorker, TestServer};
 use serde_json::{Value, json};
 
 fn exit(code: i32) -> Report {
@@ -56,4 +58,79 @@ async fn g5_repeated_reordered_and_conflicting_reports_end_a_task_once() {
         assert_eq!(ended.count(), 1, "{audit:#?}");
         store.close().await;
     }
+}
+
+fn rule(pattern: &str, action: Option<LogAction>, cause: Option<FailureCause>, message: &str) -> LogRule {
+    LogRule { pattern: pattern.into(), action, cause, message: Some(message.into()) }
+}
+
+#[tokio::test]
+async fn a_rule_on_the_log_changes_what_follows_from_a_failure() {
+    for database in Database::ALL {
+        let server = TestServer::start_with(database, |options| {
+            options.log_rules = vec![
+                rule("ECC error", Some(LogAction::ExcludeWorker), Some(FailureCause::Launch), "its GPU is broken"),
+                rule("^ConfigError", Some(LogAction::DoNotRetry), None, "the configuration is wrong"),
+            ];
+        })
+        .await;
+        let ada = server.user("ada").await;
+        let mut request = small();
+        request["max_retries"] = json!(3);
+        let made = ada.submit(&request).await;
+        let path = format!("/v1/tasks/{}", made["id"].as_str().unwrap());
+        let mut first = LinkWorker::connect(&server).await;
+        let assignment = first.run_next().await;
+        first.log(assignment.attempt, 0, b"step 1\nCUDA: uncorrectable ECC error\n").await;
+        // Not the worker's to say.
+        let lie = Some(LogRuleMatch { pattern: "a lie".into(), action: Some(LogAction::DoNotRetry) });
+        let failed =
+            Outcome { cause: Some(FailureCause::ExitNonzero), exit_code: Some(1), log_rule: lie, ..Outcome::default() };
+        first.end(&assignment, failed.clone()).await;
+        let shown = ada.get(&path).await.expect(200).json();
+        let counts = (&shown["status"], &shown["retry_count"], &shown["requeue_count"], &shown["error"]);
+        assert_eq!(counts, (&json!("queued"), &json!(0), &json!(1), &json!("its GPU is broken")), "{shown:#}");
+        assert_eq!(shown["excluded_workers"], json!([first.id]));
+
+        // It is kept off that worker, over a restart of the server too.
+        let server = server.restart().await;
+        let ada = CheckedClient::new(&server.url(), ada.key.clone());
+        let mut first = LinkWorker::connect_as(&server, first.id, Vec::new()).await;
+        let other = ada.submit(&small()).await;
+        let assignment = first.run_next().await;
+        assert_eq!(assignment.spec.id.to_string(), other["id"].as_str().unwrap());
+        first.end(&assignment, failed.clone()).await;
+        let shown = ada.get(&format!("/v1/tasks/{}", assignment.spec.id)).await.expect(200).json();
+        assert_eq!((&shown["status"], &shown["failure"]["log_rule"]), (&json!("failed"), &Value::Null));
+        let mut second = LinkWorker::connect(&server).await;
+        let assignment = second.run_next().await;
+        second.log(assignment.attempt, 0, b"ConfigError: lr\n").await;
+        second.end(&assignment, failed).await;
+        let shown = ada.get(&path).await.expect(200).json();
+        let expected = json!({
+            "cause": "exit_nonzero", "retryable": false, "exit_code": 1,
+            "log_rule": {"pattern": "^ConfigError", "action": "do_not_retry"},
+        });
+        assert_eq!((&shown["status"], &shown["failure"]), (&json!("failed"), &expected), "{shown:#}");
+
+        let (store, _held) = server.stop_and_open_store().await;
+        let audit = store.audit_rows(0, 1_000).await.unwrap();
+        let rules: Vec<Value> = audit
+            .iter()
+            .map(|row| serde_json::from_slice::<Value>(&row.body).unwrap()["metadata"]["log_rule"].take())
+            .filter(|rule| !rule.is_null())
+            .collect();
+        assert_eq!(rules, [json!("ECC error"), json!("^ConfigError")]);
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn rules_that_cannot_be_used_keep_the_server_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(dir.path().join("data"));
+    options.log_rules = vec![rule("(", None, None, "never")];
+    let error = Server::start(options).await.err().expect("it is refused");
+    assert!(error.to_string().starts_with("log rule 1 (\"(\"): not a regular expression"), "{error}");
+    assert!(!dir.path().join("data").exists(), "nothing was made");
 }

@@ -73,7 +73,7 @@ struct Turn {
 
 /// What a command comes to, once its turn is durable.
 enum Outcome {
-    Submitted(StoredTask),
+    Submitted(Box<StoredTask>),
     Cancelled(CancelAnswer),
     Joined(JoinAnswer),
     Nothing,
@@ -311,7 +311,7 @@ impl Engine {
         self.step(now, event, draft.ip, turn);
         // The answer shows the task as submitted, even when it is placed in the same turn.
         let state = self.core.task(spec.id).expect("a task that was just submitted is held by the core");
-        Outcome::Submitted(StoredTask { spec, state })
+        Outcome::Submitted(Box::new(StoredTask { spec, state }))
     }
 
     fn apply_join(&mut self, hello: &Hello, handle: &SessionHandle, now: Micros, turn: &mut Turn) -> JoinAnswer {
@@ -591,7 +591,7 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
     for (item, outcome) in items.into_iter().zip(outcomes) {
         // A caller that is gone needs no answer: its command is done all the same.
         match (item.reply, outcome) {
-            (Reply::Submit(reply), Outcome::Submitted(task)) => drop(reply.send(Ok(task))),
+            (Reply::Submit(reply), Outcome::Submitted(task)) => drop(reply.send(Ok(*task))),
             (Reply::Cancel(reply), Outcome::Cancelled(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
             (Reply::None, Outcome::Nothing) => {}

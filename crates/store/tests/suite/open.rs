@@ -23,20 +23,31 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
     fixture.store.close().await;
     fixture.execute("INSERT INTO schema_version (version) VALUES (999)").await.unwrap();
     let Err(refused) = Store::open(&fixture.location).await else { panic!("it opened") };
-    assert!(matches!(refused, OpenError::Newer { found: 999, known: 2 }), "{refused:?}");
+    assert!(matches!(refused, OpenError::Newer { found: 999, .. }), "{refused:?}");
     assert!(refused.to_string().contains("newer FetchML"));
 }
+
+/// Takes back what migrations after the first one did.
+const UNDO: &[&str] = &[
+    "DROP TABLE checkpoint",
+    "ALTER TABLE task DROP COLUMN log_rule",
+    "ALTER TABLE task DROP COLUMN excluded_workers",
+    "DELETE FROM schema_version WHERE version > 1",
+];
 
 pub(crate) async fn a_database_of_the_first_version_is_brought_up(mut fixture: Fixture) {
     let writes = vec![insert(1, "ann", "a"), Write::AttemptPut(attempt(1, 1, 1)), Write::Audit(audit("x"))];
     fixture.store.commit(writes).await.unwrap();
     fixture.store.close().await;
-    fixture.execute("DROP TABLE checkpoint").await.unwrap();
-    fixture.execute("DELETE FROM schema_version WHERE version > 1").await.unwrap();
+    for statement in UNDO {
+        fixture.execute(statement).await.unwrap();
+    }
     fixture.reopen().await;
     let checkpoint = Checkpoint { attempt_id: attempt(1, 1, 1).id, saved_at: NOW, files: outcome(2).artifacts };
     fixture.store.commit(vec![Write::CheckpointPut(checkpoint.clone())]).await.unwrap();
     assert_eq!(fixture.store.checkpoint(task_id(1)).await.unwrap(), Some(checkpoint));
+    fixture.store.commit(vec![Write::TaskUpdate(full_state(1))]).await.unwrap();
+    assert_eq!(fixture.store.task(task_id(1)).await.unwrap().unwrap().state, full_state(1));
     assert_eq!(assert_log_verifies(&fixture.store).await, 1);
 }
 

@@ -24,6 +24,11 @@ impl Scheduler {
         self.queues.depth(kind) + *self.delayed.of(kind)
     }
 
+    /// Tasks that are on workers: preparing, running or collecting.
+    pub fn tasks_active(&self) -> usize {
+        self.attempts.len()
+    }
+
     /// Workers as the API shows them, in order of their ids. One that has been gone for a day and
     /// holds nothing is left out.
     pub fn workers(&self, now: Micros) -> Vec<Worker> {

@@ -3,6 +3,7 @@
 use crate::{
     auth::{AuthAudit, Caller, Keys, wall_clock},
     blobs::Blobs,
+    changes::Changes,
     driver::Driver,
     error::AppError,
     limits,
@@ -31,6 +32,8 @@ pub struct App {
     /// Logs of attempts.
     pub logs: Logs,
     pub(crate) log_rules: LogRules,
+    /// The log of changes, for streams.
+    pub changes: Changes,
     /// Settings.
     pub options: Options,
     /// Cancelled when the server stops: streams and sessions end.
@@ -44,7 +47,21 @@ impl App {
     pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
         let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, stop } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
-        Arc::new(Self { store, driver, keys, auth_audit, blobs, logs, log_rules, options, stop, manifests, document })
+        let changes = Changes::new(&store);
+        Arc::new(Self {
+            store,
+            driver,
+            keys,
+            auth_audit,
+            blobs,
+            logs,
+            log_rules,
+            changes,
+            options,
+            stop,
+            manifests,
+            document,
+        })
     }
 
     /// Records that a file was opened or stored; before the first byte is answered.

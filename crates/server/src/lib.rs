@@ -9,6 +9,7 @@ mod accept;
 mod app;
 mod auth;
 mod blobs;
+mod changes;
 mod data_dir;
 mod driver;
 mod error;

@@ -74,8 +74,14 @@ pub const DRIVER_QUEUE: usize = 4_096;
 pub const DRIVER_BATCH: usize = 512;
 /// Longest sleep of an idle driver.
 pub const DRIVER_IDLE: Duration = Duration::from_mins(1);
-/// Shortest time between two refreshes of the list of workers.
-pub const WORKERS_SHOWN_EVERY: Duration = Duration::from_millis(100);
+/// Shortest time between two refreshes of the list of workers, and between two `status` events of streams.
+pub const STATUS_TOLD_EVERY: Duration = Duration::from_millis(100);
+/// Shortest time between two `worker` events of one worker whose status stays the same.
+pub const WORKER_TOLD_EVERY: Duration = Duration::from_secs(1);
+/// Change rows kept in memory for streams; what is older is read from the store.
+pub const CHANGES_RECENT: usize = 4_096;
+/// Change rows that a stream takes at a time.
+pub const CHANGES_AT_ONCE: usize = 256;
 /// First and longest pause between probes of a store that cannot be written.
 pub const PROBE_FIRST: Duration = Duration::from_millis(250);
 /// See [`PROBE_FIRST`].

@@ -19,6 +19,8 @@ pub const STATEMENT_CACHE: usize = 128;
 pub const CHANGE_ROWS: u64 = 1_000_000;
 /// Age of change rows kept, microseconds: 24 hours.
 pub const CHANGE_AGE_US: i64 = 24 * 3_600 * 1_000_000;
+/// Seconds of a day, for counts over the last one.
+pub(crate) const DAY_S: i64 = 24 * 3_600;
 /// New change rows between two prunings; each takes away at most [`PRUNE_ROWS`].
 pub const PRUNE_EVERY: u64 = 1_000;
 /// Most change rows one pruning takes away.

@@ -123,6 +123,8 @@ pub struct Restored {
     pub last_task_id: Option<TaskId>,
     /// Latest time stored anywhere: logical time does not go behind it.
     pub last_time: Micros,
+    /// Of the last day before that: minute since 1970, and how many tasks completed in it.
+    pub completed_by_minute: Vec<(i64, i64)>,
 }
 
 /// Counts for `/v1/queue`.

@@ -162,6 +162,18 @@ impl Store {
         all(self.reads().list(sql::CHANGE_PAGE, page(after, limit)).await?, rows::read_change)
     }
 
+    /// Change rows of one entity after a number, in order; at most `limit`, and never more than [`PAGE_ROWS`].
+    pub async fn change_rows_of(&self, entity: &str, after: u64, limit: u32) -> Result<Vec<ChangeRow>, StoreError> {
+        let mut params = page(after, limit);
+        params.push(Value::text(entity.to_owned())?);
+        all(self.reads().list(sql::CHANGE_PAGE_OF, params).await?, rows::read_change)
+    }
+
+    /// Number of the oldest change row that is kept; 0: there is none.
+    pub async fn change_first(&self) -> Result<u64, StoreError> {
+        one(self.reads().point(sql::CHANGE_FIRST, &[]).await?, |mut row| row.number()).map(Option::unwrap_or_default)
+    }
+
     /// Whether reads work.
     pub async fn probe_read(&self) -> Result<(), StoreError> {
         self.meta(crate::prepare::LOG_ID).await.map(drop)

@@ -210,3 +210,13 @@ pub(crate) const AUDIT_PAGE: &str = "SELECT sequence, body, prev_hash, event_has
 
 pub(crate) const CHANGE_PAGE: &str =
     "SELECT sequence, kind, entity, body FROM change WHERE sequence > $1 ORDER BY sequence LIMIT $2";
+
+/// Of one entity.
+pub(crate) const CHANGE_PAGE_OF: &str = "SELECT sequence, kind, entity, body FROM change \
+    WHERE sequence > $1 AND entity = $3 ORDER BY sequence LIMIT $2";
+
+pub(crate) const CHANGE_FIRST: &str = "SELECT COALESCE(MIN(sequence), 0) FROM change";
+
+/// Minute (since 1970) and number of the tasks that completed in it.
+pub(crate) const COMPLETED_BY_MINUTE: &str = "SELECT ended_at / 60000000, COUNT(*) FROM task \
+    WHERE ended_at >= $1 AND status = 'completed' GROUP BY ended_at / 60000000";

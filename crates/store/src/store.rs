@@ -9,7 +9,7 @@ use crate::{
     prepare::Prepared,
     read::Reads,
     sqlite::{SqliteReads, SqliteWriter},
-    writer::{AuditHead, Command, Reply, Writer},
+    writer::{Command, Published, Reply, Writer},
 };
 use std::{
     path::PathBuf,
@@ -20,7 +20,7 @@ use tokio::{
     runtime::Builder,
     sync::{
         mpsc::{self, error::TrySendError},
-        oneshot,
+        oneshot, watch,
     },
 };
 
@@ -43,11 +43,11 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     reads: Reads,
     log_id: String,
-    audit_head: AuditHead,
+    published: Published,
 }
 
 /// What the writer's thread tells once it is ready.
-type Opened = Result<(String, AuditHead), OpenError>;
+type Opened = Result<(String, Published), OpenError>;
 
 impl Store {
     /// Opens a database: makes the SQLite file when absent, brings the schema up to date.
@@ -71,8 +71,8 @@ impl Store {
                 reads
             }
         };
-        let (log_id, audit_head) = ready.await.map_err(|_| OpenError::Connect("the writer did not start".into()))??;
-        Ok(Self { inner: Arc::new(Inner { commands, reads, log_id, audit_head }) })
+        let (log_id, published) = ready.await.map_err(|_| OpenError::Connect("the writer did not start".into()))??;
+        Ok(Self { inner: Arc::new(Inner { commands, reads, log_id, published }) })
     }
 
     /// Writes all of it in one transaction, whole or not at all; durable when it returns. What waits at the same
@@ -103,7 +103,12 @@ impl Store {
 
     /// Number and hash of the last audit event that is durable; 0 and the genesis hash: none yet.
     pub fn audit_head(&self) -> (u64, [u8; 32]) {
-        *self.inner.audit_head.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.inner.published.audit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Number of the last change row that is durable, and each later one; 0: none yet.
+    pub fn change_head(&self) -> watch::Receiver<u64> {
+        self.inner.published.change.clone()
     }
 
     /// Id of the audit log, made with the database.

@@ -4,7 +4,7 @@
 
 use crate::{
     database::Database,
-    limits::{BATCH_WRITES, CHANGE_AGE_US, CHANGE_ROWS, PROBE_BYTES, PRUNE_EVERY, PRUNE_ROWS},
+    limits::{BATCH_WRITES, CHANGE_AGE_US, CHANGE_ROWS, DAY_S, PROBE_BYTES, PRUNE_EVERY, PRUNE_ROWS},
     migrate::first_int,
     model::{Committed, Restored, StoreError},
     prepare::{LAST_TIME, PROBE, Prepared},
@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -33,6 +33,14 @@ pub(crate) enum Command {
 /// End of the audit log as last committed, shown to readers.
 pub(crate) type AuditHead = Arc<Mutex<(u64, Hash)>>;
 
+/// What readers see of the ends of the logs, as last committed.
+#[derive(Clone)]
+pub(crate) struct Published {
+    pub(crate) audit: AuditHead,
+    /// Number of the last change row; 0: none yet.
+    pub(crate) change: watch::Receiver<u64>,
+}
+
 /// Where the logs end.
 #[derive(Clone)]
 struct Heads {
@@ -46,7 +54,8 @@ pub(crate) struct Writer<D> {
     log_id: String,
     /// None after a failed commit, until they are read again.
     heads: Option<Heads>,
-    published: AuditHead,
+    audit_head: AuditHead,
+    change_head: watch::Sender<u64>,
     inserts: Inserts,
     /// Number of the newest change row at the last pruning.
     pruned_at: u64,
@@ -56,12 +65,13 @@ pub(crate) struct Writer<D> {
 
 impl<D: Database> Writer<D> {
     pub(crate) async fn new(database: D, log_id: String) -> Result<Self, StoreError> {
-        let published = Arc::new(Mutex::new((0, genesis_hash(&log_id))));
+        let audit_head = Arc::new(Mutex::new((0, genesis_hash(&log_id))));
         let mut writer = Self {
             database,
             log_id,
             heads: None,
-            published,
+            audit_head,
+            change_head: watch::Sender::new(0),
             inserts: Inserts::new(D::INSERT_ROWS),
             pruned_at: 0,
             fatal: None,
@@ -71,8 +81,8 @@ impl<D: Database> Writer<D> {
         Ok(writer)
     }
 
-    pub(crate) fn published(&self) -> AuditHead {
-        Arc::clone(&self.published)
+    pub(crate) fn published(&self) -> Published {
+        Published { audit: Arc::clone(&self.audit_head), change: self.change_head.subscribe() }
     }
 
     /// Works until it is closed or nobody can ask any more.
@@ -227,7 +237,8 @@ impl<D: Database> Writer<D> {
     }
 
     fn publish(&mut self, heads: Heads) {
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = (heads.chain.sequence, heads.chain.head);
+        *self.audit_head.lock().unwrap_or_else(PoisonError::into_inner) = (heads.chain.sequence, heads.chain.head);
+        self.change_head.send_if_modified(|head| std::mem::replace(head, heads.change) != heads.change);
         self.heads = Some(heads);
     }
 
@@ -257,7 +268,13 @@ impl<D: Database> Writer<D> {
         let attempts = self.database.query(sql::ATTEMPTS_LIVE, &[]).await?;
         let workers = self.database.query(sql::WORKERS, &[]).await?;
         let last = self.database.query(sql::TASK_LAST, &[]).await?.pop();
+        let day_ago = last_time.plus_seconds(-DAY_S);
+        let completed = self.database.query(sql::COMPLETED_BY_MINUTE, &[day_ago.into()]).await?;
         Ok(Restored {
+            completed_by_minute: completed
+                .into_iter()
+                .map(|mut row| Ok((row.int()?, row.int()?)))
+                .collect::<Result<_, StoreError>>()?,
             tasks: tasks.into_iter().map(rows::read_task).collect::<Result<_, _>>()?,
             attempts: attempts.into_iter().map(rows::read_attempt).collect::<Result<_, _>>()?,
             workers: workers.into_iter().map(rows::read_worker).collect::<Result<_, _>>()?,

@@ -32,6 +32,14 @@ pub enum Operation {
     QueueShow,
     /// `GET /v1/scheduler/workers`
     WorkerList,
+    /// `GET /v1/scheduler/workers/{workerId}`
+    WorkerShow,
+    /// `GET /v1/scheduler/status`
+    StatusShow,
+    /// `GET /v1/scheduler/status/stream`
+    StatusStream,
+    /// `GET /v1/scheduler/jobs/{jobId}/stream`
+    JobStream,
     /// `GET /v1/keys`
     KeyList,
     /// `POST /v1/keys`
@@ -63,7 +71,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -77,6 +85,10 @@ impl Operation {
         Self::CheckpointPut,
         Self::QueueShow,
         Self::WorkerList,
+        Self::WorkerShow,
+        Self::StatusShow,
+        Self::StatusStream,
+        Self::JobStream,
         Self::KeyList,
         Self::KeyCreate,
         Self::KeyRevoke,
@@ -103,6 +115,10 @@ impl Operation {
             Self::CheckpointPut => ("put", "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
+            Self::WorkerShow => ("get", "/v1/scheduler/workers/{workerId}"),
+            Self::StatusShow => ("get", "/v1/scheduler/status"),
+            Self::StatusStream => ("get", "/v1/scheduler/status/stream"),
+            Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
             Self::KeyList => ("get", "/v1/keys"),
             Self::KeyCreate => ("post", "/v1/keys"),
             Self::KeyRevoke => ("delete", "/v1/keys/{keyId}"),
@@ -135,6 +151,10 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::ArtifactRead
         | O::QueueShow
         | O::WorkerList
+        | O::WorkerShow
+        | O::StatusShow
+        | O::StatusStream
+        | O::JobStream
         | O::TaskCreate
         | O::SnapshotCreate => match role {
             Role::Admin | Role::User => Allow,
@@ -175,6 +195,10 @@ mod tests {
         CheckpointPut  deny  deny  allow
         QueueShow      allow allow deny
         WorkerList     allow allow deny
+        WorkerShow     allow allow deny
+        StatusShow     allow allow deny
+        StatusStream   allow allow deny
+        JobStream      allow allow deny
         KeyList        allow deny  deny
         KeyCreate      allow deny  deny
         KeyRevoke      allow deny  deny

@@ -6,11 +6,12 @@ use super::{
     clock::Clock,
     command::{CancelAnswer, CommandError, Input, Item, JoinAnswer, NewTaskDraft, Reply, SessionHandle},
     ids::TaskIds,
+    told::{Look, Told},
     views::Views,
 };
 use crate::limits;
 use fetchml_api::{
-    AuditDraft, AuditKind, HealthStatus, Micros, OnLost, Task, TaskId, TaskSpec, WorkerId,
+    AuditDraft, AuditKind, HealthStatus, Micros, OnLost, Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Scheduler, Settings};
@@ -39,8 +40,7 @@ pub(super) struct Engine {
     specs: HashMap<TaskId, Arc<TaskSpec>>,
     sessions: HashMap<WorkerId, Session>,
     views: Arc<Views>,
-    workers_shown: Instant,
-    workers_changed: bool,
+    told: Told,
     /// Set while the store cannot be written: when to try next, and after how long again.
     outage: Option<Outage>,
 }
@@ -68,7 +68,8 @@ struct Turn {
     /// Highest spool number dealt with, per worker.
     acks: BTreeMap<WorkerId, u64>,
     joined: Vec<(WorkerId, Session)>,
-    workers_changed: bool,
+    /// Workers as they are shown from now on.
+    look: Option<Look>,
 }
 
 /// What a command comes to, once its turn is durable.
@@ -99,8 +100,7 @@ impl Engine {
             specs: HashMap::new(),
             sessions: HashMap::new(),
             views: Arc::new(Views::new()),
-            workers_shown: Instant::now(),
-            workers_changed: false,
+            told: Told::nothing(&restored.completed_by_minute),
             outage: None,
         };
         info!(incarnation, tasks = restored.tasks.len(), workers = restored.workers.len(), "state restored");
@@ -119,6 +119,7 @@ impl Engine {
 
     /// Puts restored rows in place of whatever the core held.
     fn adopt(&mut self, restored: Restored, incarnation: u64, epochs_used: u64) {
+        self.told = Told::nothing(&restored.completed_by_minute);
         let live: LiveTasks = restored.tasks.iter().map(|task| (task.state.id, task.clone())).collect();
         self.specs = restored.tasks.iter().map(|task| (task.state.id, Arc::clone(&task.spec))).collect();
         let tasks = restored
@@ -145,7 +146,7 @@ impl Engine {
         self.sessions.clear();
         self.views.set_incarnation(incarnation);
         self.views.replace_live(live);
-        self.show_workers();
+        self.show_workers(self.core.workers(self.clock.now()));
     }
 
     /// Runs until told to stop or until the disk fails to sync.
@@ -167,7 +168,6 @@ impl Engine {
             if !fine {
                 break;
             }
-            self.refresh_workers();
         }
         inbox.close();
         while let Ok(item) = inbox.try_recv() {
@@ -184,10 +184,7 @@ impl Engine {
         if let Some(deadline) = self.core.next_deadline() {
             wake = wake.min(self.clock.instant_of(deadline));
         }
-        if self.workers_changed {
-            wake = wake.min(self.workers_shown + limits::WORKERS_SHOWN_EVERY);
-        }
-        wake
+        wake.min(self.told.due())
     }
 
     /// One turn. Returns false when the process must exit.
@@ -249,9 +246,16 @@ impl Engine {
     fn decide(&mut self, items: &[Item]) -> (Turn, Vec<Outcome>) {
         let mut turn = Turn::default();
         let now = self.clock.now();
-        self.step(now, Event::TimePassed, None, &mut turn);
+        if self.step(now, Event::TimePassed, None, &mut turn) != Answer::Unchanged {
+            // A worker may have fallen silent.
+            self.told.outdate();
+        }
         let outcomes = items.iter().map(|item| self.apply(&item.input, now, &mut turn)).collect();
         self.step(now, Event::TurnEnded, None, &mut turn);
+        turn.look = self.told.look(&self.core, now);
+        if let Some(look) = &mut turn.look {
+            turn.writes.extend(look.changes.drain(..).map(Write::Change));
+        }
         (turn, outcomes)
     }
 
@@ -273,7 +277,7 @@ impl Engine {
                     if let Some(session) = self.sessions.get_mut(worker) {
                         session.heard = Instant::now();
                     }
-                    turn.workers_changed = true;
+                    self.told.outdate();
                 }
                 Outcome::Nothing
             }
@@ -287,7 +291,7 @@ impl Engine {
                 if self.is_current(*worker, *session, turn) {
                     self.sessions.remove(worker);
                     self.step(now, Event::WorkerDisconnected { worker: *worker }, None, turn);
-                    turn.workers_changed = true;
+                    self.told.outdate();
                 }
                 Outcome::Nothing
             }
@@ -356,7 +360,7 @@ impl Engine {
             hello.inventory.iter().map(|held| held.attempt).partition(|attempt| self.core.holds(worker, *attempt));
         let session = Session { handle: handle.clone(), agent_run: hello.agent_run, heard: Instant::now() };
         turn.joined.push((worker, session));
-        turn.workers_changed = true;
+        self.told.outdate();
         JoinAnswer::Welcome { incarnation: self.views.incarnation(), forget, keep }
     }
 
@@ -424,7 +428,7 @@ impl Engine {
                 }
                 Effect::PutAttempt(attempt) => turn.writes.push(Write::AttemptPut(attempt)),
                 Effect::PutWorker(worker) => {
-                    turn.workers_changed = true;
+                    self.told.outdate();
                     turn.writes.push(Write::WorkerPut(worker));
                 }
                 Effect::Audit(mut draft) => {
@@ -432,7 +436,7 @@ impl Engine {
                     turn.writes.push(Write::Audit(draft));
                 }
                 Effect::Send { worker, message } => {
-                    turn.workers_changed = true;
+                    self.told.outdate();
                     turn.sends.push((worker, message));
                 }
             }
@@ -441,7 +445,7 @@ impl Engine {
     }
 
     /// Records a task's change for streams and views.
-    fn change(&self, task: StoredTask, now: Micros, turn: &mut Turn) {
+    fn change(&mut self, task: StoredTask, now: Micros, turn: &mut Turn) {
         let mut shown = Task::from_records(&task.spec, &task.state, now, self.settings.aging_interval_s);
         shown.mask_env();
         turn.writes.push(Write::Change(ChangeDraft {
@@ -450,6 +454,8 @@ impl Engine {
             entity: task.state.id.to_string(),
             body: serde_json::to_string(&shown).expect("a task has only string keys and finite numbers"),
         }));
+        self.told.outdate();
+        self.told.ended(task.state.status, task.state.ended_at);
         turn.changed.push(TaskChanged { task, attempt_over: None });
     }
 
@@ -474,7 +480,10 @@ impl Engine {
             }
         }
         self.views.publish(turn.changed);
-        self.workers_changed |= turn.workers_changed;
+        match turn.look {
+            Some(look) => self.show_workers(look.workers),
+            None => self.show_status(),
+        }
     }
 
     fn to_worker(&self, message: Message) -> Option<ToWorker> {
@@ -503,7 +512,7 @@ impl Engine {
             let mut ignored = Vec::new();
             self.core.step(self.clock.now(), Event::WorkerDisconnected { worker }, &mut ignored);
             debug_assert!(ignored.is_empty(), "the state of a link is volatile");
-            self.workers_changed = true;
+            self.told.outdate();
         }
     }
 
@@ -574,16 +583,14 @@ impl Engine {
         }
     }
 
-    fn refresh_workers(&mut self) {
-        if self.workers_changed && self.workers_shown.elapsed() >= limits::WORKERS_SHOWN_EVERY {
-            self.show_workers();
-        }
+    fn show_workers(&mut self, workers: Vec<Worker>) {
+        self.views.set_workers(workers);
+        self.show_status();
     }
 
-    fn show_workers(&mut self) {
-        self.views.set_workers(self.core.workers(self.clock.now()));
-        self.workers_shown = Instant::now();
-        self.workers_changed = false;
+    fn show_status(&mut self) {
+        let workers = self.views.workers();
+        self.views.set_status(self.told.status(&self.core, &workers, self.clock.now()));
     }
 }
 

@@ -10,6 +10,7 @@ mod engine;
 mod ids;
 #[cfg(test)]
 mod tests;
+mod told;
 mod views;
 
 pub use command::{CancelAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};
@@ -18,7 +19,7 @@ pub use views::{LiveTasks, TaskChanged};
 use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Reply};
-use fetchml_api::{HealthStatus, Micros, TaskId, Worker, WorkerId, link::Hello, link::SpooledReport};
+use fetchml_api::{HealthStatus, Micros, SchedulerStatus, TaskId, Worker, WorkerId, link::Hello, link::SpooledReport};
 use fetchml_store::{Store, StoreError, StoredTask};
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -106,6 +107,11 @@ impl Driver {
     /// All workers as of a recent turn (at most 100 ms old).
     pub fn workers(&self) -> Arc<Vec<Worker>> {
         self.views.workers()
+    }
+
+    /// Queue depths, workers and what runs, as of the last turn.
+    pub fn status(&self) -> SchedulerStatus {
+        self.views.status().expect("the status is shown before the driver is handed out")
     }
 
     /// A task that has not ended, as last committed.

@@ -1,6 +1,6 @@
 //! What others may see of the driver's state: only what is committed.
 
-use fetchml_api::{AttemptId, HealthStatus, TaskId, Worker};
+use fetchml_api::{AttemptId, HealthStatus, SchedulerStatus, TaskId, Worker};
 use fetchml_store::StoredTask;
 use std::{
     collections::HashMap,
@@ -27,6 +27,7 @@ pub struct TaskChanged {
 pub(super) struct Views {
     live: RwLock<LiveTasks>,
     workers: RwLock<Arc<Vec<Worker>>>,
+    status: RwLock<Option<SchedulerStatus>>,
     health: RwLock<(HealthStatus, Option<String>)>,
     incarnation: AtomicU64,
     changes: broadcast::Sender<TaskChanged>,
@@ -38,6 +39,7 @@ impl Views {
         Self {
             live: RwLock::default(),
             workers: RwLock::default(),
+            status: RwLock::default(),
             health: RwLock::new((HealthStatus::Healthy, None)),
             incarnation: AtomicU64::new(0),
             changes: broadcast::channel(crate::limits::TASK_CHANGES).0,
@@ -94,6 +96,14 @@ impl Views {
 
     pub(super) fn set_workers(&self, workers: Vec<Worker>) {
         *self.workers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(workers);
+    }
+
+    pub(super) fn status(&self) -> Option<SchedulerStatus> {
+        *self.status.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_status(&self, status: SchedulerStatus) {
+        *self.status.write().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 
     pub(super) fn health(&self) -> (HealthStatus, Option<String>) {

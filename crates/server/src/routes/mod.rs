@@ -8,9 +8,9 @@ mod health;
 mod keys;
 mod logs;
 mod queue;
+mod scheduler;
 mod snapshots;
 mod tasks;
-mod workers;
 
 use crate::{
     app::App,
@@ -41,7 +41,11 @@ fn route(operation: Operation) -> Route {
         Operation::CheckpointShow => routes!(checkpoints::show_checkpoint),
         Operation::CheckpointPut => routes!(checkpoints::put_checkpoint),
         Operation::QueueShow => routes!(queue::show_queue),
-        Operation::WorkerList => routes!(workers::list_workers),
+        Operation::WorkerList => routes!(scheduler::workers::list_workers),
+        Operation::WorkerShow => routes!(scheduler::workers::show_worker),
+        Operation::StatusShow => routes!(scheduler::status::show_status),
+        Operation::StatusStream => routes!(scheduler::stream::stream_status),
+        Operation::JobStream => routes!(scheduler::stream::stream_job),
         Operation::KeyList => routes!(keys::list_keys),
         Operation::KeyCreate => routes!(keys::create_key),
         Operation::KeyRevoke => routes!(keys::revoke_key),

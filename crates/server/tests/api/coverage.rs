@@ -2,8 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    artifacts, auth, bad_input, blobs, checkpoints, connect, document, health, keys, logs, queue, snapshots, tasks,
-    workers,
+    artifacts, auth, bad_input, blobs, checkpoints, connect, document, health, keys, logs, queue, scheduler, snapshots,
+    tasks,
 };
 use fetchml_server::Operation;
 
@@ -51,7 +51,20 @@ fn cases(operation: Operation) -> Cases {
             checkpoints::what_cannot_be_laid_out_is_refused,
         ),
         O::QueueShow => plain(queue::counts),
-        O::WorkerList => plain(workers::are_listed),
+        O::WorkerList => plain(scheduler::workers::are_listed),
+        O::WorkerShow => {
+            Cases { missing: Some(scheduler::workers::unknown_ones_are_404), ..plain(scheduler::workers::are_listed) }
+        }
+        O::StatusShow => plain(scheduler::status::counts_what_waits_runs_and_ended),
+        O::StatusStream => Cases {
+            bad_input: Some(scheduler::stream::places_that_cannot_be_read),
+            ..plain(scheduler::stream::tells_of_tasks_workers_and_the_whole)
+        },
+        O::JobStream => all(
+            scheduler::stream::a_job_is_followed_to_its_end,
+            scheduler::stream::unknown_jobs_are_404,
+            scheduler::stream::places_that_cannot_be_read,
+        ),
         O::KeyList => plain(keys::are_made_listed_and_revoked),
         O::KeyCreate => {
             Cases { bad_input: Some(bad_input::every_field_of_a_key), ..plain(keys::are_made_listed_and_revoked) }

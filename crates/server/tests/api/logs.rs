@@ -1,62 +1,11 @@
-use crate::{running, small};
+use crate::{
+    events::{Event, Events},
+    running, small,
+};
 use fetchml_api::{ErrorCode, FailureCause, link::Outcome};
 use fetchml_testkit::{CheckedClient, TestServer};
 use reqwest::Method;
-use serde_json::{Value, json};
-
-/// One event of a stream.
-#[derive(Clone, Debug, PartialEq)]
-struct Event {
-    name: String,
-    id: String,
-    data: Value,
-}
-
-/// A stream of events, read one by one.
-struct Events {
-    response: reqwest::Response,
-    buffer: String,
-}
-
-impl Events {
-    async fn open(client: &CheckedClient, path: &str, last_id: Option<&str>) -> Self {
-        let mut request = client.request(Method::GET, path);
-        if let Some(id) = last_id {
-            request = request.header("last-event-id", id);
-        }
-        let response = request.send().await.unwrap();
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { response, buffer: String::new() }
-    }
-
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some((block, rest)) = self.buffer.split_once("\n\n") {
-                let field = |name: &str| {
-                    let mut lines = block.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-                    lines.next().map(|v| v.trim_start().to_owned()).unwrap_or_default()
-                };
-                let (name, id, data) = (field("event"), field("id"), field("data"));
-                self.buffer = String::from(rest);
-                if data.is_empty() {
-                    continue;
-                }
-                return Some(Event { name, id, data: serde_json::from_str(&data).unwrap() });
-            }
-            let chunk = tokio::time::timeout(fetchml_testkit::DEADLINE, self.response.chunk()).await.expect("an event");
-            self.buffer.push_str(std::str::from_utf8(&chunk.unwrap()?).unwrap());
-        }
-    }
-
-    async fn rest(mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        while let Some(event) = self.next().await {
-            events.push(event);
-        }
-        events
-    }
-}
+use serde_json::json;
 
 fn text_of(events: &[Event]) -> String {
     events.iter().filter(|e| e.name.is_empty()).map(|e| e.data["text"].as_str().unwrap()).collect()

@@ -10,15 +10,16 @@ mod checkpoints;
 mod connect;
 mod coverage;
 mod document;
+mod events;
 mod health;
 mod keys;
 mod life;
 mod logs;
 mod queue;
 mod reports;
+mod scheduler;
 mod snapshots;
 mod tasks;
-mod workers;
 
 use fetchml_api::link::{Assignment, Outcome};
 use fetchml_testkit::{CheckedClient, DEADLINE, LinkWorker, TestServer};

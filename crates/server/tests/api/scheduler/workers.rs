@@ -1,3 +1,4 @@
+use fetchml_api::ErrorCode;
 use fetchml_testkit::{LinkWorker, TestServer, eventually};
 
 #[tokio::test]
@@ -14,4 +15,14 @@ pub(crate) async fn are_listed() {
     let shown = eventually("the worker is active", || status("active")).await;
     assert_eq!(shown["slots"]["batch_total"], 4);
     assert_eq!(shown["capabilities"]["cpu_cores"], 4);
+    let one = admin.get(&format!("/v1/scheduler/workers/{}", worker.id)).await.expect(200).json();
+    assert_eq!((&one["id"], &one["slots"]), (&shown["id"], &shown["slots"]));
+}
+
+#[tokio::test]
+pub(crate) async fn unknown_ones_are_404() {
+    let server = TestServer::start().await;
+    for id in [crate::NOBODY, "no-id", "%00"] {
+        server.admin().get(&format!("/v1/scheduler/workers/{id}")).await.error(404, ErrorCode::NotFound);
+    }
 }

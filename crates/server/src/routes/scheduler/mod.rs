@@ -1,0 +1,5 @@
+//! `/v1/scheduler`: what the scheduler decides and shows.
+
+pub(super) mod status;
+pub(super) mod stream;
+pub(super) mod workers;

@@ -1,0 +1,237 @@
+//! `GET /v1/scheduler/status/stream` and `GET /v1/scheduler/jobs/{jobId}/stream`: the log of changes as
+//! server-sent events. An event's id is its place in the log, so it stays valid over restarts.
+
+use crate::{
+    app::App,
+    auth::Caller,
+    changes::After,
+    error::AppError,
+    limits,
+    query::PathText,
+    routes::{blobs::until_gone, tasks::find},
+};
+use axum::{
+    Extension,
+    extract::State,
+    http::HeaderMap,
+    response::{
+        IntoResponse as _, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use fetchml_api::{Task, TaskId, TaskStatus};
+use fetchml_store::{ChangeRow, StoreError};
+use futures_util::{Stream, stream};
+use serde::{Deserialize, Serialize};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc};
+use tokio::sync::watch;
+
+/// The kind of change rows about tasks.
+const JOB: &str = "job";
+
+/// Changes of the scheduler's state
+///
+/// Events: `status` (SchedulerStatus), `worker` (Worker), `job` (Task without output), `reservation`
+/// (Reservation). A stream begins with the status and every worker; with `Last-Event-ID` it goes on after
+/// that event, without gap or repeat. `reset` says that what lies between is not kept any more: the
+/// stream begins anew.
+#[utoipa::path(get, path = "/v1/scheduler/status/stream", tag = "Scheduler",
+    params(("Last-Event-ID" = Option<String>, Header, description = "Go on after this event", nullable = false)),
+    responses((status = 200, description = "The stream", body = String, content_type = "text/event-stream")))]
+pub(in crate::routes) async fn stream_status(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Result<Response, AppError> {
+    answer(app, caller, About::Everything, last_event(&headers)?)
+}
+
+/// Changes of one task
+///
+/// `job` events (Task without output): the task as it is, then every change of its state or priority. The
+/// stream ends after the event that shows the task completed or failed. `Last-Event-ID` as in the stream of
+/// the scheduler's state.
+#[utoipa::path(get, path = "/v1/scheduler/jobs/{jobId}/stream", tag = "Scheduler",
+    params(("jobId" = String, Path, description = "The task"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event", nullable = false)),
+    responses((status = 200, description = "The stream", body = String, content_type = "text/event-stream")))]
+pub(in crate::routes) async fn stream_job(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    PathText(id): PathText<String>,
+    headers: HeaderMap,
+) -> Result<Response, AppError> {
+    let task = find(&app, &id).await?.spec.id;
+    answer(app, caller, About::Task(task), last_event(&headers)?)
+}
+
+fn last_event(headers: &HeaderMap) -> Result<Option<u64>, AppError> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let number = id.to_str().ok().and_then(|id| id.trim().parse().ok());
+    number.map(Some).ok_or_else(|| AppError::bad_request("Last-Event-ID", "must be the id of an event of this stream"))
+}
+
+fn answer(app: Arc<App>, caller: Caller, about: About, last_event: Option<u64>) -> Result<Response, AppError> {
+    let events = ChangeStream::start(Arc::clone(&app), about, last_event).events();
+    let events = until_gone(app, caller, events);
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(limits::STREAM_HEARTBEAT)).into_response())
+}
+
+/// Which changes a stream is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum About {
+    Everything,
+    Task(TaskId),
+}
+
+/// A reader of the log of changes.
+struct ChangeStream {
+    app: Arc<App>,
+    about: About,
+    head: watch::Receiver<u64>,
+    /// Number of the last row that was sent, or looked at; none before anything was.
+    place: Option<u64>,
+    /// Begins at a place of long ago: rows about a task are looked for rather than all read.
+    catching_up: bool,
+    waiting: VecDeque<Event>,
+    /// After what waits nothing comes any more.
+    ended: bool,
+}
+
+impl ChangeStream {
+    fn start(app: Arc<App>, about: About, last_event: Option<u64>) -> Self {
+        let head = app.changes.head();
+        let catching_up = last_event.is_some() && about != About::Everything;
+        Self { app, about, head, place: last_event, catching_up, waiting: VecDeque::new(), ended: false }
+    }
+
+    /// The events. A fault of the store ends the stream, and the reader resumes.
+    fn events(self) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+        stream::unfold(self, |mut stream| async move {
+            loop {
+                if let Some(event) = stream.waiting.pop_front() {
+                    return Some((Ok(event), stream));
+                }
+                if stream.ended {
+                    return None;
+                }
+                if let Err(cause) = stream.advance().await {
+                    tracing::warn!(%cause, "a stream of changes broke off");
+                    return None;
+                }
+            }
+        })
+    }
+
+    /// Makes events wait, or waits for what makes some.
+    async fn advance(&mut self) -> Result<(), StoreError> {
+        let Some(place) = self.place else { return self.begin().await };
+        if self.catching_up {
+            return self.catch_up(place).await;
+        }
+        match self.app.changes.after(place).await? {
+            After::Rows(rows) if rows.is_empty() => {
+                // Fails only when the store is closed: the server is about to end.
+                self.ended = self.head.wait_for(|head| *head != place).await.is_err();
+            }
+            After::Rows(rows) => {
+                self.place = rows.last().map(|row| row.sequence);
+                rows.iter().for_each(|row| self.take(row));
+            }
+            After::Gone => self.begin_anew(),
+        }
+        Ok(())
+    }
+
+    /// Sends what has happened to a task since the place, and goes on from now.
+    async fn catch_up(&mut self, place: u64) -> Result<(), StoreError> {
+        let About::Task(id) = self.about else { unreachable!("only the stream of a task looks for its rows") };
+        // In this order: if it has ended, its last row is among those up to the head.
+        let over = self.task(id).await?.is_none_or(|task| task.status.is_terminal());
+        let head = *self.head.borrow();
+        match self.app.changes.after_of(place, &id.to_string()).await? {
+            After::Rows(rows) => {
+                let complete = rows.len() < limits::CHANGES_AT_ONCE;
+                let last = rows.last().map(|row| row.sequence);
+                rows.iter().for_each(|row| self.take(row));
+                self.place = if complete { last.max(Some(head)).max(Some(place)) } else { last };
+                self.catching_up = !complete;
+                self.ended |= complete && over;
+            }
+            After::Gone => self.begin_anew(),
+        }
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) {
+        self.waiting.push_back(Event::default().event("reset").data("{}"));
+        (self.place, self.catching_up) = (None, false);
+    }
+
+    /// Shows everything as it is now. Changes made meanwhile come again afterwards, which harms nobody.
+    async fn begin(&mut self) -> Result<(), StoreError> {
+        let place = *self.head.borrow_and_update();
+        self.place = Some(place);
+        match self.about {
+            About::Everything => {
+                self.show(place, "status", &self.app.driver.status());
+                for worker in self.app.driver.workers().iter() {
+                    self.show(place, "worker", worker);
+                }
+            }
+            About::Task(id) => match self.task(id).await? {
+                Some(task) => {
+                    self.show(place, JOB, &task);
+                    self.ended = task.status.is_terminal();
+                }
+                None => self.ended = true,
+            },
+        }
+        Ok(())
+    }
+
+    /// A task as its change rows show it; none when it is hidden.
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
+        let task = match self.app.driver.live(id) {
+            Some(task) => Some(task),
+            None => self.app.store.task(id).await?,
+        };
+        Ok(task.map(|task| {
+            let driver = &self.app.driver;
+            let mut shown = Task::from_records(&task.spec, &task.state, driver.now(), driver.aging_interval_s());
+            shown.mask_env();
+            shown
+        }))
+    }
+
+    fn take(&mut self, row: &ChangeRow) {
+        if self.ended {
+            return;
+        }
+        if let About::Task(id) = self.about {
+            if row.kind != JOB || row.entity.parse() != Ok(id) {
+                return;
+            }
+            self.ended = status(row).is_some_and(TaskStatus::is_terminal);
+        }
+        self.waiting.push_back(event(row.sequence, &row.kind, &row.body));
+    }
+
+    fn show(&mut self, place: u64, kind: &str, shown: &impl Serialize) {
+        let body = serde_json::to_string(shown).expect("it has only string keys and finite numbers");
+        self.waiting.push_back(event(place, kind, &body));
+    }
+}
+
+fn event(place: u64, kind: &str, body: &str) -> Event {
+    Event::default().id(place.to_string()).event(kind).data(body)
+}
+
+/// The status that a row about a task shows.
+fn status(row: &ChangeRow) -> Option<TaskStatus> {
+    #[derive(Deserialize)]
+    struct Shown {
+        status: TaskStatus,
+    }
+    serde_json::from_str::<Shown>(&row.body).ok().map(|shown| shown.status)
+}

@@ -1,0 +1,3 @@
+pub(crate) mod status;
+pub(crate) mod stream;
+pub(crate) mod workers;

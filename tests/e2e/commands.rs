@@ -98,3 +98,19 @@ async fn tasks_queue_by_priority_and_all_complete() {
     let queue = client.queue().await.unwrap();
     assert_eq!((queue.queued, queue.running, queue.completed, queue.failed, queue.workers), (0, 0, 60, 0, 1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_shows_the_whole_and_watches_it() {
+    let lab = Lab::with_worker().await;
+    let once: Value = serde_json::from_str(&lab.output(&["status", "--json"]).await).unwrap();
+    assert_eq!((&once["workers_active"], &once["tasks_completed_24h"]), (&1.into(), &0.into()));
+    let mut watch = lab.command(&["status", "--watch"]);
+    let mut watch = watch.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
+    assert!(lines.next().unwrap().unwrap().contains(" completed_24h 0 "), "it begins with how things are");
+    let id = lab.submit("true").await;
+    lab.until(id, TaskStatus::Completed).await;
+    assert!(lines.any(|line| line.unwrap().contains(" completed_24h 1 ")), "and goes on with what happens");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}

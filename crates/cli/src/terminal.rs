@@ -16,6 +16,11 @@ pub(crate) fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Whether stdout is a terminal, whose picture may be painted anew.
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// Whether stderr may have colours.
 pub(crate) fn stderr_colours() -> bool {
     stderr_is_terminal() && colours_wanted()
@@ -85,9 +90,19 @@ pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// Prints a table without trailing blanks.
+/// A table as text, without trailing blanks.
+pub(crate) fn table_text(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Prints a table.
 pub(crate) fn print_table(table: &Table) -> io::Result<()> {
-    print(&table.lines().map(|line| line.trim_end().to_owned() + "\n").collect::<String>())
+    print(&table_text(table))
+}
+
+/// Puts a new picture in place of all that is on the terminal.
+pub(crate) fn repaint(picture: &str) -> io::Result<()> {
+    print(&format!("\x1b[H\x1b[2J{picture}"))
 }
 
 /// A cell for a number.

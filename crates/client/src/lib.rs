@@ -5,6 +5,7 @@
 mod blob;
 mod connection;
 mod error;
+mod events;
 pub mod limits;
 mod logs;
 mod resources;
@@ -14,4 +15,5 @@ pub mod sse;
 pub use blob::{BlobSource, ByteStream};
 pub use connection::Client;
 pub use error::ClientError;
+pub use events::Incoming;
 pub use logs::{LogChunk, LogEvent, LogQuery};

@@ -2,17 +2,15 @@
 
 use crate::{
     blob::ByteStream,
-    connection::{Client, Repeat},
+    connection::Client,
     error::ClientError,
-    limits,
-    sse::{SseEvent, SseParser},
+    events::{EventSource, Incoming},
+    sse::SseEvent,
 };
 use fetchml_api::{AttemptId, TaskId, TaskStatus};
-use futures_util::{Stream, StreamExt as _};
-use reqwest::{Method, header::ACCEPT};
+use futures_util::Stream;
 use serde::Deserialize;
-use std::{collections::VecDeque, ops::Range, time::Duration};
-use tokio::time::Instant;
+use std::{ops::Range, time::Duration};
 
 /// Which log of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -86,25 +84,16 @@ impl Client {
     }
 
     /// Follows a task's log until the task ends. Reconnects by itself, without gap or repeat; ends with an
-    /// error when the server refuses or stays away for [`limits::OUTAGE_MAX`].
+    /// error when the server refuses or stays away for [`crate::limits::OUTAGE_MAX`].
     pub fn logs_follow(
         &self,
         task: TaskId,
         query: LogQuery,
     ) -> impl Stream<Item = Result<LogEvent, ClientError>> + Send + 'static {
-        let follow = Follow {
-            client: self.clone(),
-            task,
-            query,
-            last_id: None,
-            connection: None,
-            ready: VecDeque::new(),
-            delay: limits::RETRY_DELAY,
-            outage: None,
-            retry_at: None,
-            reached: false,
-            done: false,
-        };
+        let mut pairs = query.pairs();
+        pairs.push(("follow", "true".to_owned()));
+        let source = EventSource::new(self.clone(), format!("/v1/tasks/{task}/logs"), pairs);
+        let follow = Follow { source, done: false };
         futures_util::stream::unfold(follow, |mut follow| async move {
             let event = follow.next().await?;
             Some((event, follow))
@@ -112,122 +101,26 @@ impl Client {
     }
 }
 
-struct Connection {
-    bytes: ByteStream,
-    parser: SseParser,
-}
-
 struct Follow {
-    client: Client,
-    task: TaskId,
-    query: LogQuery,
-    /// Id of the last event handed out: where to resume.
-    last_id: Option<String>,
-    connection: Option<Connection>,
-    ready: VecDeque<SseEvent>,
-    delay: Duration,
-    outage: Option<Instant>,
-    retry_at: Option<Instant>,
-    /// Whether a connection was ever had.
-    reached: bool,
+    source: EventSource,
     done: bool,
 }
 
 impl Follow {
     async fn next(&mut self) -> Option<Result<LogEvent, ClientError>> {
-        loop {
-            if self.done {
-                return None;
-            }
-            if let Some(event) = self.ready.pop_front() {
-                match self.on_event(event) {
-                    Ok(Some(event)) => return Some(Ok(event)),
-                    Ok(None) => continue,
-                    Err(error) => return Some(Err(self.fail(error))),
-                }
-            }
-            if let Some(at) = self.retry_at.take() {
-                tokio::time::sleep_until(at).await;
-            }
-            match self.advance().await {
-                Ok(()) => {}
-                Err(error) if self.may_retry(&error) => {
-                    self.connection = None;
-                    let delay = error.retry_delay(0).map_or(self.delay, |asked| asked.max(self.delay));
-                    self.delay = (self.delay * 2).min(limits::RECONNECT_DELAY_MAX);
-                    self.retry_at = Some(Instant::now() + delay);
-                    return Some(Ok(LogEvent::Reconnecting { reason: error.to_string(), delay }));
-                }
-                Err(error) => return Some(Err(self.fail(error))),
+        while !self.done {
+            let read = match self.source.next().await {
+                Ok(Incoming::Event(event)) => read_event(&event).map_err(|problem| self.source.protocol(problem)),
+                Ok(Incoming::Reconnecting { reason, delay }) => Ok(Some(LogEvent::Reconnecting { reason, delay })),
+                Err(error) => Err(error),
+            };
+            self.done = matches!(read, Err(_) | Ok(Some(LogEvent::End { .. })));
+            if let Some(read) = read.transpose() {
+                return Some(read);
             }
         }
+        None
     }
-
-    fn fail(&mut self, error: ClientError) -> ClientError {
-        self.done = true;
-        error
-    }
-
-    /// A server never reached is an error at once; one that was there may be restarting.
-    fn may_retry(&mut self, error: &ClientError) -> bool {
-        let since = *self.outage.get_or_insert_with(Instant::now);
-        error.is_transient() && self.reached && since.elapsed() < limits::OUTAGE_MAX
-    }
-
-    /// Connects if needed, then reads once.
-    async fn advance(&mut self) -> Result<(), ClientError> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(connect(&self.client, self.task, self.query, self.last_id.as_deref()).await?),
-        };
-        self.reached = true;
-        let Some(chunk) = connection.bytes.next().await.transpose()? else {
-            // Closed without `end`: the server is shutting down or dropped a slow reader.
-            return Err(ClientError::Unreachable {
-                url: self.client.url().into(),
-                reason: "the server closed the stream".into(),
-            });
-        };
-        let events = connection.parser.push(&chunk).map_err(|error| self.client.protocol(error.to_string()))?;
-        self.ready.extend(events);
-        Ok(())
-    }
-
-    fn on_event(&mut self, event: SseEvent) -> Result<Option<LogEvent>, ClientError> {
-        // Progress, so the next break starts with a short wait again.
-        self.delay = limits::RETRY_DELAY;
-        self.outage = None;
-        let parsed = read_event(&event).map_err(|problem| self.client.protocol(problem))?;
-        if event.id.is_some() {
-            self.last_id = event.id;
-        }
-        self.done = matches!(parsed, Some(LogEvent::End { .. }));
-        Ok(parsed)
-    }
-}
-
-async fn connect(
-    client: &Client,
-    task: TaskId,
-    query: LogQuery,
-    last_id: Option<&str>,
-) -> Result<Connection, ClientError> {
-    let path = format!("/v1/tasks/{task}/logs");
-    let build = || {
-        let request = client
-            .request(Method::GET, &path)
-            .query(&[("follow", "true")])
-            .query(&query.pairs())
-            .header(ACCEPT, "text/event-stream");
-        match last_id {
-            Some(id) => request.header("last-event-id", id),
-            None => request,
-        }
-    };
-    let answer = tokio::time::timeout(limits::ANSWER_TIMEOUT, client.send(Repeat::Never, build)).await;
-    let response = answer
-        .map_err(|_| ClientError::Unreachable { url: client.url().into(), reason: "no answer in time".into() })??;
-    Ok(Connection { bytes: ByteStream::of(client.url(), response), parser: SseParser::new() })
 }
 
 /// Understands one event; none for kinds this client does not know.

@@ -8,7 +8,8 @@ use crate::{
 };
 use fetchml_api::{
     ArtifactList, AttemptId, Checkpoint, CheckpointFiles, CreateKeyRequest, CreateTaskRequest, CreatedKey,
-    HealthResponse, KeyId, KeyInfo, KeyList, QueueStats, Task, TaskId, TaskList, TaskListQuery, Worker,
+    HealthResponse, KeyId, KeyInfo, KeyList, QueueStats, SchedulerStatus, Task, TaskId, TaskList, TaskListQuery,
+    Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -70,6 +71,16 @@ impl Client {
     /// Counts over the queue.
     pub async fn queue(&self) -> Result<QueueStats, ClientError> {
         self.get_json("/v1/queue", NO_QUERY).await
+    }
+
+    /// Queue depths, workers and what runs.
+    pub async fn status(&self) -> Result<SchedulerStatus, ClientError> {
+        self.get_json("/v1/scheduler/status", NO_QUERY).await
+    }
+
+    /// One worker.
+    pub async fn worker(&self, id: WorkerId) -> Result<Worker, ClientError> {
+        self.get_json(&format!("/v1/scheduler/workers/{id}"), NO_QUERY).await
     }
 
     /// The workers.

@@ -12,6 +12,7 @@ mod serve;
 pub(crate) mod serving;
 mod show;
 mod snapshot;
+mod status;
 mod submit;
 mod tasks;
 mod up;
@@ -55,6 +56,7 @@ enum Command {
     Wait(wait::Wait),
     Artifacts(artifacts::Artifacts),
     Queue(queue::Queue),
+    Status(status::Status),
     Workers(workers::Workers),
     Keys(keys::Keys),
     Config(config::Config),
@@ -76,6 +78,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Wait(command) => client(command.run(config)),
         Command::Artifacts(command) => client(command.run(config)),
         Command::Queue(command) => client(command.run(config)),
+        Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
         Command::Config(command) => command.run(config),

@@ -2,7 +2,7 @@
 
 use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
 use clap::Args;
-use comfy_table::Cell;
+use comfy_table::{Cell, Table};
 use fetchml_api::Worker;
 use std::path::Path;
 
@@ -24,13 +24,18 @@ impl Workers {
             terminal::print_json(&workers)?;
             return Ok(Exit::Success);
         }
-        let mut table = terminal::table(["ID", "NAME", "STATUS", "SLOTS", "CPU", "MEMORY", "GPU", "TASKS", "HEARD"]);
-        for worker in &workers {
-            table.add_row(row(worker));
-        }
-        terminal::print_table(&table)?;
+        terminal::print_table(&table(&workers))?;
         Ok(Exit::Success)
     }
+}
+
+/// A row for each worker.
+pub(super) fn table<'a>(workers: impl IntoIterator<Item = &'a Worker>) -> Table {
+    let mut table = terminal::table(["ID", "NAME", "STATUS", "SLOTS", "CPU", "MEMORY", "GPU", "TASKS", "HEARD"]);
+    for worker in workers {
+        table.add_row(row(worker));
+    }
+    table
 }
 
 fn row(worker: &Worker) -> Vec<Cell> {

@@ -1,7 +1,7 @@
 //! Following a log through disconnects.
 
 use crate::server::{TestServer, broken_events, events, refusal};
-use fetchml_client::{ClientError, LogEvent, LogQuery};
+use fetchml_client::{ClientError, Incoming, LogEvent, LogQuery};
 use futures_util::StreamExt as _;
 
 const TASK: &str = "0193e4a1-77c2-7000-8000-5c1fd1b0a001";
@@ -57,4 +57,34 @@ async fn nonsense_ends_it() {
     let server = TestServer::start(|_, _| events("data: {\"text\":\"x\",\"offset\":0,\"len\":1}\n\n")).await;
     let all = follow(&server).await;
     assert!(matches!(all[..], [Err(ClientError::Protocol { .. })]), "{all:?}");
+}
+
+const QUEUED: &str = r#"{"id":"0193e4a1-77c2-7000-8000-5c1fd1b0a001","job_name":"a","status":"queued","priority":5,
+"created_at":"2026-01-01T00:00:00Z","cpu":1,"memory_gb":0,"gpu":0,"user_id":"ada","retry_count":0,"max_retries":0,
+"requeue_count":0,"priority_aged":5.0}"#;
+
+fn job(id: u32, status: &str) -> String {
+    let task = QUEUED.replace('\n', "").replace("queued", status);
+    format!("id: {id}\nevent: job\ndata: {task}\n\n")
+}
+
+#[tokio::test]
+async fn a_job_is_followed_through_a_break_to_the_event_that_shows_its_end() {
+    let server = TestServer::start(|n, _| match n {
+        0 => broken_events(&job(7, "queued")),
+        _ => events(&(job(9, "running") + &job(12, "failed") + &job(13, "failed"))),
+    })
+    .await;
+    let all: Vec<_> = server.client.job_follow(TASK.parse().unwrap()).collect().await;
+    let ids: Vec<_> = all
+        .iter()
+        .filter_map(|incoming| match incoming.as_ref().unwrap() {
+            Incoming::Event(event) => event.id.as_deref(),
+            Incoming::Reconnecting { .. } => None,
+        })
+        .collect();
+    assert_eq!(ids, ["7", "9", "12"]);
+    let asked = server.asked();
+    assert_eq!(asked[0].line, format!("GET /v1/scheduler/jobs/{TASK}/stream"));
+    assert_eq!(asked[1].header("last-event-id"), Some("7"));
 }

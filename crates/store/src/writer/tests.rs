@@ -89,7 +89,7 @@ async fn verified(writer: &mut Writer<Flaky>) -> u64 {
     let rows = rows.into_iter().map(|row| rows::read_audit(row).unwrap());
     let verdict = fetchml_audit::verify(&writer.log_id, rows);
     assert_eq!(verdict.first_tampered, None);
-    assert_eq!((verdict.checked, verdict.head), *writer.published.lock().unwrap());
+    assert_eq!((verdict.checked, verdict.head), *writer.audit_head.lock().unwrap());
     verdict.checked
 }
 
@@ -145,7 +145,7 @@ async fn after_an_unknown_outcome_restore_tells_it() {
     let mut writer = writer(&directory.path().join("store.db")).await;
     writer.database.next = Some(Failure::After(StoreError::Unknown("broke during COMMIT".into())));
     assert!(commit(&mut writer, vec![event(1)]).await[0].is_err());
-    assert_eq!(writer.published.lock().unwrap().0, 0);
+    assert_eq!(writer.audit_head.lock().unwrap().0, 0);
     assert_eq!(writer.restore().await.unwrap().last_time, Micros(1));
     assert_eq!(verified(&mut writer).await, 1);
 }

@@ -102,6 +102,7 @@ on_both![
     records::numbers_over_63_bits_are_refused,
     records::change_rows_are_numbered_and_paged,
     records::restore_gives_what_lives,
+    tasks::completed_tasks_of_the_last_day_are_counted_by_minute,
     tasks::lists_filter_page_and_count,
     tasks::hidden_tasks_are_gone_from_reads,
     tasks::queue_counts_know_since_when,

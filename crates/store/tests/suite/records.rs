@@ -174,6 +174,12 @@ pub(crate) async fn change_rows_are_numbered_and_paged(fixture: Fixture) {
     assert_eq!(rows.iter().map(|row| (row.sequence, row.entity.as_str())).collect::<Vec<_>>(), [(2, "1"), (3, "2")]);
     assert_eq!((rows[0].kind.as_str(), rows[0].body.as_str()), ("job", r#"{"id":1}"#));
     assert!(store.change_rows(u64::MAX, 10).await.unwrap().is_empty());
+
+    assert_eq!((store.change_first().await.unwrap(), *store.change_head().borrow()), (1, 5));
+    let of_one = store.change_rows_of(&rows[0].entity, 0, 10).await.unwrap();
+    assert_eq!(of_one.iter().map(|row| row.sequence).collect::<Vec<_>>(), [2]);
+    assert!(store.change_rows_of(&rows[0].entity, 2, 10).await.unwrap().is_empty());
+    assert!(store.change_rows_of("nobody", 0, 10).await.unwrap().is_empty());
 }
 
 pub(crate) async fn restore_gives_what_lives(fixture: Fixture) {

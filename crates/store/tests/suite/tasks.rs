@@ -94,3 +94,25 @@ pub(crate) async fn queue_counts_know_since_when(fixture: Fixture) {
     let counts = store.queue_counts(Micros(20)).await.unwrap();
     assert_eq!(counts, QueueCounts { queued: 1, running: 3, completed: 2, failed: 1 });
 }
+
+pub(crate) async fn completed_tasks_of_the_last_day_are_counted_by_minute(fixture: Fixture) {
+    let store = &fixture.store;
+    let minute = 60_000_000;
+    let ended = |n, status, at: i64| {
+        let at = Micros(NOW.0 + at);
+        [insert(n, "ann", "a"), Write::TaskUpdate(TaskState { status, ended_at: Some(at), ..queued(n) })]
+    };
+    let writes = [
+        ended(1, TaskStatus::Completed, 0),
+        ended(2, TaskStatus::Completed, minute),
+        ended(3, TaskStatus::Completed, minute),
+        ended(4, TaskStatus::Failed, minute),
+        ended(5, TaskStatus::Completed, -24 * 60 * minute - 1),
+    ];
+    let latest = Write::Audit(fetchml_api::AuditDraft { at: NOW, ..audit("x") });
+    store.commit(writes.into_iter().flatten().chain([latest]).collect()).await.unwrap();
+    let mut counted = store.restore().await.unwrap().completed_by_minute;
+    counted.sort_unstable();
+    let first = NOW.0 / minute;
+    assert_eq!(counted, [(first, 1), (first + 1, 2)]);
+}

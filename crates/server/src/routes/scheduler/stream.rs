@@ -43,7 +43,7 @@ pub(in crate::routes) async fn stream_status(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<Response, AppError> {
-    answer(app, caller, About::Everything, last_event(&headers)?)
+    Ok(answer(app, caller, About::Everything, last_event(&headers)?))
 }
 
 /// Changes of one task
@@ -62,7 +62,7 @@ pub(in crate::routes) async fn stream_job(
     headers: HeaderMap,
 ) -> Result<Response, AppError> {
     let task = find(&app, &id).await?.spec.id;
-    answer(app, caller, About::Task(task), last_event(&headers)?)
+    Ok(answer(app, caller, About::Task(task), last_event(&headers)?))
 }
 
 fn last_event(headers: &HeaderMap) -> Result<Option<u64>, AppError> {
@@ -71,10 +71,10 @@ fn last_event(headers: &HeaderMap) -> Result<Option<u64>, AppError> {
     number.map(Some).ok_or_else(|| AppError::bad_request("Last-Event-ID", "must be the id of an event of this stream"))
 }
 
-fn answer(app: Arc<App>, caller: Caller, about: About, last_event: Option<u64>) -> Result<Response, AppError> {
+fn answer(app: Arc<App>, caller: Caller, about: About, last_event: Option<u64>) -> Response {
     let events = ChangeStream::start(Arc::clone(&app), about, last_event).events();
     let events = until_gone(app, caller, events);
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(limits::STREAM_HEARTBEAT)).into_response())
+    Sse::new(events).keep_alive(KeepAlive::new().interval(limits::STREAM_HEARTBEAT)).into_response()
 }
 
 /// Which changes a stream is about.
@@ -136,7 +136,9 @@ impl ChangeStream {
             }
             After::Rows(rows) => {
                 self.place = rows.last().map(|row| row.sequence);
-                rows.iter().for_each(|row| self.take(row));
+                for row in &rows {
+                    self.take(row);
+                }
             }
             After::Gone => self.begin_anew(),
         }
@@ -153,7 +155,9 @@ impl ChangeStream {
             After::Rows(rows) => {
                 let complete = rows.len() < limits::CHANGES_AT_ONCE;
                 let last = rows.last().map(|row| row.sequence);
-                rows.iter().for_each(|row| self.take(row));
+                for row in &rows {
+                    self.take(row);
+                }
                 self.place = if complete { last.max(Some(head)).max(Some(place)) } else { last };
                 self.catching_up = !complete;
                 self.ended |= complete && over;

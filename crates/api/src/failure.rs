@@ -51,6 +51,8 @@ pub enum RetryRule {
     Counted,
     /// Queued again without cost, at most [`crate::limits::REQUEUES_MAX`] times.
     Free,
+    /// Queued again without cost, however often: it was FetchML that stopped the task.
+    Uncounted,
     /// The task ends.
     Final,
 }
@@ -62,7 +64,8 @@ impl FailureCause {
         use FailureCause as C;
         match self {
             C::ExitNonzero | C::Signal | C::OomHost | C::OomGpu | C::Timeout | C::Stalled => RetryRule::Counted,
-            C::Lost | C::Launch | C::Plugin | C::Preempted => RetryRule::Free,
+            C::Lost | C::Launch | C::Plugin => RetryRule::Free,
+            C::Preempted => RetryRule::Uncounted,
             C::Dataset | C::Environment | C::Image | C::Snapshot => {
                 if transient {
                     RetryRule::Free

@@ -67,5 +67,7 @@ pub const CHECKPOINT_BODY_BYTES: usize = 8 << 20;
 pub const LINK_MESSAGE_BYTES: usize = 8 << 20;
 /// Largest run of log bytes in one link message.
 pub const LINK_LOG_CHUNK_BYTES: usize = 256 << 10;
+/// Longest sentence in which a worker says what is wrong with it, code points.
+pub const UNFIT_CHARS: usize = 1_024;
 /// Longest name of a user, a key label or a worker, code points.
 pub const NAME_CHARS: usize = 64;

@@ -56,6 +56,9 @@ pub struct Hello {
     pub incarnation_seen: u64,
     /// Every attempt it holds that is not forgotten.
     pub inventory: Vec<Held>,
+    /// What its own checks found wrong, one sentence: it takes nothing new. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
 }
 
 /// An attempt the worker holds.
@@ -80,6 +83,9 @@ pub struct Heartbeat {
     pub sent_ms: u64,
     /// Attempts it holds, by id.
     pub held: Vec<AttemptId>,
+    /// As [`Hello::unfit`], as of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
 }
 
 /// A report and its place in the worker's spool.

@@ -206,8 +206,14 @@ pub struct WorkerRecord {
     pub batch_slots: u32,
     /// Service slots.
     pub service_slots: u32,
-    /// Takes nothing new.
+    /// Takes nothing new, because an operator said so.
     pub draining: bool,
+    /// What it holds is stopped and queued again, too. Only while draining.
+    #[serde(default)]
+    pub evicting: bool,
+    /// Why it takes nothing new by its own word: what its checks found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
     /// When it last said hello.
     pub connected_at: Micros,
 }

@@ -1,7 +1,7 @@
-//! The audit events of tasks. Each names the status after it, so that replaying them gives the
-//! tasks' final states.
+//! The audit events of tasks and of drains. Those of a task name the status after it, so that replaying
+//! them gives the tasks' final states.
 
-use fetchml_api::{AttemptRecord, AuditDraft, AuditKind, FailureCause, Micros, TaskState};
+use fetchml_api::{AttemptRecord, AuditDraft, AuditKind, FailureCause, Micros, TaskState, WorkerRecord};
 use std::collections::BTreeMap;
 
 /// The actor of what nobody asked for.
@@ -18,6 +18,8 @@ pub(crate) enum Action {
     Retry,
     /// Queued again at no cost.
     Requeue,
+    /// A user gave it another priority.
+    Priority,
     /// A user asked to stop it while it was on a worker.
     CancelRequest,
     /// Ended well.
@@ -31,7 +33,7 @@ pub(crate) enum Action {
 impl Action {
     const fn kind(self) -> AuditKind {
         match self {
-            Self::Submit | Self::Retry | Self::Requeue => AuditKind::JobQueued,
+            Self::Submit | Self::Retry | Self::Requeue | Self::Priority => AuditKind::JobQueued,
             Self::Start => AuditKind::JobStarted,
             Self::CancelRequest | Self::Complete | Self::Fail | Self::Cancel => AuditKind::JobCompleted,
         }
@@ -43,6 +45,7 @@ impl Action {
             Self::Start => "start",
             Self::Retry => "retry",
             Self::Requeue => "requeue",
+            Self::Priority => "priority",
             Self::CancelRequest => "cancel_request",
             Self::Complete => "complete",
             Self::Fail => "fail",
@@ -65,7 +68,7 @@ pub(crate) fn draft(
     };
     put("status", state.status.as_str().to_owned());
     match action {
-        Action::Submit => put("priority", state.priority.to_string()),
+        Action::Submit | Action::Priority => put("priority", state.priority.to_string()),
         Action::Start | Action::CancelRequest => {}
         Action::Retry | Action::Requeue | Action::Complete | Action::Fail | Action::Cancel => {
             put("retry_count", state.retry_count.to_string());
@@ -96,6 +99,27 @@ pub(crate) fn draft(
         success: true,
         ip_address: None,
         error: state.error.clone().filter(|_| matches!(action, Action::Fail | Action::Cancel)),
+        metadata,
+    }
+}
+
+/// The event for a worker that is drained or takes work again.
+pub(crate) fn worker_draft(
+    now: Micros,
+    user: &str,
+    action: &str,
+    record: &WorkerRecord,
+    metadata: BTreeMap<String, String>,
+) -> AuditDraft {
+    AuditDraft {
+        at: now,
+        kind: AuditKind::SchedulerDrain,
+        user_id: user.to_owned(),
+        resource: format!("workers/{}", record.id),
+        action: action.to_owned(),
+        success: true,
+        ip_address: None,
+        error: None,
         metadata,
     }
 }

@@ -55,7 +55,7 @@ impl Failing {
             signal: outcome.signal,
             error: outcome.error.clone().unwrap_or_else(|| sentence(cause, outcome)),
             log_rule: outcome.log_rule.clone(),
-            backoff: cause != FailureCause::Preempted,
+            backoff: true,
         }
     }
 }
@@ -156,13 +156,19 @@ impl Scheduler {
             return self.finish_failed(id, &failing, Action::Cancel, SYSTEM, Some(record), effects);
         }
         let max_retries = task.max_retries;
-        let history = task.history_mut();
+        let mut rule = failing.cause.retry_rule(failing.transient);
         if failing.rules(LogAction::DoNotRetry) {
-            return self.finish_failed(id, failing, Action::Fail, SYSTEM, Some(record), effects);
+            rule = RetryRule::Final;
         }
-        let (action, count) = match failing.cause.retry_rule(failing.transient) {
+        // A worker that says so unasked would have it for nothing for ever.
+        if rule == RetryRule::Uncounted && !self.was_evicted(record) {
+            rule = RetryRule::Free;
+        }
+        let history = self.task_mut(id).history_mut();
+        let (action, count) = match rule {
             RetryRule::Counted if history.retry_count < max_retries => (Action::Retry, &mut history.retry_count),
             RetryRule::Free if history.requeue_count < REQUEUES_MAX => (Action::Requeue, &mut history.requeue_count),
+            RetryRule::Uncounted => return self.requeue(record, failing, None, Action::Requeue, effects),
             RetryRule::Counted | RetryRule::Free | RetryRule::Final => {
                 return self.finish_failed(id, failing, Action::Fail, SYSTEM, Some(record), effects);
             }
@@ -170,6 +176,11 @@ impl Scheduler {
         let not_before = failing.backoff.then(|| now.plus_seconds(backoff_seconds(*count)));
         *count += 1;
         self.requeue(record, failing, not_before, action, effects);
+    }
+
+    /// Whether the core asked for the end of an attempt that was to run elsewhere.
+    fn was_evicted(&self, record: &AttemptRecord) -> bool {
+        self.fleet.get(record.worker_id).is_some_and(|worker| worker.record.evicting)
     }
 
     /// Queues a task again after a failed attempt; time in backoff is not queued time.

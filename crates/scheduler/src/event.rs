@@ -48,6 +48,19 @@ impl Lease {
     }
 }
 
+/// What becomes of the attempts of a worker that is drained.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drain {
+    /// They go on to their end.
+    Finish,
+    /// They are stopped and their tasks queued again at no cost; what runs on a worker that cannot be
+    /// reached is waited for until its lease ends.
+    Evict,
+    /// The worker is dead for certain: what runs there is given up at once. One that is connected is
+    /// not dead; what it holds is evicted.
+    DeclareDead,
+}
+
 /// Something that happened. Stamped with logical time by the driver; the core never asks.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
@@ -59,6 +72,38 @@ pub enum Event {
         task: TaskId,
         /// Who asked.
         by: String,
+    },
+    /// A user asked for another priority of a task that has not ended.
+    PriorityRequested {
+        /// The task.
+        task: TaskId,
+        /// 1..=10.
+        priority: u8,
+        /// Who asked.
+        by: String,
+    },
+    /// An operator asked that a worker takes nothing new.
+    DrainRequested {
+        /// The worker.
+        worker: WorkerId,
+        /// What becomes of the attempts it holds.
+        mode: Drain,
+        /// Who asked.
+        by: String,
+    },
+    /// An operator asked that a worker takes work again.
+    UndrainRequested {
+        /// The worker.
+        worker: WorkerId,
+        /// Who asked.
+        by: String,
+    },
+    /// A worker's own checks found something wrong with it, or that all is well again.
+    WorkerChecked {
+        /// The worker.
+        worker: WorkerId,
+        /// What is wrong: it takes nothing new. None: nothing is.
+        unfit: Option<String>,
     },
     /// A worker opened a session (first, again, or in place of an older one).
     WorkerJoined {
@@ -74,6 +119,8 @@ pub enum Event {
         service_slots: u32,
         /// Attempts it holds.
         inventory: Vec<Held>,
+        /// What its own checks found wrong: it takes nothing new.
+        unfit: Option<String>,
     },
     /// A heartbeat, or any other message, arrived from a worker.
     WorkerHeard {
@@ -159,6 +206,11 @@ pub enum Message {
         /// The attempt.
         attempt: AttemptId,
     },
+    /// Nothing new comes, or may come again. Only shown.
+    Drain {
+        /// Whether draining is on.
+        on: bool,
+    },
 }
 
 /// What became of a command. A refusal produces no effects.
@@ -166,7 +218,7 @@ pub enum Message {
 pub enum Answer {
     /// Done; the effects say what.
     Done,
-    /// The core does not know the task: it has ended, or never was.
+    /// The core does not know the task or worker: it has ended, or never was.
     NotActive,
     /// Already so; nothing changed.
     Unchanged,

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod audit;
+mod drain;
 mod ending;
 pub mod event;
 mod fleet;
@@ -28,7 +29,7 @@ mod view;
 mod worker;
 
 pub use event::*;
-pub use restore::{DurableState, DurableTask};
+pub use restore::{DurableState, DurableTask, Rows};
 pub use settings::Settings;
 pub use task::priority_aged;
 
@@ -86,8 +87,12 @@ impl Scheduler {
         match event {
             Event::TaskSubmitted(new) => self.on_task_submitted(&new, effects),
             Event::CancelRequested { task, by } => self.on_cancel_requested(task, &by, effects),
-            Event::WorkerJoined { worker, name, capabilities, batch_slots, service_slots, inventory } => {
-                let hello = session::Joined { worker, name, capabilities, batch_slots, service_slots };
+            Event::PriorityRequested { task, priority, by } => self.on_priority_requested(task, priority, &by, effects),
+            Event::DrainRequested { worker, mode, by } => self.on_drain_requested(worker, mode, &by, effects),
+            Event::UndrainRequested { worker, by } => self.on_undrain_requested(worker, &by, effects),
+            Event::WorkerChecked { worker, unfit } => self.on_worker_checked(worker, unfit, effects),
+            Event::WorkerJoined { worker, name, capabilities, batch_slots, service_slots, inventory, unfit } => {
+                let hello = session::Joined { worker, name, capabilities, batch_slots, service_slots, unfit };
                 self.on_worker_joined(hello, &inventory, effects)
             }
             Event::WorkerHeard { worker } => self.on_worker_heard(worker),

@@ -110,6 +110,11 @@ impl Queues {
         *self.depth_mut(shape) -= 1;
     }
 
+    /// Whether a task stands in this place.
+    pub(crate) fn contains(&self, shape: u32, user: u32, place: Place) -> bool {
+        self.shapes.value(shape).queues.get(&user).is_some_and(|queue| queue.contains(&place))
+    }
+
     /// The first head behind `after`.
     pub(crate) fn next(&self, kind: SlotKind, after: Option<Head>) -> Option<Head> {
         let from = after.map_or(Bound::Unbounded, |head| Bound::Excluded((head.place, head.shape)));

@@ -3,7 +3,7 @@
 use crate::{
     Scheduler, Settings,
     attempt::{Attempt, Holding},
-    event::Lease,
+    event::{Lease, NewTask},
     task::Task,
     timers::Timer,
     worker::Worker,
@@ -12,6 +12,18 @@ use fetchml_api::{
     AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
 use std::collections::BTreeMap;
+
+/// The rows a core is restored from.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// Tasks that have not ended: what was submitted and where it stands. The priority is that of the
+    /// state.
+    pub tasks: Vec<(NewTask, TaskState)>,
+    /// The current attempt of each active task.
+    pub attempts: Vec<AttemptRecord>,
+    /// All workers.
+    pub workers: Vec<WorkerRecord>,
+}
 
 /// What of the core outlives a restart. Left out, being volatile: link state, last sign of life,
 /// leases, mean slot occupancy, which attempts are assigned ahead, and patience with those.
@@ -41,25 +53,18 @@ pub struct DurableTask {
 }
 
 impl Scheduler {
-    /// A core from rows: the tasks that have not ended with demand, `max_retries`, lease and
-    /// submitter, the current attempt of each active one, and all workers. Nobody is connected, and every lease
-    /// starts at `now`. Panics if the rows contradict each other: they were written in one transaction.
-    pub fn restore(
-        settings: Settings,
-        now: Micros,
-        tasks: Vec<(Demand, u32, Lease, String, TaskState)>,
-        attempts: Vec<AttemptRecord>,
-        workers: Vec<WorkerRecord>,
-    ) -> Self {
+    /// A core from its rows. Nobody is connected, and every lease starts at `now`. Panics if the rows
+    /// contradict each other: they were written in one transaction.
+    pub fn restore(settings: Settings, now: Micros, rows: Rows) -> Self {
         let mut core = Self::new(settings);
         core.now = now;
-        for record in workers {
+        for record in rows.workers {
             core.fleet.insert(Worker::new(record, now));
         }
-        for (demand, max_retries, lease, user_id, state) in tasks {
-            core.restore_task(demand, max_retries, lease, user_id, state);
+        for (task, state) in rows.tasks {
+            core.restore_task(task, state);
         }
-        core.restore_attempts(attempts);
+        core.restore_attempts(rows.attempts);
         for (id, task) in &core.tasks {
             assert_eq!(task.status.is_active(), task.attempt().is_some(), "an active task has an attempt: {id}");
             let known = task.attempt().is_none_or(|attempt| core.attempts.contains_key(&attempt));
@@ -87,15 +92,15 @@ impl Scheduler {
         }
     }
 
-    fn restore_task(&mut self, demand: Demand, max_retries: u32, lease: Lease, user_id: String, state: TaskState) {
+    fn restore_task(&mut self, new: NewTask, state: TaskState) {
         if state.status.is_terminal() {
             return;
         }
         self.count_epoch(state.epoch);
         let (id, not_before) = (state.id, state.not_before);
-        let shape = self.queues.shape_take(demand, state.excluded_workers.clone());
-        let user = self.users.take(user_id, |_| ());
-        let task = Task::from_state(state, max_retries, lease, shape, user);
+        let shape = self.queues.shape_take(new.demand, state.excluded_workers.clone());
+        let user = self.users.take(new.user_id, |_| ());
+        let task = Task::from_state(state, new.max_retries, new.lease, shape, user);
         let waits = task.status == TaskStatus::Queued;
         self.tasks.insert(id, task);
         match not_before {

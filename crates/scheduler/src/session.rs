@@ -19,6 +19,7 @@ pub(crate) struct Joined {
     pub(crate) capabilities: Capabilities,
     pub(crate) batch_slots: u32,
     pub(crate) service_slots: u32,
+    pub(crate) unfit: Option<String>,
 }
 
 impl Scheduler {
@@ -31,6 +32,8 @@ impl Scheduler {
             batch_slots: hello.batch_slots,
             service_slots: hello.service_slots,
             draining: self.fleet.get(id).is_some_and(|worker| worker.record.draining),
+            evicting: self.fleet.get(id).is_some_and(|worker| worker.record.evicting),
+            unfit: hello.unfit,
             connected_at: self.now,
         };
         effects.push(Effect::PutWorker(record.clone()));
@@ -140,6 +143,7 @@ impl Scheduler {
                 effects.push(Effect::Send { worker: id, message: Message::Forget { attempt: held.attempt } });
             }
         }
+        let evicting = self.fleet.get(id).is_some_and(|worker| worker.record.evicting);
         for attempt in self.attempts_of(id) {
             let record = &self.attempts[&attempt].record;
             let task = record.task_id;
@@ -148,8 +152,10 @@ impl Scheduler {
                 if cancelled {
                     let message = Message::Cancel { attempt, cause: FailureCause::Cancelled };
                     effects.push(Effect::Send { worker: id, message });
+                } else if evicting {
+                    self.evict(attempt, effects);
                 }
-            } else if record.phase == AttemptPhase::Assigned && !cancelled {
+            } else if record.phase == AttemptPhase::Assigned && !cancelled && !evicting {
                 let (number, epoch, gpus) = (record.number, record.epoch, record.gpus.clone());
                 let message = Message::Assign { attempt, task, number, epoch, gpus };
                 effects.push(Effect::Send { worker: id, message });
@@ -199,7 +205,7 @@ impl Scheduler {
     }
 
     /// Attempts of a worker, oldest first.
-    fn attempts_of(&self, id: WorkerId) -> Vec<AttemptId> {
+    pub(crate) fn attempts_of(&self, id: WorkerId) -> Vec<AttemptId> {
         let mut attempts: Vec<AttemptId> =
             self.fleet.get(id).map(|worker| worker.attempts.iter().copied().collect()).unwrap_or_default();
         attempts.sort_by_key(|attempt| self.attempts[attempt].record.epoch);

@@ -1,4 +1,4 @@
-//! What users ask for: submit and cancel.
+//! What users ask for: submit, cancel, another priority.
 
 use crate::{
     Answer, Effect, Message, NewTask, Scheduler,
@@ -43,6 +43,32 @@ impl Scheduler {
         let worker = self.attempts[&attempt].record.worker_id;
         let message = Message::Cancel { attempt, cause: FailureCause::Cancelled };
         effects.push(Effect::Send { worker, message });
+        Answer::Done
+    }
+
+    pub(crate) fn on_priority_requested(
+        &mut self,
+        id: TaskId,
+        priority: u8,
+        by: &str,
+        effects: &mut Vec<Effect>,
+    ) -> Answer {
+        let Some(task) = self.tasks.get(&id) else { return Answer::NotActive };
+        if task.priority == priority {
+            return Answer::Unchanged;
+        }
+        // Only who stands in a queue has a place that moves.
+        let key = task.key(self.settings.aging_interval());
+        let stands = self.queues.contains(task.shape, task.user, (key, id));
+        if stands {
+            self.queues.remove(task.shape, task.user, (key, id));
+        }
+        self.task_mut(id).priority = priority;
+        if stands {
+            self.enqueue(id);
+        }
+        self.put_audit(id, by, Action::Priority, effects);
+        self.put_task(id, effects);
         Answer::Done
     }
 

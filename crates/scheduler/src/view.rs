@@ -86,7 +86,8 @@ impl Scheduler {
 
     fn worker_view(&self, now: Micros, id: WorkerId, worker: &WorkerEntry) -> Worker {
         let heard_lately = now.since(worker.lease_from.plus_seconds(self.settings.offline_after_s)) < 0;
-        let status = match (worker.connected && heard_lately, worker.record.draining) {
+        let draining = worker.record.draining || worker.record.unfit.is_some();
+        let status = match (worker.connected && heard_lately, draining) {
             (false, _) => WorkerStatus::Offline,
             (true, true) => WorkerStatus::Draining,
             (true, false) => WorkerStatus::Active,

@@ -207,7 +207,7 @@ impl Worker {
 
     /// Whether it may get work at all.
     pub(crate) const fn takes_work(&self) -> bool {
-        self.online && !self.record.draining
+        self.online && !self.record.draining && self.record.unfit.is_none()
     }
 
     /// Whether work may be assigned ahead to it.

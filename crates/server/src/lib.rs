@@ -11,7 +11,7 @@ mod auth;
 mod blobs;
 mod changes;
 mod data_dir;
-mod driver;
+pub mod driver;
 mod error;
 pub mod limits;
 mod link;

@@ -143,6 +143,8 @@ pub(crate) fn worker(record: &WorkerRecord) -> Result<Vec<Value>, StoreError> {
         record.batch_slots.into(),
         record.service_slots.into(),
         record.draining.into(),
+        record.evicting.into(),
+        Value::optional_text(record.unfit.as_ref())?,
         record.connected_at.into(),
     ])
 }
@@ -155,6 +157,8 @@ pub(crate) fn read_worker(mut row: Row) -> Result<WorkerRecord, StoreError> {
         batch_slots: row.number()?,
         service_slots: row.number()?,
         draining: row.truth()?,
+        evicting: row.truth()?,
+        unfit: row.optional_text()?,
         connected_at: row.time()?,
     })
 }

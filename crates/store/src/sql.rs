@@ -121,9 +121,11 @@ pub(crate) const ATTEMPT_PUT: &str = "INSERT INTO attempt (id, task_id, number, 
 pub(crate) const ARTIFACT_CLEAR: &str = "DELETE FROM artifact WHERE attempt_id = $1";
 
 pub(crate) const WORKER_PUT: &str = "INSERT INTO worker (id, name, capabilities, batch_slots, service_slots, \
-    draining, connected_at) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET \
+    draining, evicting, unfit, connected_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+    ON CONFLICT (id) DO UPDATE SET \
     name = excluded.name, capabilities = excluded.capabilities, batch_slots = excluded.batch_slots, \
-    service_slots = excluded.service_slots, draining = excluded.draining, connected_at = excluded.connected_at";
+    service_slots = excluded.service_slots, draining = excluded.draining, evicting = excluded.evicting, \
+    unfit = excluded.unfit, connected_at = excluded.connected_at";
 
 pub(crate) const KEY_INSERT: &str = "INSERT INTO api_key (id, user_id, role, name, digest, created_at, expires_at, \
     revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -183,8 +185,8 @@ pub(crate) const ARTIFACT_ATTEMPT: &str = "SELECT a.id FROM attempt a WHERE a.ta
 pub(crate) const ARTIFACTS_OF: &str = "SELECT f.path, f.size_bytes, f.sha256 FROM artifact f \
     JOIN attempt a ON a.id = f.attempt_id WHERE f.attempt_id = $1 AND a.task_id = $2 ORDER BY f.path";
 
-pub(crate) const WORKERS: &str =
-    "SELECT id, name, capabilities, batch_slots, service_slots, draining, connected_at FROM worker ORDER BY id";
+pub(crate) const WORKERS: &str = "SELECT id, name, capabilities, batch_slots, service_slots, draining, evicting, unfit, \
+    connected_at FROM worker ORDER BY id";
 
 pub(crate) const KEYS: &str = "SELECT id, user_id, role, name, digest, created_at, expires_at, revoked_at \
     FROM api_key ORDER BY created_at DESC, id DESC";

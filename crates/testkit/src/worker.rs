@@ -67,6 +67,7 @@ impl LinkWorker {
             service_slots: 1,
             incarnation_seen: 0,
             inventory,
+            unfit: None,
         };
         worker.send(&ToServer::Hello(Box::new(hello))).await;
         worker.welcome = worker.wait(|m| if let ToWorker::Welcome(w) = m { Some(w.clone()) } else { None }).await;
@@ -173,7 +174,7 @@ impl LinkWorker {
 
     /// Sends a sign of life.
     pub async fn beat(&mut self, held: Vec<AttemptId>) {
-        self.send(&ToServer::Heartbeat(Heartbeat { sent_ms: 1, held })).await;
+        self.send(&ToServer::Heartbeat(Heartbeat { sent_ms: 1, held, unfit: None })).await;
         self.wait(|m| matches!(m, ToWorker::BeatAck { .. }).then_some(())).await;
     }
 }

@@ -2,8 +2,10 @@
 
 mod aging;
 mod cancel;
+mod drain;
 mod placement;
 mod prefetch;
+mod priority;
 mod random;
 mod restore;
 mod retry;

@@ -186,6 +186,7 @@ fn a_worker_may_claim_anything() {
         batch_slots: u32::MAX,
         service_slots: u32::MAX,
         inventory: vec![],
+        unfit: None,
     };
     world.step(joined);
     world.submit(t(1).gpu(2));

@@ -7,7 +7,7 @@ use fetchml_api::{
     AttemptEpoch, AttemptId, FailureCause, LogAction, SlotKind, TaskStatus,
     link::{Held, Report},
 };
-use fetchml_scheduler::{Answer, Event};
+use fetchml_scheduler::{Answer, Drain, Event};
 use proptest::{collection::vec, prelude::*};
 
 #[derive(Clone, Debug)]
@@ -22,6 +22,9 @@ enum Act {
         retries: u32,
     },
     Cancel(usize),
+    Priority(usize, u8),
+    Drain(u32, u8),
+    Checked(u32, bool),
     Join {
         n: u32,
         cores: u32,
@@ -56,6 +59,9 @@ fn acts() -> impl Strategy<Value = Act> {
         6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32)
             .prop_map(|(cpu, memory, gpu, service, priority, user, retries)| Act::Submit { cpu, memory, gpu, service, priority, user, retries }),
         1 => any::<usize>().prop_map(Act::Cancel),
+        1 => (any::<usize>(), 1..=10_u8).prop_map(|(which, priority)| Act::Priority(which, priority)),
+        1 => (0..4_u32, 0..6_u8).prop_map(|(n, mode)| Act::Drain(n, mode)),
+        1 => (0..4_u32, prop::bool::weighted(0.3)).prop_map(|(n, unfit)| Act::Checked(n, unfit)),
         2 => (0..3_u32, 0..4_u32, 0..3_usize, vec(prop::bool::weighted(0.2), 8), prop::bool::weighted(0.1))
             .prop_map(|(n, cores, gpus, forget, lie)| Act::Join { n, cores, gpus, forget, lie }),
         2 => (0..4_u32).prop_map(Act::Heard),
@@ -96,6 +102,22 @@ fn act(world: &mut World, act: Act) {
         }
         Act::Cancel(which) if submitted > 0 => {
             world.cancel((which % submitted) as u32, "bob");
+        }
+        Act::Priority(which, priority) if submitted > 0 => {
+            let by = "bob".into();
+            world.step(Event::PriorityRequested { task: task((which % submitted) as u32), priority, by });
+        }
+        Act::Drain(n, mode) => {
+            let (worker, by) = (worker(n), "bob".into());
+            world.step(match mode {
+                0 => Event::DrainRequested { worker, mode: Drain::Finish, by },
+                1 => Event::DrainRequested { worker, mode: Drain::Evict, by },
+                2 => Event::DrainRequested { worker, mode: Drain::DeclareDead, by },
+                _ => Event::UndrainRequested { worker, by },
+            });
+        }
+        Act::Checked(n, unfit) => {
+            world.step(Event::WorkerChecked { worker: worker(n), unfit: unfit.then(|| "smoke".into()) });
         }
         Act::Join { n, cores, gpus, forget, lie } => {
             let held = world.core.worker_current_attempts(worker(n)).into_iter().zip(forget.into_iter().cycle());
@@ -150,7 +172,7 @@ fn act(world: &mut World, act: Act) {
         }
         Act::Pass { milliseconds } => world.pass_ms(milliseconds),
         Act::Restart => world.restart(),
-        Act::Cancel(_) | Act::Turn => {
+        Act::Cancel(_) | Act::Priority(..) | Act::Turn => {
             world.turn();
         }
     }

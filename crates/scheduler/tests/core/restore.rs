@@ -3,7 +3,7 @@
 
 use crate::support::{World, exit, ok, t, task, w};
 use fetchml_api::{AttemptEpoch, WorkerStatus, link::Report};
-use fetchml_scheduler::{Lease, Scheduler, Settings};
+use fetchml_scheduler::{Rows, Scheduler, Settings};
 
 fn busy() -> World {
     let mut world = World::new();
@@ -70,8 +70,8 @@ fn ended_tasks_are_not_restored() {
     world.submit(t(1));
     world.cancel(1, "eve");
     let row = &world.rows[&task(1)];
-    let rows = vec![(row.spec.demand.clone(), 0, Lease::AsSet, "ada".to_owned(), row.state.clone())];
-    let core = Scheduler::restore(Settings::default(), world.now, rows, vec![], vec![]);
+    let rows = Rows { tasks: vec![(row.spec.clone(), row.state.clone())], ..Rows::default() };
+    let core = Scheduler::restore(Settings::default(), world.now, rows);
     assert_eq!(core.task(task(1)), None);
 }
 

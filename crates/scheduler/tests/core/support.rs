@@ -7,7 +7,7 @@ use fetchml_api::{
     link::{Held, Outcome, Report},
     time::SECOND,
 };
-use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Scheduler, Settings};
+use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -238,6 +238,11 @@ impl World {
     }
 
     fn apply_audit(&mut self, draft: &AuditDraft) {
+        if let Some(id) = draft.resource.strip_prefix("workers/") {
+            let id: WorkerId = id.parse().expect("a worker's id");
+            self.audited.push(format!("w{} {} by {}", number(id.0), draft.action, draft.user_id));
+            return;
+        }
         let id: TaskId =
             (draft.resource.strip_prefix("tasks/")).and_then(|id| id.parse().ok()).expect("it is about a task");
         let row = self.rows.get_mut(&id).expect("the task is known");
@@ -258,6 +263,7 @@ impl World {
             Message::Cancel { attempt, cause } => format!("cancel {} {}", of(attempt), cause.as_str()),
             Message::Revoke { attempt } => format!("revoke {}", of(attempt)),
             Message::Forget { attempt } => format!("forget {}", of(attempt)),
+            Message::Drain { on } => format!("drain {}", if *on { "on" } else { "off" }),
         }
     }
 
@@ -284,13 +290,10 @@ impl World {
     /// A second core from the rows.
     pub(crate) fn restored(&self) -> Scheduler {
         let live = self.rows.values().filter(|row| !row.state.status.is_terminal());
-        let tasks = live.map(|r| {
-            let spec = &r.spec;
-            (spec.demand.clone(), spec.max_retries, spec.lease, spec.user_id.clone(), r.state.clone())
-        });
+        let tasks = live.map(|row| (row.spec.clone(), row.state.clone())).collect();
         let attempts = self.attempts.values().filter(|record| !record.phase.is_over()).cloned().collect();
         let workers = self.workers.values().cloned().collect();
-        Scheduler::restore(self.settings.clone(), self.now, tasks.collect(), attempts, workers)
+        Scheduler::restore(self.settings.clone(), self.now, Rows { tasks, attempts, workers })
     }
 
     /// The server restarts: what is volatile is gone.
@@ -327,6 +330,7 @@ impl World {
             batch_slots: w.batch,
             service_slots: w.service,
             inventory,
+            unfit: None,
         });
         std::mem::take(&mut self.sent)
     }

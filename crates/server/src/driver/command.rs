@@ -4,6 +4,7 @@ use fetchml_api::{
     AttemptId, TaskId, TaskSpec, WorkerId,
     link::{Hello, SpooledReport, ToWorker},
 };
+use fetchml_scheduler::{Answer, Drain};
 use fetchml_store::StoredTask;
 use std::{net::IpAddr, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,27 @@ pub enum CancelAnswer {
     Unchanged,
     /// The task is not queued or active.
     NotActive,
+}
+
+/// What became of a request to change something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeAnswer {
+    /// Done, and durable.
+    Done,
+    /// It was so already; nothing changed.
+    Unchanged,
+    /// No task that has not ended, or no worker, has this id.
+    NotActive,
+}
+
+impl From<Answer> for ChangeAnswer {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Done => Self::Done,
+            Answer::Unchanged => Self::Unchanged,
+            Answer::NotActive | Answer::Stale => Self::NotActive,
+        }
+    }
 }
 
 /// What became of a hello.
@@ -92,8 +114,11 @@ pub struct SessionHandle {
 pub(super) enum Input {
     Submit(Arc<NewTaskDraft>),
     Cancel { task: TaskId, by: String, ip: Option<IpAddr> },
+    Priority { task: TaskId, priority: u8, by: String, ip: Option<IpAddr> },
+    Drain { worker: WorkerId, mode: Drain, by: String, ip: Option<IpAddr> },
+    Undrain { worker: WorkerId, by: String, ip: Option<IpAddr> },
     Join { hello: Arc<Hello>, session: SessionHandle },
-    Heard { worker: WorkerId, session: u64 },
+    Heard { worker: WorkerId, session: u64, unfit: Option<String> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
     Closed { worker: WorkerId, session: u64 },
 }
@@ -102,6 +127,7 @@ pub(super) enum Input {
 pub(super) enum Reply {
     Submit(oneshot::Sender<Result<StoredTask, CommandError>>),
     Cancel(oneshot::Sender<Result<CancelAnswer, CommandError>>),
+    Change(oneshot::Sender<Result<ChangeAnswer, CommandError>>),
     Join(oneshot::Sender<Result<JoinAnswer, CommandError>>),
     None,
 }
@@ -112,6 +138,7 @@ impl Reply {
         match self {
             Self::Submit(reply) => drop(reply.send(Err(error.clone()))),
             Self::Cancel(reply) => drop(reply.send(Err(error.clone()))),
+            Self::Change(reply) => drop(reply.send(Err(error.clone()))),
             Self::Join(reply) => drop(reply.send(Err(error.clone()))),
             Self::None => {}
         }

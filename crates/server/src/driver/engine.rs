@@ -4,7 +4,7 @@
 use super::{
     DriverSettings, LiveTasks, TaskChanged,
     clock::Clock,
-    command::{CancelAnswer, CommandError, Input, Item, JoinAnswer, NewTaskDraft, Reply, SessionHandle},
+    command::{CancelAnswer, ChangeAnswer, CommandError, Input, Item, JoinAnswer, NewTaskDraft, Reply, SessionHandle},
     ids::TaskIds,
     told::{Look, Told},
     views::Views,
@@ -14,7 +14,7 @@ use fetchml_api::{
     AuditDraft, AuditKind, HealthStatus, Micros, OnLost, Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Scheduler, Settings};
+use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
 use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, Write};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -76,6 +76,7 @@ struct Turn {
 enum Outcome {
     Submitted(Box<StoredTask>),
     Cancelled(CancelAnswer),
+    Changed(ChangeAnswer),
     Joined(JoinAnswer),
     Nothing,
 }
@@ -122,26 +123,10 @@ impl Engine {
         self.told = Told::nothing(&restored.completed_by_minute);
         let live: LiveTasks = restored.tasks.iter().map(|task| (task.state.id, task.clone())).collect();
         self.specs = restored.tasks.iter().map(|task| (task.state.id, Arc::clone(&task.spec))).collect();
-        let tasks = restored
-            .tasks
-            .into_iter()
-            .map(|task| {
-                (
-                    task.spec.demand.clone(),
-                    task.spec.max_retries,
-                    lease(&task.spec),
-                    task.spec.user_id.clone(),
-                    task.state,
-                )
-            })
-            .collect();
-        self.core = Scheduler::restore(
-            core_settings(&self.settings, incarnation, epochs_used),
-            self.clock.now(),
-            tasks,
-            restored.attempts,
-            restored.workers,
-        );
+        let tasks = restored.tasks.into_iter().map(|task| (new_task(&task.spec, task.state.priority), task.state));
+        let rows = Rows { tasks: tasks.collect(), attempts: restored.attempts, workers: restored.workers };
+        let settings = core_settings(&self.settings, incarnation, epochs_used);
+        self.core = Scheduler::restore(settings, self.clock.now(), rows);
         // Dropping the outboxes ends the sessions: the workers come back with inventory and spool.
         self.sessions.clear();
         self.views.set_incarnation(incarnation);
@@ -271,9 +256,23 @@ impl Engine {
                 })
             }
             Input::Join { hello, session } => Outcome::Joined(self.apply_join(hello, session, now, turn)),
-            Input::Heard { worker, session } => {
+            Input::Priority { task, priority, by, ip } => {
+                let event = Event::PriorityRequested { task: *task, priority: *priority, by: by.clone() };
+                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            }
+            Input::Drain { worker, mode, by, ip } => {
+                let event = Event::DrainRequested { worker: *worker, mode: *mode, by: by.clone() };
+                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            }
+            Input::Undrain { worker, by, ip } => {
+                let event = Event::UndrainRequested { worker: *worker, by: by.clone() };
+                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            }
+            Input::Heard { worker, session, unfit } => {
                 if self.is_current(*worker, *session, turn) {
                     self.step(now, Event::WorkerHeard { worker: *worker }, None, turn);
+                    let checked = Event::WorkerChecked { worker: *worker, unfit: unfit.clone() };
+                    self.step(now, checked, None, turn);
                     if let Some(session) = self.sessions.get_mut(worker) {
                         session.heard = Instant::now();
                     }
@@ -304,14 +303,7 @@ impl Engine {
         spec.created_at = now;
         let spec = Arc::new(spec);
         turn.submitted.insert(spec.id, Arc::clone(&spec));
-        let event = Event::TaskSubmitted(NewTask {
-            id: spec.id,
-            user_id: spec.user_id.clone(),
-            demand: spec.demand.clone(),
-            priority: draft.priority,
-            max_retries: spec.max_retries,
-            lease: lease(&spec),
-        });
+        let event = Event::TaskSubmitted(new_task(&spec, draft.priority));
         self.step(now, event, draft.ip, turn);
         // The answer shows the task as submitted, even when it is placed in the same turn.
         let state = self.core.task(spec.id).expect("a task that was just submitted is held by the core");
@@ -354,6 +346,7 @@ impl Engine {
             batch_slots: hello.batch_slots,
             service_slots: hello.service_slots,
             inventory: hello.inventory.clone(),
+            unfit: hello.unfit.clone(),
         };
         self.step(now, event, None, turn);
         let (keep, forget) =
@@ -500,6 +493,7 @@ impl Engine {
             Message::Cancel { attempt, cause } => ToWorker::Cancel { attempt, cause, grace_s: limits::GRACE_S },
             Message::Revoke { attempt } => ToWorker::Revoke { attempt },
             Message::Forget { attempt } => ToWorker::Forget { attempt },
+            Message::Drain { on } => ToWorker::Drain { on },
         })
     }
 
@@ -600,10 +594,23 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
         match (item.reply, outcome) {
             (Reply::Submit(reply), Outcome::Submitted(task)) => drop(reply.send(Ok(*task))),
             (Reply::Cancel(reply), Outcome::Cancelled(answer)) => drop(reply.send(Ok(answer))),
+            (Reply::Change(reply), Outcome::Changed(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
             (Reply::None, Outcome::Nothing) => {}
             _ => unreachable!("each input has one kind of outcome"),
         }
+    }
+}
+
+/// What of a task the core knows.
+fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
+    NewTask {
+        id: spec.id,
+        user_id: spec.user_id.clone(),
+        demand: spec.demand.clone(),
+        priority,
+        max_retries: spec.max_retries,
+        lease: lease(spec),
     }
 }
 

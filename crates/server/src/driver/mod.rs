@@ -13,7 +13,8 @@ mod tests;
 mod told;
 mod views;
 
-pub use command::{CancelAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};
+pub use command::{CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};
+pub use fetchml_scheduler::Drain;
 pub use views::{LiveTasks, TaskChanged};
 
 use crate::limits;
@@ -144,6 +145,47 @@ impl Driver {
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
+    /// Gives a task that has not ended another priority, 1..=10; durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn priority_set(
+        &self,
+        task: TaskId,
+        priority: u8,
+        by: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Priority { task, priority, by: by.to_owned(), ip }).await
+    }
+
+    /// Lets a worker take nothing new, and says what becomes of what it holds; durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn worker_drain(
+        &self,
+        worker: WorkerId,
+        mode: Drain,
+        by: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Drain { worker, mode, by: by.to_owned(), ip }).await
+    }
+
+    /// Lets a drained worker take work again; durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn worker_undrain(
+        &self,
+        worker: WorkerId,
+        by: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Undrain { worker, by: by.to_owned(), ip }).await
+    }
+
     /// Opens a worker's session. Messages for the worker go to `session` from then on.
     ///
     /// # Errors
@@ -155,9 +197,14 @@ impl Driver {
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
-    /// Notes a sign of life.
-    pub(crate) async fn heard(&self, worker: WorkerId, session: u64) -> Result<(), CommandError> {
-        self.push(Item { input: Input::Heard { worker, session }, reply: Reply::None }).await
+    /// Notes a sign of life, and what the worker's own checks found.
+    pub(crate) async fn heard(
+        &self,
+        worker: WorkerId,
+        session: u64,
+        unfit: Option<String>,
+    ) -> Result<(), CommandError> {
+        self.push(Item { input: Input::Heard { worker, session, unfit }, reply: Reply::None }).await
     }
 
     /// Hands over reports; they are acknowledged through the session when durable.
@@ -175,6 +222,12 @@ impl Driver {
     pub(crate) async fn closed(&self, worker: WorkerId, session: u64) {
         // When the driver is gone there is nobody to tell.
         let _ = self.push(Item { input: Input::Closed { worker, session }, reply: Reply::None }).await;
+    }
+
+    async fn change(&self, input: Input) -> Result<ChangeAnswer, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.offer(Item { input, reply: Reply::Change(reply) })?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
     /// For requests: refused at once when the queue is full.

@@ -2,7 +2,7 @@
 //! costs no more than it must.
 
 use super::*;
-use fetchml_api::{Demand, Network, OnLost, SlotKind, TaskSpec, TaskStatus};
+use fetchml_api::{Demand, Network, OnLost, SlotKind, TaskSpec, TaskStatus, link::ToWorker};
 use fetchml_store::Location;
 use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
@@ -157,4 +157,71 @@ async fn ids_and_incarnations_grow_over_restarts_and_an_older_database() {
     assert_eq!((incarnation, bench.driver.incarnation()), (1, 42));
     assert!(bench.driver.submit(draft("two")).await.unwrap().state.id > first);
     bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_priority_is_durable_and_audited() {
+    let bench = Bench::start().await;
+    let id = bench.driver.submit(draft("one")).await.unwrap().state.id;
+    let ip = Some("192.0.2.7".parse().unwrap());
+    assert_eq!(bench.driver.priority_set(id, 9, "eve", ip).await.unwrap(), ChangeAnswer::Done);
+    assert_eq!(bench.driver.priority_set(id, 9, "eve", ip).await.unwrap(), ChangeAnswer::Unchanged);
+    assert_eq!(bench.driver.live(id).unwrap().state.priority, 9);
+    let rows = bench.store.audit_rows(0, 100).await.unwrap();
+    let body = String::from_utf8(rows.last().unwrap().body.clone()).unwrap();
+    assert!(["\"priority\"", "192.0.2.7", "eve"].iter().all(|fact| body.contains(fact)), "{body}");
+    let dir = bench.stop().await;
+    let bench = Bench::start_in(dir).await;
+    assert_eq!(bench.driver.live(id).unwrap().state.priority, 9);
+    bench.driver.cancel(id, "ada", None).await.unwrap();
+    assert_eq!(bench.driver.priority_set(id, 3, "eve", ip).await.unwrap(), ChangeAnswer::NotActive);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_outlives_a_restart_and_reaches_the_worker() {
+    let bench = Bench::start().await;
+    let worker = WorkerId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0007));
+    assert_eq!(
+        bench.driver.worker_drain(worker, Drain::Finish, "eve", None).await.unwrap(),
+        ChangeAnswer::NotActive,
+        "an unknown worker"
+    );
+    let mut outbox = join(&bench.driver, worker).await;
+    bench.driver.submit(draft("one")).await.unwrap();
+    assert!(matches!(outbox.recv().await, Some(ToWorker::Assign(_))));
+    assert_eq!(bench.driver.worker_drain(worker, Drain::Evict, "eve", None).await.unwrap(), ChangeAnswer::Done);
+    assert!(matches!(outbox.recv().await, Some(ToWorker::Drain { on: true })));
+    assert!(matches!(outbox.recv().await, Some(ToWorker::Cancel { .. })));
+    let dir = bench.stop().await;
+    let bench = Bench::start_in(dir).await;
+    join(&bench.driver, worker).await;
+    assert_eq!(
+        bench.driver.worker_drain(worker, Drain::Evict, "eve", None).await.unwrap(),
+        ChangeAnswer::Unchanged,
+        "it is drained still"
+    );
+    assert_eq!(bench.driver.worker_undrain(worker, "eve", None).await.unwrap(), ChangeAnswer::Done);
+    bench.stop().await;
+}
+
+/// Opens a session as a worker with one core does; what is sent to it.
+async fn join(driver: &Driver, worker: WorkerId) -> mpsc::Receiver<ToWorker> {
+    let (outbox, sent) = mpsc::channel(64);
+    let session = SessionHandle { id: 1, outbox, user_id: "box".into(), ip: None };
+    let hello = Hello {
+        protocol: fetchml_api::link::PROTOCOL,
+        worker_id: worker,
+        agent_run: 1,
+        name: "box".into(),
+        capabilities: fetchml_api::Capabilities { cpu_cores: 1, ..Default::default() },
+        batch_slots: 1,
+        service_slots: 0,
+        incarnation_seen: 0,
+        inventory: Vec::new(),
+        unfit: None,
+    };
+    let answer = driver.join(Box::new(hello), session).await.unwrap();
+    assert!(matches!(answer, JoinAnswer::Welcome { .. }), "{answer:?}");
+    sent
 }

@@ -19,7 +19,7 @@ use crate::{
 use axum::extract::ws::{Message, WebSocket};
 use fetchml_api::{
     AttemptId, TaskId, WorkerId,
-    limits::{CPU_MAX, GPU_MAX, MEMORY_GB_MAX, NAME_CHARS},
+    limits::{CPU_MAX, GPU_MAX, MEMORY_GB_MAX, NAME_CHARS, UNFIT_CHARS},
     link::{Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome},
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
@@ -115,10 +115,18 @@ fn claim_problem(hello: &Hello) -> Option<String> {
     if hello.capabilities.gpus.len() as i64 > GPU_MAX || i64::from(hello.capabilities.memory_gb) > MEMORY_GB_MAX {
         return Some(format!("at most {GPU_MAX} GPUs and {MEMORY_GB_MAX} GiB of memory are believed"));
     }
+    if let Some(problem) = unfit_problem(hello.unfit.as_deref()) {
+        return Some(problem);
+    }
     if hello.inventory.len() > limits::WORKER_INVENTORY_MAX {
         return Some(format!("an inventory holds at most {} attempts", limits::WORKER_INVENTORY_MAX));
     }
     (hello.incarnation_seen > limits::INCARNATION_MAX).then(|| "no server has had that many incarnations".to_owned())
+}
+
+fn unfit_problem(unfit: Option<&str>) -> Option<String> {
+    let bad = unfit.is_some_and(|text| text.chars().count() > UNFIT_CHARS || text.contains(char::is_control));
+    bad.then(|| format!("what is wrong with a worker is said in {UNFIT_CHARS} characters without control characters"))
 }
 
 async fn refuse(outgoing: &mut Outgoing, reason: String, retry: bool) {
@@ -231,7 +239,10 @@ impl Session<'_> {
         let taken = match message {
             ToServer::Hello(_) => return Err("a second hello".into()),
             ToServer::Heartbeat(beat) => {
-                self.app.driver.heard(self.worker, self.id).await.map_err(|e| e.to_string())?;
+                if let Some(problem) = unfit_problem(beat.unfit.as_deref()) {
+                    return Err(problem);
+                }
+                self.app.driver.heard(self.worker, self.id, beat.unfit).await.map_err(|e| e.to_string())?;
                 return self.on_message(ToWorker::BeatAck { sent_ms: beat.sent_ms }).await;
             }
             ToServer::Reports { mut reports } => {

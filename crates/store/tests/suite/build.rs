@@ -142,6 +142,8 @@ pub(crate) fn worker(n: u64) -> WorkerRecord {
         batch_slots: 8,
         service_slots: 4,
         draining: n % 2 == 1,
+        evicting: n % 4 == 1,
+        unfit: n.is_multiple_of(3).then(|| "the disk is full".into()),
         connected_at: NOW,
     }
 }

@@ -42,7 +42,8 @@ pub(crate) enum Event {
     /// The server's terms; answered once they are obeyed.
     Welcomed(Welcome, oneshot::Sender<()>),
     /// A beat is due: what is held?
-    HeldWanted(oneshot::Sender<Vec<AttemptId>>),
+    /// What a heartbeat says: what is held, and what is wrong with the worker.
+    BeatWanted(oneshot::Sender<(Vec<AttemptId>, Option<String>)>),
     /// The lease was renewed.
     LeaseRenewed,
     Assign(Box<Assignment>),
@@ -57,6 +58,8 @@ pub(crate) enum Event {
     Over(Vec<AttemptId>),
     /// The disk is almost full.
     DiskShort(disk::Usage),
+    /// The disk has room again.
+    DiskFine,
     /// The server will never take this worker.
     Refused(String),
     /// The spool was synced up to this number.
@@ -268,9 +271,9 @@ impl Core {
                 self.on_welcome(&welcome);
                 let _ = done.send(());
             }
-            Event::HeldWanted(answer) => {
+            Event::BeatWanted(answer) => {
                 let held = self.attempts.iter().filter(|(_, held)| !held.forgotten).map(|(attempt, _)| *attempt);
-                let _ = answer.send(held.collect());
+                let _ = answer.send((held.collect(), self.hello.unfit.clone()));
             }
             Event::LeaseRenewed => self.remember_lease(),
             Event::Assign(assignment) => self.on_assign(*assignment),
@@ -282,7 +285,11 @@ impl Core {
                     self.drop_attempt(attempt);
                 }
             }
-            Event::DiskShort(usage) => self.on_disk_short(&usage),
+            Event::DiskShort(usage) => {
+                self.hello.unfit = Some("the disk is almost full; make room in the worker's data directory".into());
+                self.on_disk_short(&usage);
+            }
+            Event::DiskFine => self.hello.unfit = None,
             Event::Synced(file, seq, result) => {
                 self.syncing = false;
                 match result {

@@ -24,6 +24,7 @@ pub(crate) struct Usage {
 pub(crate) fn watch(data_dir: PathBuf, core: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         let mut look = tokio::time::interval(limits::DISK_EVERY);
+        let mut short = false;
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -36,9 +37,13 @@ pub(crate) fn watch(data_dir: PathBuf, core: mpsc::Sender<Event>) {
                 is_short(&dir).then(|| usage(&dir))
             })
             .await;
-            if let Ok(Some(usage)) = measured
-                && core.send(Event::DiskShort(usage)).await.is_err()
-            {
+            let event = match measured {
+                Ok(Some(usage)) => Event::DiskShort(usage),
+                Ok(None) if short => Event::DiskFine,
+                Ok(None) | Err(_) => continue,
+            };
+            short = matches!(event, Event::DiskShort(_));
+            if core.send(event).await.is_err() {
                 return;
             }
         }

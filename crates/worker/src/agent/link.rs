@@ -208,10 +208,10 @@ impl Link {
             tokio::select! {
                 biased;
                 _ = beat.tick() => {
-                    let held = self.ask(Event::HeldWanted).await?;
+                    let (held, unfit) = self.ask(Event::BeatWanted).await?;
                     let sent_ms = clock::boottime_ms();
                     self.lease.beat_sent(sent_ms);
-                    sink.send(text(&ToServer::Heartbeat(Heartbeat { sent_ms, held }))).await?;
+                    sink.send(text(&ToServer::Heartbeat(Heartbeat { sent_ms, held, unfit }))).await?;
                 }
                 () = self.spool.changed() => {
                     if !self.spool.lock().is_urgent() {

@@ -215,6 +215,7 @@ impl Worker {
             service_slots: options.service_slots,
             incarnation_seen: 0,
             inventory: Vec::new(),
+            unfit: None,
         };
         let left = recovery::find(&data).map_err(in_data_dir)?;
         let events = mpsc::channel(limits::CORE_EVENTS);

@@ -1,0 +1,2 @@
+ALTER TABLE worker ADD COLUMN evicting BIGINT NOT NULL DEFAULT 0 CHECK (evicting IN (0, 1));
+ALTER TABLE worker ADD COLUMN unfit TEXT;

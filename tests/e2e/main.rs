@@ -3,6 +3,7 @@
 //! deadline.
 
 mod bad_input;
+mod causes;
 mod checkpoints;
 mod commands;
 mod crash;

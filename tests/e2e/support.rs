@@ -3,6 +3,7 @@
 use fetchml_api::{CreateTaskRequest, Task, TaskId, TaskStatus};
 use fetchml_client::Client;
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     net::TcpListener,
@@ -61,6 +62,11 @@ impl Process {
             .code()
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("can be waited for").is_some()
+    }
+
     /// What it wrote to stderr so far.
     pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -98,6 +104,8 @@ pub(crate) struct Lab {
     worker_user: Option<u32>,
     /// The program of worker processes.
     worker_program: PathBuf,
+    /// Environment of the next starts, by the names of the processes: `serve`, `worker1`, ...
+    next_env: BTreeMap<String, (String, String)>,
 }
 
 impl Lab {
@@ -109,7 +117,19 @@ impl Lab {
         let (workers, worker_servers, extra) = (Vec::new(), Vec::new(), Vec::new());
         let (server, isolation, wrapper, worker_user) = (None, "none", Vec::new(), None);
         let worker_program = env!("CARGO_BIN_EXE_fetchml").into();
-        Self { dir, listen, server, workers, worker_servers, extra, isolation, wrapper, worker_user, worker_program }
+        Self {
+            dir,
+            listen,
+            server,
+            workers,
+            worker_servers,
+            extra,
+            isolation,
+            wrapper,
+            worker_user,
+            worker_program,
+            next_env: BTreeMap::new(),
+        }
     }
 
     /// A lab with `serve` and one `worker` connected.
@@ -157,6 +177,11 @@ impl Lab {
     /// Adds arguments to every later `serve`.
     pub(crate) fn serve_with(&mut self, arguments: &[&str]) {
         self.extra = arguments.iter().map(ToString::to_string).collect();
+    }
+
+    /// Sets a variable for the next start of a process, and for that one only.
+    pub(crate) fn start_next_with(&mut self, process: &str, name: &str, value: String) {
+        self.next_env.insert(process.to_owned(), (name.to_owned(), value));
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -208,7 +233,8 @@ impl Lab {
     }
 
     /// Starts a process whose stderr and stdout go to a file.
-    pub(crate) fn spawn(&self, name: &str, mut command: Command) -> Process {
+    pub(crate) fn spawn(&mut self, name: &str, mut command: Command) -> Process {
+        command.envs(self.next_env.remove(name));
         let log = self.path(&format!("{name}.log"));
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a file")).stderr(file);
@@ -220,11 +246,16 @@ impl Lab {
 
     /// Starts `serve` and waits until it answers.
     pub(crate) async fn serve(&mut self) {
+        self.start_server();
+        self.healthy().await;
+    }
+
+    /// Starts `serve`.
+    pub(crate) fn start_server(&mut self) {
         let data_dir = self.data_dir();
         let mut command = self.command(&["serve", "--listen", &self.listen]);
         command.arg("--data-dir").arg(&data_dir).args(&self.extra);
         self.server = Some(self.spawn("serve", command));
-        self.healthy().await;
     }
 
     /// Starts `up` and waits until it answers and its worker is there.
@@ -278,7 +309,7 @@ impl Lab {
         self.workers_active(self.workers.len()).await;
     }
 
-    fn spawn_worker(&self, number: usize) -> Process {
+    fn spawn_worker(&mut self, number: usize) -> Process {
         let data_dir = self.path(&format!("worker{number}"));
         let server = &self.worker_servers[number - 1];
         let mut words = self.wrapper.clone();
@@ -304,10 +335,15 @@ impl Lab {
         self.workers[place].kill();
     }
 
-    /// Starts a worker again whose agent was killed, and waits until the server hears from it.
-    pub(crate) async fn restart_worker(&mut self, place: usize) {
+    /// Starts a worker again whose agent was killed.
+    pub(crate) fn start_worker(&mut self, place: usize) {
         let process = self.spawn_worker(place + 1);
         self.workers[place] = process;
+    }
+
+    /// The same, and waits until the server hears from it.
+    pub(crate) async fn restart_worker(&mut self, place: usize) {
+        self.start_worker(place);
         self.workers_active(self.workers.len()).await;
     }
 

@@ -25,7 +25,8 @@ usage: cargo xtask COMMAND
   test [-- FILTER]    every test on SQLite and PostgreSQL; the last line counts them
   lint                formatting, clippy, licences and sources of dependencies, links in the documents
   crash [--cycles N] [--seed S]
-                      kill server, agents, helpers, shims and tasks at random under load (200 cycles)
+                      kill server, agents, helpers, shims and tasks under load, at random (200 cycles) and
+                      at every named place
   openapi             write api/openapi.json from the code
   bench [WHAT] [--json]
                       measure a release build; WHAT: submit, tasks, idle, start (default: all)

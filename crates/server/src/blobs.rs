@@ -98,6 +98,7 @@ impl Blobs {
         .await;
         match received {
             Ok(()) => {
+                fetchml_failpoint::reach("blob.received");
                 upload.finish().await?;
                 Ok(size)
             }

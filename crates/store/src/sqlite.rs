@@ -70,6 +70,7 @@ impl SqliteWriter {
             last = Some((sql, statement));
         }
         drop(last);
+        fetchml_failpoint::reach("store.written");
         self.connection.prepare_cached("COMMIT").and_then(|mut s| s.raw_execute()).map_err(|e| classify(&e))?;
         Ok(())
     }

@@ -101,6 +101,8 @@ pub const SHUTDOWN_MAX: Duration = Duration::from_mins(1);
 
 /// How long a shim waits for the agent's `go` before it exits having run nothing.
 pub const SHIM_GO_WAIT: Duration = Duration::from_secs(10);
+/// How often a restarted agent looks whether a shim that was found between start and `go` has ended.
+pub const SHIM_GO_LOOK: Duration = Duration::from_millis(5);
 /// How long the agent waits for a shim to say that it is ready.
 pub const SHIM_READY_WAIT: Duration = Duration::from_secs(10);
 /// Largest start request to the fork helper, bytes: the largest environment and arguments a task may

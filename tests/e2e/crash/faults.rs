@@ -1,6 +1,7 @@
 //! Faults, chosen by a seeded generator and inflicted on living processes, each known to be ours by
 //! more than its process id.
 
+use super::places::{self, Host};
 use crate::support::Lab;
 use fetchml_api::AttemptId;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -24,10 +25,11 @@ pub(crate) enum Fault {
     KillShim,
     KillTask,
     PauseAgent,
+    AtPlace,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::KillServer,
         Self::KillAgent,
         Self::KillBoth,
@@ -35,6 +37,7 @@ impl Fault {
         Self::KillShim,
         Self::KillTask,
         Self::PauseAgent,
+        Self::AtPlace,
     ];
 }
 
@@ -48,23 +51,47 @@ impl fmt::Display for Fault {
             Self::KillShim => "shim killed",
             Self::KillTask => "task killed",
             Self::PauseAgent => "agent paused",
+            Self::AtPlace => "ended at a named place",
         })
+    }
+}
+
+/// A seeded generator.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// The next number of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+    /// Generators, 2014), below `bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % bound as u64) as usize
     }
 }
 
 /// The generator and what it has done.
 pub(crate) struct Faults {
-    state: u64,
+    random: Random,
     counts: BTreeMap<Fault, usize>,
     /// Attempts whose shim was killed.
     pub(crate) shims: BTreeSet<AttemptId>,
     /// Attempts of which the user's process was killed.
     pub(crate) tasks: BTreeSet<AttemptId>,
+    /// Shims that ended at a named place, and with each its attempt.
+    pub(crate) shims_at_places: usize,
 }
 
 impl Faults {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { state: seed, counts: BTreeMap::new(), shims: BTreeSet::new(), tasks: BTreeSet::new() }
+        Self {
+            random: Random(seed),
+            counts: BTreeMap::new(),
+            shims: BTreeSet::new(),
+            tasks: BTreeSet::new(),
+            shims_at_places: 0,
+        }
     }
 
     /// How often a fault was inflicted.
@@ -72,14 +99,25 @@ impl Faults {
         self.counts.get(&fault).copied().unwrap_or(0)
     }
 
-    /// The next number of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
-    /// Generators, 2014), below `bound`.
     fn below(&mut self, bound: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % bound as u64) as usize
+        self.random.below(bound)
+    }
+
+    /// Ends each host, or a process that it forks, at a named place.
+    pub(crate) async fn strike(&mut self, lab: &mut Lab, targets: &[(&'static str, Host)]) {
+        places::strike(lab, &mut self.random, targets).await;
+        *self.counts.entry(Fault::AtPlace).or_default() += targets.len();
+        self.shims_at_places += targets.iter().filter(|(place, _)| places::loses_attempt(place)).count();
+    }
+
+    async fn strike_anywhere(&mut self, lab: &mut Lab, worker: usize) {
+        let (server, workers) = (places::of_server(), places::of_worker());
+        let chosen = self.below(server.len() + workers.len());
+        let target = match server.get(chosen) {
+            Some(place) => (*place, Host::Server),
+            None => (workers[chosen - server.len()], Host::Worker(worker)),
+        };
+        self.strike(lab, &[target]).await;
     }
 
     /// Inflicts one fault, and brings back what must come back.
@@ -114,6 +152,10 @@ impl Faults {
                 tokio::time::sleep(PAUSE).await;
                 pidfd_send_signal(&agent, Signal::CONT).expect("the agent can go on");
                 true
+            }
+            Fault::AtPlace => {
+                self.strike_anywhere(lab, worker).await;
+                return fault;
             }
         };
         *self.counts.entry(fault).or_default() += usize::from(hit);

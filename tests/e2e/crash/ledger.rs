@@ -41,6 +41,11 @@ impl Plan {
         if self.number % 3 == 2 { 1 + ((self.number * 31 + self.client * 7) % 125) as i32 } else { 0 }
     }
 
+    /// What it leaves as a file in its output and its checkpoint directory, if it does.
+    pub(crate) fn file(self) -> Option<String> {
+        (self.number % 4 == 1).then(|| format!("{}\n", self.mark()))
+    }
+
     fn lines(self) -> usize {
         10 + (self.number * 7 + self.client) % 40
     }
@@ -58,7 +63,11 @@ impl Plan {
     fn command(self) -> String {
         let (mark, lines, code) = (self.mark(), self.lines(), self.exit_code());
         let print = "printf -v x \"%*s\" $((i * 13 % 300)) \"\"; echo \"$0 $i ${x// /x}\"; sleep 0.04";
-        format!("bash -c '(for i in $(seq 1 {lines}); do {print}; done); exit {code}' {mark}")
+        let files = match self.file() {
+            Some(_) => "echo $0 > $FETCHML_OUTPUT_DIR/result; echo $0 > $FETCHML_CHECKPOINT_DIR/state; ",
+            None => "",
+        };
+        format!("bash -c '{files}(for i in $(seq 1 {lines}); do {print}; done); exit {code}' {mark}")
     }
 }
 

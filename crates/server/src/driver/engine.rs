@@ -175,8 +175,11 @@ impl Engine {
     /// One turn. Returns false when the process must exit.
     async fn turn(&mut self, items: Vec<Item>) -> bool {
         let (turn, outcomes) = self.decide(&items);
+        fetchml_failpoint::reach("driver.decided");
         let Err(error) = self.commit(&turn).await else {
+            fetchml_failpoint::reach("driver.committed");
             self.act(turn);
+            fetchml_failpoint::reach("driver.acted");
             reply(items, outcomes);
             return true;
         };

@@ -144,6 +144,7 @@ impl Live {
             })
         })
         .await?;
+        fetchml_failpoint::reach("log.written");
         state.length = Some(end);
         Ok(Some(end))
     }
@@ -205,6 +206,7 @@ impl Live {
         .await;
         match synced {
             Ok(()) => {
+                fetchml_failpoint::reach("log.synced");
                 state.entry_synced = true;
                 self.mark.send_modify(|mark| mark.durable = length);
                 Ok(())

@@ -158,6 +158,7 @@ impl Logs {
     async fn archive(&self, id: LogId) -> Result<(), LogError> {
         let live = self.live(id);
         live.archive(async |length| self.upload(id, length).await).await?;
+        fetchml_failpoint::reach("log.archived");
         self.lock_live().remove(&id);
         let path = self.path(id);
         let removed = blocking(move || {

@@ -118,6 +118,7 @@ impl Runner {
             }
             Begin::Over(outcome) => outcome,
         };
+        fetchml_failpoint::reach("agent.exited");
         diagnosis::refine(&mut outcome, &self.dir.log(), !self.assignment.gpus.is_empty());
         self.collect(outcome).await;
     }
@@ -252,6 +253,7 @@ impl Runner {
             Ok(artifacts) => outcome.artifacts = artifacts,
             Err(failure) => add_failure(&mut outcome, &failure),
         }
+        fetchml_failpoint::reach("agent.collected");
         self.tell(Progress::Ended(outcome)).await;
     }
 }

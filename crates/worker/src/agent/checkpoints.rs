@@ -102,6 +102,7 @@ impl Checkpoints {
             return Ok(());
         }
         let list = CheckpointFiles { files };
+        fetchml_failpoint::reach("checkpoint.uploaded");
         put(&self.shop.client, self.task, self.attempt, &list).await.map_err(|error| error.to_string())?;
         self.stored = Some(list.files);
         Ok(())

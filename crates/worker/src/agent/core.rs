@@ -369,12 +369,14 @@ impl Core {
         let (task, epoch) = (assignment.spec.id, assignment.epoch);
         match result {
             Ok(()) => {
+                fetchml_failpoint::reach("agent.taken");
                 self.hold(assignment, slot, Phase::Waiting);
                 if self.attempts.len() == 1 {
                     // Its shim will look here, also when this agent is gone.
                     self.remember_lease();
                 }
                 self.report(attempt, task, epoch, Report::Accepted);
+                fetchml_failpoint::reach("agent.accepted");
                 self.admit_unstaged(attempt);
                 self.start_runner(attempt, Begin::Staging);
             }
@@ -538,6 +540,7 @@ impl Core {
         }
         self.admission.release(attempt);
         self.shop.logs.forget(attempt);
+        fetchml_failpoint::reach("agent.forgotten");
         self.trash.discard(held.dir.root());
     }
 

@@ -174,6 +174,7 @@ impl Spool {
         }
         match (&*self.file).write_all(line.as_bytes()) {
             Ok(()) => {
+                fetchml_failpoint::reach("spool.written");
                 self.file_bytes += line.len() as u64;
                 Ok(())
             }
@@ -318,6 +319,7 @@ impl Spool {
         if self.waiting.front().is_some_and(|first| first.seq <= self.synced_seq) {
             file.sync_data()?;
         }
+        fetchml_failpoint::reach("spool.rewritten");
         fs::rename(&new, &self.path)?;
         self.file = Arc::new(file);
         self.file_bytes = text.len() as u64;

@@ -118,7 +118,11 @@ impl Helper {
     /// # Errors
     /// When there can be no shim. A program that cannot be started is no error here: its exit says so.
     pub async fn launch(&self, spec: LaunchSpec) -> io::Result<Running> {
-        self.prepare(spec).await?.go().await
+        let prepared = self.prepare(spec).await?;
+        fetchml_failpoint::reach("agent.prepared");
+        let running = prepared.go().await?;
+        fetchml_failpoint::reach("agent.released");
+        Ok(running)
     }
 
     /// Starts a shim that has recorded itself and waits for [`Prepared::go`].

@@ -69,6 +69,7 @@ fn run() -> io::Result<()> {
         }
         if agent_spoke {
             let Some((request, socket)) = receive(&agent)? else { return Ok(()) };
+            fetchml_failpoint::reach("helper.received");
             if let Fork::Child = fetchml_fork::fork()? {
                 drop(agent);
                 process::shim_main(&context, &signals, &request, socket);

@@ -38,10 +38,12 @@ pub(super) struct ShimContext {
 
 /// Runs one attempt and exits.
 pub(super) fn shim_main(context: &ShimContext, signals: &SignalFd, request: &StartRequest, socket: OwnedFd) -> ! {
+    fetchml_failpoint::reach("shim.forked");
     let dir = request.dir();
     let mut agent = File::from(socket);
     let code = match prepare(context, &dir, request) {
         Ok((lock, record)) => {
+            fetchml_failpoint::reach("shim.recorded");
             let ready = Reply::Ready { pid: record.pid, start_time: record.start_time };
             if say(&mut agent, &ready).is_ok() && wait_for_go(&mut agent) {
                 drop(agent);
@@ -109,15 +111,21 @@ fn wait_for_go(agent: &mut File) -> bool {
 
 /// Runs the user's process to its end and records it. Returns the shim's own exit code.
 fn run(context: &ShimContext, signals: &SignalFd, request: &StartRequest, dir: &Path, mut lock: &File) -> i32 {
+    fetchml_failpoint::reach("shim.released");
     // From here on user code may have run: without an exit record the attempt is lost.
     if lock.write_all(GO_MARK).is_err() {
         return 1;
     }
+    fetchml_failpoint::reach("shim.marked");
     let started_at_ms = now_ms();
     let exit = match start(context, request, dir) {
-        Ok(started) => Supervisor::new(context, signals, request, dir, started).supervise(),
+        Ok(started) => {
+            fetchml_failpoint::reach("shim.started");
+            Supervisor::new(context, signals, request, dir, started).supervise()
+        }
         Err(error) => request.program.launch_failed(&error),
     };
+    fetchml_failpoint::reach("shim.ended");
     let exit = Exit { started_at_ms, ended_at_ms: now_ms(), ..exit };
     for _ in 0..limits::EXIT_RECORD_TRIES {
         if write_record(dir, files::EXIT, &exit).is_ok() {

@@ -5,13 +5,13 @@ use super::{
     record::{Exit, ShimRecord, Stat, boot_id, files, read_json, read_record},
     tree,
 };
-use crate::cgroup::Cgroup;
+use crate::{cgroup::Cgroup, limits};
 use rustix::{
     fd::OwnedFd,
     fs::{FlockOperation, flock},
     process::{Pid, PidfdFlags, pidfd_open},
 };
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, time::Instant};
 
 /// What became of an attempt.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub enum Reattached {
     Lost,
 }
 
-/// Finds out what became of the attempt in `dir`. To be called within the runtime, as the result may
+/// Finds out what became of the attempt in `dir`, of which no other agent takes care; may wait for a moment. To be called within the runtime, as the result may
 /// watch a process. `NeverRan` for a missing `shim.json` holds within one boot: after a power cut
 /// files that were not synced may be gone, so a caller whose own record is of another boot (see
 /// [`super::boot_id`]) must take it for `Lost`.
@@ -38,6 +38,7 @@ pub fn reattach(dir: &Path) -> io::Result<Reattached> {
         return Ok(Reattached::Ended(exit));
     }
     let Some(record) = read_json::<ShimRecord>(dir, files::SHIM)? else { return Ok(Reattached::NeverRan) };
+    await_go(dir)?;
     if is_locked(dir)?
         && record.boot_id == boot_id()?
         && let Some(process) = open_identified(&record)
@@ -53,6 +54,16 @@ pub fn reattach(dir: &Path) -> io::Result<Reattached> {
         return Ok(Reattached::Lost);
     }
     Ok(Reattached::NeverRan)
+}
+
+/// The agent that could have said `go` is dead. A shim that did not hear it ends at once; one that did is about to
+/// leave its mark.
+fn await_go(dir: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + limits::SHIM_GO_WAIT;
+    while Instant::now() < deadline && !has_go_mark(dir) && is_locked(dir)? {
+        std::thread::sleep(limits::SHIM_GO_LOOK);
+    }
+    Ok(())
 }
 
 /// Whether a shim holds the attempt's lock.
@@ -89,7 +100,7 @@ pub(super) fn kill_orphans(record: &ShimRecord) {
         let mark = format!("{}={}", crate::executor::ATTEMPT_ID_VARIABLE, record.attempt);
         // Each pass kills what it sees; a pass that sees nothing ends it. A bound, because a process
         // in uninterruptible sleep stays visible.
-        for _ in 0..crate::limits::ORPHAN_PASSES {
+        for _ in 0..limits::ORPHAN_PASSES {
             let in_group = record.cgroup.as_ref().map_or(0, Cgroup::kill);
             if tree::kill_orphans(record.pid, record.start_time, &mark) + in_group == 0 {
                 break;

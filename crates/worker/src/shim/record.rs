@@ -74,7 +74,7 @@ pub enum ExitCause {
     /// The program could not be started. With an exit code (126, 127, as a shell would give) the
     /// task is at fault, without one the worker.
     LaunchFailed,
-    /// No user code ran: the agent died before its `go`.
+    /// No user code ran: the shim ended before it could.
     NeverStarted,
     /// User code may have run and nobody saw its end.
     Lost,
@@ -135,10 +135,9 @@ impl Exit {
                 (Some(FailureCause::ExitNonzero), self.error.clone())
             }
             ExitCause::LaunchFailed => (Some(FailureCause::Launch), self.error.clone()),
-            ExitCause::NeverStarted => (
-                Some(FailureCause::Launch),
-                Some("the worker's agent was restarted before the process was started".to_owned()),
-            ),
+            ExitCause::NeverStarted => {
+                (Some(FailureCause::Launch), Some("its supervisor ended before the process was started".to_owned()))
+            }
             ExitCause::Lost => (
                 Some(FailureCause::Lost),
                 Some("the process and its supervisor ended unseen, so its exit code is unknown".to_owned()),
@@ -219,6 +218,9 @@ pub(super) fn write_json(dir: &Path, name: &str, value: &impl Serialize) -> io::
     file.write_all(&bytes)?;
     file.set_len(bytes.len() as u64)?;
     drop(file);
+    if name == files::EXIT {
+        fetchml_failpoint::reach("shim.exit_written");
+    }
     fs::rename(&temporary, dir.join(name))
 }
 

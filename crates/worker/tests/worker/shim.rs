@@ -280,10 +280,11 @@ async fn an_agent_killed_between_spawn_and_go_leaves_no_user_code() {
     let (mut double, shim, helper) = start_double(dir.path(), attempt, r#"touch "$DIR/ran""#, false);
     double.kill().unwrap();
     double.wait().unwrap();
+    // At once: what is about to end is not taken for something that runs.
+    assert!(matches!(reattach(dir.path()).unwrap(), Reattached::NeverRan));
     for pid in [shim, helper] {
         until("shim and helper to end", || (!is_alive(pid)).then_some(())).await;
     }
-    assert!(matches!(reattach(dir.path()).unwrap(), Reattached::NeverRan));
     assert!(!dir.path().join("ran").exists() && survivors(attempt).is_empty());
 }
 

@@ -218,6 +218,22 @@ pub struct WorkerRecord {
     pub connected_at: Micros,
 }
 
+/// What a user has used, halved for every seven days since, as of an instant: what fair shares
+/// compare. The use of attempts that run since then is not in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShareRecord {
+    /// The user.
+    pub user_id: String,
+    /// Cores times milliseconds.
+    pub cpu_ms: u64,
+    /// GiB of memory times milliseconds.
+    pub memory_gb_ms: u64,
+    /// GPUs times milliseconds.
+    pub gpu_ms: u64,
+    /// As of when.
+    pub as_of: Micros,
+}
+
 /// A stored API key: never its secret.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyRecord {

@@ -5,6 +5,7 @@ use crate::{
     Effect, Message, Scheduler,
     attempt::Holding,
     audit::{self, Action, SYSTEM},
+    share,
     timers::Timer,
 };
 use fetchml_api::{
@@ -107,7 +108,7 @@ impl Scheduler {
         outcome: Option<Outcome>,
         effects: &mut Vec<Effect>,
     ) -> AttemptRecord {
-        self.release(id);
+        self.release(id, effects);
         let mut record = self.attempts.remove(&id).expect("only current attempts end").record;
         let worker = record.worker_id;
         self.fleet.change(worker, |worker| worker.attempts.remove(&id));
@@ -120,10 +121,11 @@ impl Scheduler {
     }
 
     /// Frees what an attempt holds, and lets those move up that wait behind it on its worker.
-    pub(crate) fn release(&mut self, id: AttemptId) {
+    pub(crate) fn release(&mut self, id: AttemptId, effects: &mut Vec<Effect>) {
         let now = self.now;
         let attempt = self.attempts.get_mut(&id).expect("only current attempts hold anything");
-        let demand = self.queues.demand(self.tasks[&attempt.record.task_id].shape);
+        let task = attempt.record.task_id;
+        let demand = self.queues.demand(self.tasks[&task].shape);
         let holding = std::mem::replace(&mut attempt.holding, Holding::Nothing);
         let record = &attempt.record;
         match holding {
@@ -142,7 +144,11 @@ impl Scheduler {
             }
             Holding::Nothing => return,
         }
-        let worker = record.worker_id;
+        let (worker, charged) = (record.worker_id, share::is_charged(record, demand));
+        self.end_holding(task);
+        if charged {
+            self.end_charge(id, effects);
+        }
         self.promote(worker);
     }
 

@@ -2,7 +2,7 @@
 //! driver that owns it.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, TaskId, TaskState,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, ShareRecord, TaskId, TaskState,
     WorkerId, WorkerRecord,
     link::{Held, Report},
 };
@@ -162,6 +162,17 @@ pub enum Effect {
     PutAttempt(AttemptRecord),
     /// Insert or update a worker.
     PutWorker(WorkerRecord),
+    /// Write what a user has used, for fair shares. Before or after the rows of its tasks.
+    PutShare(ShareRecord),
+    /// Add to what the store counts as used by a task's user and experiment.
+    AddUsage {
+        /// The task.
+        task: TaskId,
+        /// Cores times milliseconds.
+        cpu_ms: u64,
+        /// GPUs times milliseconds.
+        gpu_ms: u64,
+    },
     /// Append to the audit log.
     Audit(AuditDraft),
     /// Send to a worker, if it is connected; repeated by the core when it joins again.

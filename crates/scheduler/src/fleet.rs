@@ -3,6 +3,7 @@
 use crate::{
     Settings,
     queue::{Needs, PerSlot},
+    share::Amounts,
     worker::Worker,
 };
 use fetchml_api::{SlotKind, WorkerId};
@@ -19,6 +20,8 @@ pub(crate) struct Fleet {
     /// Busy workers that may get work ahead: those with least ahead first.
     ahead: BTreeSet<(usize, WorkerId)>,
     generation: u64,
+    /// What the workers have that take work.
+    totals: Amounts,
     prefetch_per_slot: u32,
     prefetch_short_ms: i64,
 }
@@ -31,6 +34,7 @@ struct Standing {
     cpu: u64,
     memory: u64,
     ahead: Option<usize>,
+    totals: Amounts,
 }
 
 impl Standing {
@@ -46,6 +50,11 @@ impl Standing {
             cpu: worker.cpu_free(),
             memory: worker.memory_free(),
             ahead: worker.takes_ahead(per_slot, short_ms).then_some(worker.ahead.len()),
+            totals: Amounts {
+                cpu: worker.record.capabilities.cpu_cores.into(),
+                memory_gb: worker.record.capabilities.memory_gb.into(),
+                gpu: worker.devices().count() as u64,
+            },
         }
     }
 
@@ -67,6 +76,7 @@ impl Fleet {
             open_gpu: PerSlot::default(),
             ahead: BTreeSet::new(),
             generation: 0,
+            totals: Amounts::default(),
             prefetch_per_slot: settings.prefetch_per_slot,
             prefetch_short_ms: settings.prefetch_short_ms,
         }
@@ -78,6 +88,11 @@ impl Fleet {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
         self.workers.iter().map(|(&id, worker)| (id, worker))
+    }
+
+    /// What all workers have together that take work.
+    pub(crate) const fn totals(&self) -> Amounts {
+        self.totals
     }
 
     /// Grows whenever there is more room anywhere: what did not fit before may fit now.
@@ -154,6 +169,7 @@ impl Fleet {
             open: PerSlot::default(),
             open_gpu: PerSlot::default(),
             ahead: BTreeSet::new(),
+            totals: Amounts::default(),
             ..*self
         };
         for (&id, worker) in &self.workers {
@@ -161,10 +177,12 @@ impl Fleet {
         }
         assert_eq!(rebuilt.open, self.open, "index of free slots");
         assert_eq!(rebuilt.open_gpu, self.open_gpu, "index of free GPUs");
+        assert_eq!(rebuilt.totals, self.totals, "what all workers have");
         assert_eq!(rebuilt.ahead, self.ahead, "index of workers that take work ahead");
     }
 
     fn list(&mut self, id: WorkerId, s: &Standing) {
+        self.totals.add(s.totals);
         for kind in [SlotKind::Batch, SlotKind::Service] {
             if *s.open.of(kind) {
                 self.open.of_mut(kind).insert((s.gpus > 0, s.cpu, s.memory, id));
@@ -179,6 +197,7 @@ impl Fleet {
     }
 
     fn unlist(&mut self, id: WorkerId, s: &Standing) {
+        self.totals.subtract(s.totals);
         for kind in [SlotKind::Batch, SlotKind::Service] {
             if *s.open.of(kind) {
                 self.open.of_mut(kind).remove(&(s.gpus > 0, s.cpu, s.memory, id));

@@ -41,6 +41,11 @@ impl<K: Ord + Clone, V> Interner<K, V> {
         id
     }
 
+    /// One use more of a number that is counted already.
+    pub(crate) fn retain(&mut self, id: u32) {
+        self.entry_mut(id).uses += 1;
+    }
+
     /// One use less; the value leaves with its last.
     pub(crate) fn release(&mut self, id: u32) {
         let entry = self.entry_mut(id);

@@ -16,6 +16,7 @@ impl Scheduler {
         self.assert_attempts();
         self.assert_rooms();
         self.assert_timers();
+        self.assert_accounts();
     }
 
     fn assert_waiting(&self) {

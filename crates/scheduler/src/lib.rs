@@ -8,6 +8,7 @@
 
 mod attempt;
 mod audit;
+mod contest;
 mod drain;
 mod ending;
 pub mod event;
@@ -22,6 +23,7 @@ mod report;
 mod restore;
 mod session;
 mod settings;
+mod share;
 mod submission;
 mod task;
 mod timers;
@@ -38,7 +40,8 @@ use fetchml_api::{AttemptId, Micros, TaskId};
 use fleet::Fleet;
 use intern::Interner;
 use queue::{PerSlot, Queues};
-use std::collections::BTreeMap;
+use share::Account;
+use std::collections::{BTreeMap, BTreeSet};
 use task::Task;
 use timers::Timers;
 
@@ -54,7 +57,9 @@ pub struct Scheduler {
     /// Last epoch counter given out in this incarnation.
     epochs_used: u64,
     tasks: BTreeMap<TaskId, Task>,
-    users: Interner<String, ()>,
+    users: Interner<String, Account>,
+    /// Users whose account changed in this step.
+    dirty: BTreeSet<u32>,
     queues: Queues,
     /// Tasks in backoff: queued, but in no queue.
     delayed: PerSlot<usize>,
@@ -71,6 +76,7 @@ impl Scheduler {
             epochs_used: settings.epochs_used,
             tasks: BTreeMap::new(),
             users: Interner::new(),
+            dirty: BTreeSet::new(),
             queues: Queues::new(),
             delayed: PerSlot::default(),
             attempts: BTreeMap::new(),
@@ -84,6 +90,12 @@ impl Scheduler {
     /// so far if it lies before that) and appends what is to be done about it.
     pub fn step(&mut self, now: Micros, event: Event, effects: &mut Vec<Effect>) -> Answer {
         self.now = self.now.max(now);
+        let answer = self.on_event(event, effects);
+        self.put_shares(effects);
+        answer
+    }
+
+    fn on_event(&mut self, event: Event, effects: &mut Vec<Effect>) -> Answer {
         match event {
             Event::TaskSubmitted(new) => self.on_task_submitted(&new, effects),
             Event::CancelRequested { task, by } => self.on_cancel_requested(task, &by, effects),

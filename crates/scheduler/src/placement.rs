@@ -4,8 +4,10 @@
 use crate::{
     Answer, Effect, Message, Scheduler,
     attempt::{Attempt, Holding, attempt_id},
+    contest::Contest,
     limits,
     queue::{Head, Needs},
+    share,
     timers::Timer,
 };
 use fetchml_api::{
@@ -22,39 +24,47 @@ impl Scheduler {
         if self.epochs_used == epochs_before { Answer::Unchanged } else { Answer::Done }
     }
 
-    /// Places heads in their order. One that fits nowhere stops its shape until there is more room;
-    /// the head behind a placed one is never before it, so one pass is enough.
+    /// Places heads in the order of the contest. One that fits nowhere stops its shape until there is
+    /// more room.
     fn place(&mut self, kind: SlotKind, effects: &mut Vec<Effect>) {
-        let mut last = None;
-        while !self.fleet.is_full(kind) {
-            let Some(head) = self.queues.next(kind, last) else { return };
-            last = Some(head);
-            let generation = self.fleet.generation();
-            let shape = self.queues.shapes.value(head.shape);
-            if shape.stopped_at == Some(generation) {
-                continue;
-            }
-            match self.fleet.pick(self.queues.shapes.key(head.shape), &shape.gpu_tokens) {
+        let generation = self.fleet.generation();
+        if self.fleet.is_full(kind) || self.queues.all_stopped(kind, generation) {
+            return;
+        }
+        let mut contest = self.contest(kind, Some(generation));
+        while !self.fleet.is_full(kind) && !self.queues.all_stopped(kind, generation) {
+            let Some(head) = contest.next(&self.queues) else { return };
+            let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
+            match self.fleet.pick(self.queues.shapes.key(head.shape), tokens) {
                 Some((worker, gpus)) => {
                     let attempt = self.assign(head, worker, gpus, effects);
                     self.take_room(attempt);
                 }
-                None => self.queues.shapes.value_mut(head.shape).stopped_at = Some(generation),
+                None => self.queues.stop(head.shape, generation),
             }
+            contest.go_on(&self.queues, head, self.share(head.user));
         }
+    }
+
+    fn contest(&self, kind: SlotKind, stopped_at: Option<u64>) -> Contest {
+        let interval = self.settings.aging_interval();
+        Contest::new(&self.queues, kind, self.now, interval, stopped_at, |user| self.share(user))
     }
 
     /// Assigns work ahead. A head that cannot go ahead itself keeps its chance: a worker that it
     /// waits for gets nothing ahead that would take the slot from under it.
     fn place_ahead(&mut self, effects: &mut Vec<Effect>) {
+        if self.queues.depth(SlotKind::Batch) == 0 || self.fleet.takes_ahead().next().is_none() {
+            return;
+        }
         let mut awaited = BTreeSet::new();
-        let (mut last, mut misses) = (None, 0);
+        let mut misses = 0;
+        let mut contest = self.contest(SlotKind::Batch, None);
         while misses < limits::PREFETCH_MISSES_MAX {
             if !self.fleet.takes_ahead().any(|(id, _)| !awaited.contains(&id)) {
                 return;
             }
-            let Some(head) = self.queues.next(SlotKind::Batch, last) else { return };
-            last = Some(head);
+            let Some(head) = contest.next(&self.queues) else { return };
             let Needs { demand, excluded } = self.queues.shapes.key(head.shape);
             let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
             let mut workers =
@@ -71,14 +81,14 @@ impl Scheduler {
                     .filter(|(id, worker)| !excluded.contains(id) && worker.could_host(demand, tokens));
                 awaited.extend(hosts.map(|(id, _)| id));
             }
+            contest.go_on(&self.queues, head, self.share(head.user));
         }
     }
 
     /// Makes a new attempt of a waiting task, assigned ahead until it takes its room.
     fn assign(&mut self, head: Head, worker: WorkerId, gpus: Vec<u32>, effects: &mut Vec<Effect>) -> AttemptId {
         let (id, now) = (head.task(), self.now);
-        let user = self.tasks[&id].user;
-        self.queues.remove(head.shape, user, head.place);
+        self.queues.remove(head.shape, head.user, head.place);
         self.epochs_used += 1;
         let epoch = AttemptEpoch { incarnation: self.settings.incarnation, n: self.epochs_used };
         let attempt = attempt_id(now, epoch);
@@ -117,6 +127,10 @@ impl Scheduler {
         self.attempts.insert(attempt, Attempt { record, holding: Holding::Ahead { patience_ends } });
         self.fleet.change(worker, |worker| worker.attempts.insert(attempt));
         self.arm(worker);
+        self.begin_holding(id);
+        if share::is_charged(&self.attempts[&attempt].record, self.queues.demand(head.shape)) {
+            self.begin_charge(id);
+        }
         attempt
     }
 

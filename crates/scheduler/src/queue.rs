@@ -1,8 +1,5 @@
-//! Where tasks wait: one queue per (shape, user), the best head of each shape in one order. Taking
-//! the next task never looks at the others in its queue.
-//!
-//! Heads compare by whole level of aged priority, then by key. While nothing stands between the two
-//! this is the order of the keys alone: a lower key is never a lower level.
+//! Where tasks wait: one queue per (shape, user), and for each user the heads of all its queues in one
+//! order. Taking a task never looks at the others in its queue. Who goes next is the contest's to say.
 
 use crate::{gpu, intern::Interner};
 use fetchml_api::{Demand, SlotKind, TaskId, WorkerId};
@@ -29,17 +26,16 @@ pub(crate) struct Shape {
     pub(crate) gpu_tokens: Vec<String>,
     /// Queues by number of the user.
     queues: BTreeMap<u32, BTreeSet<Place>>,
-    /// First of each queue.
-    heads: BTreeSet<Place>,
     /// State of the fleet (see [`crate::fleet::Fleet::generation`]) in which nothing fitted.
-    pub(crate) stopped_at: Option<u64>,
+    stopped_at: Option<u64>,
 }
 
-/// The best waiting task of a shape.
+/// The best waiting task of a shape and user.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
     pub(crate) place: Place,
     pub(crate) shape: u32,
+    pub(crate) user: u32,
 }
 
 impl Head {
@@ -52,8 +48,13 @@ impl Head {
 #[derive(Debug)]
 pub(crate) struct Queues {
     pub(crate) shapes: Interner<Needs, Shape>,
-    order: PerSlot<BTreeSet<(Place, u32)>>,
+    /// By user, with the number of the shape.
+    heads: PerSlot<BTreeMap<u32, BTreeSet<(Place, u32)>>>,
     depth: PerSlot<usize>,
+    /// Shapes in which tasks wait.
+    waiting: PerSlot<usize>,
+    /// How many of these are stopped in which state of the fleet.
+    stopped: PerSlot<(u64, usize)>,
 }
 
 /// One of each for both kinds of slot.
@@ -81,7 +82,13 @@ impl<T> PerSlot<T> {
 
 impl Queues {
     pub(crate) fn new() -> Self {
-        Self { shapes: Interner::new(), order: PerSlot::default(), depth: PerSlot::default() }
+        Self {
+            shapes: Interner::new(),
+            heads: PerSlot::default(),
+            depth: PerSlot::default(),
+            waiting: PerSlot::default(),
+            stopped: PerSlot::default(),
+        }
     }
 
     /// The number of a shape, with one task more.
@@ -90,7 +97,6 @@ impl Queues {
         self.shapes.take(Needs { demand, excluded }, |needs| Shape {
             gpu_tokens: needs.demand.gpu_type.as_deref().map(gpu::tokens).unwrap_or_default(),
             queues: BTreeMap::new(),
-            heads: BTreeSet::new(),
             stopped_at: None,
         })
     }
@@ -115,11 +121,40 @@ impl Queues {
         self.shapes.value(shape).queues.get(&user).is_some_and(|queue| queue.contains(&place))
     }
 
-    /// The first head behind `after`.
-    pub(crate) fn next(&self, kind: SlotKind, after: Option<Head>) -> Option<Head> {
+    /// Users with tasks that wait for a kind of slot.
+    pub(crate) fn users(&self, kind: SlotKind) -> impl Iterator<Item = u32> {
+        self.heads.of(kind).keys().copied()
+    }
+
+    /// The heads of a user behind `after`, with the number of their shape.
+    pub(crate) fn heads(&self, kind: SlotKind, user: u32, after: Option<Head>) -> impl Iterator<Item = (Place, u32)> {
         let from = after.map_or(Bound::Unbounded, |head| Bound::Excluded((head.place, head.shape)));
-        let (place, shape) = *self.order.of(kind).range((from, Bound::Unbounded)).next()?;
-        Some(Head { place, shape })
+        self.heads.of(kind).get(&user).into_iter().flat_map(move |heads| heads.range((from, Bound::Unbounded)).copied())
+    }
+
+    /// Notes that tasks of a shape fit nowhere in this state of the fleet.
+    pub(crate) fn stop(&mut self, shape: u32, generation: u64) {
+        let kind = self.demand(shape).slot;
+        let stopped = self.stopped.of_mut(kind);
+        if stopped.0 != generation {
+            *stopped = (generation, 0);
+        }
+        let shape = self.shapes.value_mut(shape);
+        if shape.stopped_at != Some(generation) {
+            shape.stopped_at = Some(generation);
+            stopped.1 += 1;
+        }
+    }
+
+    /// Whether tasks of a shape are known to fit nowhere in this state of the fleet.
+    pub(crate) fn is_stopped(&self, shape: u32, generation: u64) -> bool {
+        self.shapes.value(shape).stopped_at == Some(generation)
+    }
+
+    /// Whether nothing that waits is known to fit anywhere in this state of the fleet.
+    pub(crate) fn all_stopped(&self, kind: SlotKind, generation: u64) -> bool {
+        let waiting = *self.waiting.of(kind);
+        waiting == 0 || *self.stopped.of(kind) == (generation, waiting)
     }
 
     /// Tasks in the queues of a kind of slot.
@@ -136,18 +171,28 @@ impl Queues {
 
     /// Panics unless heads and order are what the queues say.
     pub(crate) fn assert_invariants(&self) {
-        let mut order: PerSlot<BTreeSet<(Place, u32)>> = PerSlot::default();
+        let mut expected: PerSlot<BTreeMap<u32, BTreeSet<(Place, u32)>>> = PerSlot::default();
+        let (mut waiting, mut stopped) = (PerSlot::<usize>::default(), PerSlot::<usize>::default());
         for (id, needs, shape, uses) in self.shapes.iter() {
-            let heads: BTreeSet<_> = shape.queues.values().filter_map(|queue| queue.first().copied()).collect();
-            assert_eq!(heads.len(), shape.queues.len(), "no queue is empty");
-            assert_eq!(heads, shape.heads, "heads are the first of each queue");
+            let kind = needs.demand.slot;
             let queued: usize = shape.queues.values().map(BTreeSet::len).sum();
             assert!(queued <= uses as usize, "every queued task counts for its shape");
-            if let Some(&best) = heads.first() {
-                order.of_mut(needs.demand.slot).insert((best, id));
+            for (&user, queue) in &shape.queues {
+                let &head = queue.first().expect("no queue is empty");
+                expected.of_mut(kind).entry(user).or_default().insert((head, id));
+            }
+            if !shape.queues.is_empty() {
+                *waiting.of_mut(kind) += 1;
+                *stopped.of_mut(kind) += usize::from(shape.stopped_at == Some(self.stopped.of(kind).0));
+            } else {
+                assert_eq!(shape.stopped_at, None, "a shape without tasks is not stopped");
             }
         }
-        assert_eq!(order, self.order, "the order holds the best head of each shape");
+        assert_eq!(expected, self.heads, "heads are the first of each queue");
+        assert_eq!(waiting, self.waiting, "shapes in which tasks wait");
+        for kind in [SlotKind::Batch, SlotKind::Service] {
+            assert_eq!(*stopped.of(kind), self.stopped.of(kind).1, "shapes that are stopped");
+        }
     }
 
     fn depth_mut(&mut self, shape: u32) -> &mut usize {
@@ -158,7 +203,9 @@ impl Queues {
     fn change(&mut self, shape_id: u32, user: u32, change: impl FnOnce(&mut BTreeSet<Place>)) {
         let kind = self.demand(shape_id).slot;
         let shape = self.shapes.value_mut(shape_id);
-        let best_before = shape.heads.first().copied();
+        if shape.queues.is_empty() {
+            *self.waiting.of_mut(kind) += 1;
+        }
         let queue = shape.queues.entry(user).or_default();
         let head_before = queue.first().copied();
         change(queue);
@@ -166,14 +213,21 @@ impl Queues {
         if head.is_none() {
             shape.queues.remove(&user);
         }
+        if shape.queues.is_empty() {
+            *self.waiting.of_mut(kind) -= 1;
+            let stopped = self.stopped.of_mut(kind);
+            if shape.stopped_at.take() == Some(stopped.0) {
+                stopped.1 -= 1;
+            }
+        }
         if head == head_before {
             return;
         }
-        replace(&mut shape.heads, head_before, head);
-        let best = shape.heads.first().copied();
-        if best != best_before {
-            let named = |place: Option<Place>| place.map(|place| (place, shape_id));
-            replace(self.order.of_mut(kind), named(best_before), named(best));
+        let heads = self.heads.of_mut(kind).entry(user).or_default();
+        let named = |place: Option<Place>| place.map(|place| (place, shape_id));
+        replace(heads, named(head_before), named(head));
+        if heads.is_empty() {
+            self.heads.of_mut(kind).remove(&user);
         }
     }
 }

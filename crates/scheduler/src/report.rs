@@ -5,6 +5,7 @@ use crate::{
     Answer, Effect, Message, Scheduler,
     attempt::{Attempt, Holding},
     audit::{Action, SYSTEM},
+    share,
 };
 use fetchml_api::{AttemptEpoch, AttemptId, AttemptPhase, TaskId, TaskStatus, WorkerId, link::Report};
 
@@ -34,7 +35,7 @@ impl Scheduler {
                 if phase < AttemptPhase::Running {
                     self.start(id, effects);
                 }
-                self.release(id);
+                self.release(id, effects);
                 self.advance(id, AttemptPhase::Collecting, effects);
                 self.task_mut(fence.task).status = TaskStatus::Collecting;
                 self.put_task(fence.task, effects);
@@ -67,6 +68,10 @@ impl Scheduler {
         if ahead {
             // The worker knows best what runs on it, even where the core saw no free slot yet.
             self.take_room(id);
+        }
+        let demand = self.queues.demand(self.tasks[&task_id].shape);
+        if !share::is_charged(&self.attempts[&id].record, demand) {
+            self.begin_charge(task_id);
         }
         self.advance(id, AttemptPhase::Running, effects);
         let task = self.task_mut(task_id);

@@ -4,12 +4,13 @@ use crate::{
     Scheduler, Settings,
     attempt::{Attempt, Holding},
     event::{Lease, NewTask},
+    share::{self, Account},
     task::Task,
     timers::Timer,
     worker::Worker,
 };
 use fetchml_api::{
-    AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
 use std::collections::BTreeMap;
 
@@ -23,6 +24,8 @@ pub struct Rows {
     pub attempts: Vec<AttemptRecord>,
     /// All workers.
     pub workers: Vec<WorkerRecord>,
+    /// What users have used.
+    pub shares: Vec<ShareRecord>,
 }
 
 /// What of the core outlives a restart. Left out, being volatile: link state, last sign of life,
@@ -35,6 +38,8 @@ pub struct DurableState {
     pub attempts: BTreeMap<AttemptId, AttemptRecord>,
     /// All workers.
     pub workers: BTreeMap<WorkerId, WorkerRecord>,
+    /// What users have used, by name.
+    pub shares: BTreeMap<String, ShareRecord>,
 }
 
 /// A task as far as it outlives a restart.
@@ -60,6 +65,10 @@ impl Scheduler {
         core.now = now;
         for record in rows.workers {
             core.fleet.insert(Worker::new(record, now));
+        }
+        for record in rows.shares {
+            let account = Account::from_record(&record);
+            core.users.take(record.user_id, |_| account);
         }
         for (task, state) in rows.tasks {
             core.restore_task(task, state);
@@ -89,6 +98,9 @@ impl Scheduler {
             tasks: self.tasks.iter().map(task).collect(),
             attempts: self.attempts.iter().map(|(&id, attempt)| (id, attempt.record.clone())).collect(),
             workers: self.fleet.iter().map(|(id, worker)| (id, worker.record.clone())).collect(),
+            shares: (self.users.iter())
+                .filter_map(|(_, name, account, _)| Some((name.clone(), account.record(name)?)))
+                .collect(),
         }
     }
 
@@ -99,7 +111,7 @@ impl Scheduler {
         self.count_epoch(state.epoch);
         let (id, not_before) = (state.id, state.not_before);
         let shape = self.queues.shape_take(new.demand, state.excluded_workers.clone());
-        let user = self.users.take(new.user_id, |_| ());
+        let user = self.users.take(new.user_id, |_| Account::default());
         let task = Task::from_state(state, new.max_retries, new.lease, shape, user);
         let waits = task.status == TaskStatus::Queued;
         self.tasks.insert(id, task);
@@ -127,7 +139,14 @@ impl Scheduler {
                 && !(worker.ahead.is_empty() && worker.has_room(demand));
             let holding =
                 if phase >= AttemptPhase::Collecting { Holding::Nothing } else { Holding::Ahead { patience_ends } };
+            let (task, charged) = (record.task_id, share::is_charged(&record, demand));
             self.attempts.insert(id, Attempt { record, holding });
+            if phase < AttemptPhase::Collecting {
+                self.begin_holding(task);
+            }
+            if charged {
+                self.restore_charge(task);
+            }
             self.fleet.change(worker_id, |worker| {
                 worker.attempts.insert(id);
                 if waits {

@@ -4,6 +4,7 @@ use crate::{
     Answer, Effect, Message, NewTask, Scheduler,
     audit::{self, Action},
     ending::Failing,
+    share::Account,
     task::Task,
 };
 use fetchml_api::{FailureCause, TaskId, TaskStatus};
@@ -15,7 +16,7 @@ impl Scheduler {
         }
         let id = new.id;
         let shape = self.queues.shape_take(new.demand.clone(), Vec::new());
-        let user = self.users.take(new.user_id.clone(), |_| ());
+        let user = self.users.take(new.user_id.clone(), |_| Account::default());
         let task = Task::new(new, self.now, shape, user);
         let state = task.state(id);
         self.tasks.insert(id, task);

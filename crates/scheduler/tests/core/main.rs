@@ -3,6 +3,7 @@
 mod aging;
 mod cancel;
 mod drain;
+mod fairness;
 mod placement;
 mod prefetch;
 mod priority;

@@ -3,7 +3,7 @@
 
 use fetchml_api::{
     AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, LogAction,
-    LogRuleMatch, Micros, SlotKind, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    LogRuleMatch, Micros, ShareRecord, SlotKind, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
     link::{Held, Outcome, Report},
     time::SECOND,
 };
@@ -124,6 +124,9 @@ pub(crate) struct World {
     pub(crate) rows: BTreeMap<TaskId, Row>,
     pub(crate) attempts: BTreeMap<AttemptId, AttemptRecord>,
     pub(crate) workers: BTreeMap<WorkerId, WorkerRecord>,
+    pub(crate) shares: BTreeMap<String, ShareRecord>,
+    /// Milliseconds of cores and of GPUs that the store counts, by user.
+    pub(crate) used: BTreeMap<String, (u64, u64)>,
     pub(crate) settings: Settings,
     /// What was sent since the last look.
     pub(crate) sent: Vec<String>,
@@ -146,6 +149,8 @@ impl World {
             rows: BTreeMap::new(),
             attempts: BTreeMap::new(),
             workers: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            used: BTreeMap::new(),
             settings,
             sent: Vec::new(),
             audited: Vec::new(),
@@ -229,6 +234,13 @@ impl World {
             Effect::PutWorker(record) => {
                 self.workers.insert(record.id, record);
             }
+            Effect::PutShare(record) => {
+                self.shares.insert(record.user_id.clone(), record);
+            }
+            Effect::AddUsage { task, cpu_ms, gpu_ms } => {
+                let used = self.used.entry(self.rows[&task].spec.user_id.clone()).or_default();
+                *used = (used.0 + cpu_ms, used.1 + gpu_ms);
+            }
             Effect::Audit(draft) => self.apply_audit(&draft),
             Effect::Send { worker, message } => {
                 let line = format!("w{}: {}", number(worker.0), self.said(&message));
@@ -293,7 +305,8 @@ impl World {
         let tasks = live.map(|row| (row.spec.clone(), row.state.clone())).collect();
         let attempts = self.attempts.values().filter(|record| !record.phase.is_over()).cloned().collect();
         let workers = self.workers.values().cloned().collect();
-        Scheduler::restore(self.settings.clone(), self.now, Rows { tasks, attempts, workers })
+        let shares = self.shares.values().cloned().collect();
+        Scheduler::restore(self.settings.clone(), self.now, Rows { tasks, attempts, workers, shares })
     }
 
     /// The server restarts: what is volatile is gone.

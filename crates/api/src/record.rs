@@ -13,6 +13,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// What a task needs from a worker. Part of the immutable [`TaskSpec`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -58,6 +59,9 @@ pub struct TaskSpec {
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Role in which its submitter acted, for quotas.
+    #[serde(default = "user")]
+    pub role: Role,
     /// Counted retries allowed.
     pub max_retries: u32,
     /// Longest time in `running`, seconds.
@@ -78,6 +82,10 @@ pub struct TaskSpec {
     /// The task whose checkpoint the first attempt starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+}
+
+const fn user() -> Role {
+    Role::User
 }
 
 /// The part of a task that the scheduler changes.
@@ -232,6 +240,41 @@ pub struct ShareRecord {
     pub gpu_ms: u64,
     /// As of when.
     pub as_of: Micros,
+}
+
+/// How much a user may have at once; what is absent has no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Quota {
+    /// Tasks on workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<u32>,
+    /// Tasks that wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<u32>,
+    /// GPUs of tasks on workers and of reservations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u32>,
+    /// Highest priority of a task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_priority: Option<u8>,
+}
+
+/// Whom a quota is for.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum QuotaScope {
+    /// Everybody who acts in a role.
+    Role(Role),
+    /// One user, whatever the role.
+    User(String),
+}
+
+/// A quota that was set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QuotaRecord {
+    /// Whom it is for.
+    pub scope: QuotaScope,
+    /// How much.
+    pub quota: Quota,
 }
 
 /// A stored API key: never its secret.

@@ -1,7 +1,9 @@
 //! The audit events of tasks and of drains. Those of a task name the status after it, so that replaying
 //! them gives the tasks' final states.
 
-use fetchml_api::{AttemptRecord, AuditDraft, AuditKind, FailureCause, Micros, TaskState, WorkerRecord};
+use fetchml_api::{
+    AttemptRecord, AuditDraft, AuditKind, FailureCause, Micros, QuotaRecord, QuotaScope, TaskState, WorkerRecord,
+};
 use std::collections::BTreeMap;
 
 /// The actor of what nobody asked for.
@@ -100,6 +102,31 @@ pub(crate) fn draft(
         ip_address: None,
         error: state.error.clone().filter(|_| matches!(action, Action::Fail | Action::Cancel)),
         metadata,
+    }
+}
+
+/// The event for a quota that was set.
+pub(crate) fn quota_draft(now: Micros, user: &str, record: &QuotaRecord) -> AuditDraft {
+    let quota = record.quota;
+    let facts = [
+        ("running", quota.running),
+        ("queued", quota.queued),
+        ("gpus", quota.gpus),
+        ("max_priority", quota.max_priority.map(u32::from)),
+    ];
+    AuditDraft {
+        at: now,
+        kind: AuditKind::AuthAttempt,
+        user_id: user.to_owned(),
+        resource: match &record.scope {
+            QuotaScope::Role(role) => format!("quotas/roles/{}", role.as_str()),
+            QuotaScope::User(user) => format!("quotas/users/{user}"),
+        },
+        action: "quota".to_owned(),
+        success: true,
+        ip_address: None,
+        error: None,
+        metadata: facts.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), limit?.to_string()))).collect(),
     }
 }
 

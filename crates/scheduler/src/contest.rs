@@ -7,10 +7,7 @@
 
 use crate::queue::{Head, Place, Queues};
 use fetchml_api::{Micros, SlotKind};
-use std::{
-    cmp::Reverse,
-    collections::BTreeSet,
-};
+use std::{cmp::Reverse, collections::BTreeSet};
 
 /// Lower goes first.
 type Rank = (Reverse<i64>, u64, Place, u32, u32);

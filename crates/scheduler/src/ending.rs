@@ -96,6 +96,8 @@ impl Scheduler {
         task.waited_before -= record.created_at.since(task.queued_since).max(0);
         task.status = TaskStatus::Queued;
         task.history_mut().attempt = None;
+        let user = task.user;
+        self.users.value_mut(user).queued += 1;
         self.enqueue(id);
         self.put_task(id, effects);
     }
@@ -205,10 +207,12 @@ impl Scheduler {
         let task = self.task_mut(id);
         task.status = TaskStatus::Queued;
         task.queued_since = not_before.unwrap_or(now);
+        let user = task.user;
         let history = task.history_mut();
         history.attempt = None;
         history.not_before = not_before;
         history.fail(failing);
+        self.users.value_mut(user).queued += 1;
         match not_before {
             Some(at) => self.begin_backoff(id, at),
             None => self.enqueue(id),
@@ -255,8 +259,12 @@ impl Scheduler {
         effects: &mut Vec<Effect>,
     ) {
         let task = self.task_mut(id);
+        let (owner, waited) = (task.user, task.status == TaskStatus::Queued);
         task.status = TaskStatus::Failed;
         task.history_mut().fail(failing);
+        if waited {
+            self.users.value_mut(owner).queued -= 1;
+        }
         self.finish(id, action, user, attempt, effects);
     }
 

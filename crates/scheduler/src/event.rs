@@ -2,8 +2,8 @@
 //! driver that owns it.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, ShareRecord, TaskId, TaskState,
-    WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Quota, QuotaRecord,
+    QuotaScope, Role, ShareRecord, TaskId, TaskState, WorkerId, WorkerRecord,
     link::{Held, Report},
 };
 
@@ -19,6 +19,8 @@ pub struct NewTask {
     pub demand: Demand,
     /// 1..=10.
     pub priority: u8,
+    /// Role in which the user acted, for quotas.
+    pub role: Role,
     /// Counted retries allowed.
     pub max_retries: u32,
     /// How long its attempts outlive the silence of their worker.
@@ -79,6 +81,17 @@ pub enum Event {
         task: TaskId,
         /// 1..=10.
         priority: u8,
+        /// Who asked.
+        by: String,
+        /// In which role.
+        role: Role,
+    },
+    /// An administrator set how much a user, or who acts in a role, may have at once.
+    QuotaRequested {
+        /// Whom it is for.
+        scope: QuotaScope,
+        /// How much, in place of what was set before.
+        quota: Quota,
         /// Who asked.
         by: String,
     },
@@ -164,6 +177,8 @@ pub enum Effect {
     PutWorker(WorkerRecord),
     /// Write what a user has used, for fair shares. Before or after the rows of its tasks.
     PutShare(ShareRecord),
+    /// Write a quota that was set.
+    PutQuota(QuotaRecord),
     /// Add to what the store counts as used by a task's user and experiment.
     AddUsage {
         /// The task.
@@ -224,6 +239,31 @@ pub enum Message {
     },
 }
 
+/// Why a command is not allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// So many tasks of the user wait already.
+    Queued {
+        /// The quota.
+        limit: u32,
+    },
+    /// The user may have no more tasks on workers than this.
+    Running {
+        /// The quota.
+        limit: u32,
+    },
+    /// The user may have no more GPUs than this.
+    Gpus {
+        /// The quota.
+        limit: u32,
+    },
+    /// The user's tasks go up to this priority.
+    Priority {
+        /// The highest.
+        limit: u8,
+    },
+}
+
 /// What became of a command. A refusal produces no effects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -231,6 +271,8 @@ pub enum Answer {
     Done,
     /// The core does not know the task or worker: it has ended, or never was.
     NotActive,
+    /// Not allowed.
+    Refused(Refusal),
     /// Already so; nothing changed.
     Unchanged,
     /// The report is of no current attempt and changed nothing (the worker is told to forget it).

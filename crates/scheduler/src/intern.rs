@@ -41,6 +41,14 @@ impl<K: Ord + Clone, V> Interner<K, V> {
         id
     }
 
+    /// The number of `key`, if it is in use.
+    pub(crate) fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Option<u32>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.ids.get(key).copied()
+    }
+
     /// One use more of a number that is counted already.
     pub(crate) fn retain(&mut self, id: u32) {
         self.entry_mut(id).uses += 1;

@@ -19,6 +19,7 @@ mod invariants;
 pub mod limits;
 mod placement;
 mod queue;
+mod quota;
 mod report;
 mod restore;
 mod session;
@@ -40,6 +41,7 @@ use fetchml_api::{AttemptId, Micros, TaskId};
 use fleet::Fleet;
 use intern::Interner;
 use queue::{PerSlot, Queues};
+use quota::Quotas;
 use share::Account;
 use std::collections::{BTreeMap, BTreeSet};
 use task::Task;
@@ -61,6 +63,7 @@ pub struct Scheduler {
     /// Users whose account changed in this step.
     dirty: BTreeSet<u32>,
     queues: Queues,
+    quotas: Quotas,
     /// Tasks in backoff: queued, but in no queue.
     delayed: PerSlot<usize>,
     attempts: BTreeMap<AttemptId, Attempt>,
@@ -78,6 +81,7 @@ impl Scheduler {
             users: Interner::new(),
             dirty: BTreeSet::new(),
             queues: Queues::new(),
+            quotas: Quotas::new(&settings.quotas),
             delayed: PerSlot::default(),
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
@@ -99,7 +103,10 @@ impl Scheduler {
         match event {
             Event::TaskSubmitted(new) => self.on_task_submitted(&new, effects),
             Event::CancelRequested { task, by } => self.on_cancel_requested(task, &by, effects),
-            Event::PriorityRequested { task, priority, by } => self.on_priority_requested(task, priority, &by, effects),
+            Event::PriorityRequested { task, priority, by, role } => {
+                self.on_priority_requested(task, priority, &by, role, effects)
+            }
+            Event::QuotaRequested { scope, quota, by } => self.on_quota_requested(scope, quota, &by, effects),
             Event::DrainRequested { worker, mode, by } => self.on_drain_requested(worker, mode, &by, effects),
             Event::UndrainRequested { worker, by } => self.on_undrain_requested(worker, &by, effects),
             Event::WorkerChecked { worker, unfit } => self.on_worker_checked(worker, unfit, effects),

@@ -2,7 +2,7 @@
 //! ahead to a worker whose attempts are short, which hides the time a commit takes.
 
 use crate::{
-    Answer, Effect, Message, Scheduler,
+    Answer, Effect, Message, Refusal, Scheduler,
     attempt::{Attempt, Holding, attempt_id},
     contest::Contest,
     limits,
@@ -34,6 +34,15 @@ impl Scheduler {
         let mut contest = self.contest(kind, Some(generation));
         while !self.fleet.is_full(kind) && !self.queues.all_stopped(kind, generation) {
             let Some(head) = contest.next(&self.queues) else { return };
+            match self.stopped_by_quota(head.user, self.queues.demand(head.shape)) {
+                // None of the user's heads can go.
+                Some(Refusal::Running { .. }) => continue,
+                Some(_) => {
+                    contest.go_on(&self.queues, head, self.share(head.user));
+                    continue;
+                }
+                None => {}
+            }
             let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
             match self.fleet.pick(self.queues.shapes.key(head.shape), tokens) {
                 Some((worker, gpus)) => {
@@ -65,6 +74,11 @@ impl Scheduler {
                 return;
             }
             let Some(head) = contest.next(&self.queues) else { return };
+            if self.stopped_by_quota(head.user, self.queues.demand(head.shape)).is_some() {
+                misses += 1;
+                contest.go_on(&self.queues, head, self.share(head.user));
+                continue;
+            }
             let Needs { demand, excluded } = self.queues.shapes.key(head.shape);
             let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
             let mut workers =
@@ -127,6 +141,7 @@ impl Scheduler {
         self.attempts.insert(attempt, Attempt { record, holding: Holding::Ahead { patience_ends } });
         self.fleet.change(worker, |worker| worker.attempts.insert(attempt));
         self.arm(worker);
+        self.users.value_mut(head.user).queued -= 1;
         self.begin_holding(id);
         if share::is_charged(&self.attempts[&attempt].record, self.queues.demand(head.shape)) {
             self.begin_charge(id);

@@ -10,7 +10,8 @@ use crate::{
     worker::Worker,
 };
 use fetchml_api::{
-    AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, Quota, QuotaRecord, QuotaScope, ShareRecord, TaskId,
+    TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
 use std::collections::BTreeMap;
 
@@ -26,6 +27,8 @@ pub struct Rows {
     pub workers: Vec<WorkerRecord>,
     /// What users have used.
     pub shares: Vec<ShareRecord>,
+    /// Quotas that were set.
+    pub quotas: Vec<QuotaRecord>,
 }
 
 /// What of the core outlives a restart. Left out, being volatile: link state, last sign of life,
@@ -40,6 +43,8 @@ pub struct DurableState {
     pub workers: BTreeMap<WorkerId, WorkerRecord>,
     /// What users have used, by name.
     pub shares: BTreeMap<String, ShareRecord>,
+    /// Quotas that were set.
+    pub quotas: BTreeMap<QuotaScope, Quota>,
 }
 
 /// A task as far as it outlives a restart.
@@ -66,6 +71,7 @@ impl Scheduler {
         for record in rows.workers {
             core.fleet.insert(Worker::new(record, now));
         }
+        rows.quotas.into_iter().for_each(|record| core.quotas.put(record));
         for record in rows.shares {
             let account = Account::from_record(&record);
             core.users.take(record.user_id, |_| account);
@@ -98,6 +104,7 @@ impl Scheduler {
             tasks: self.tasks.iter().map(task).collect(),
             attempts: self.attempts.iter().map(|(&id, attempt)| (id, attempt.record.clone())).collect(),
             workers: self.fleet.iter().map(|(id, worker)| (id, worker.record.clone())).collect(),
+            quotas: self.quotas.set().clone(),
             shares: (self.users.iter())
                 .filter_map(|(_, name, account, _)| Some((name.clone(), account.record(name)?)))
                 .collect(),
@@ -114,6 +121,9 @@ impl Scheduler {
         let user = self.users.take(new.user_id, |_| Account::default());
         let task = Task::from_state(state, new.max_retries, new.lease, shape, user);
         let waits = task.status == TaskStatus::Queued;
+        let account = self.users.value_mut(user);
+        account.role = new.role;
+        account.queued += u32::from(waits);
         self.tasks.insert(id, task);
         match not_before {
             Some(at) if waits && at > self.now => self.begin_backoff(id, at),

@@ -1,6 +1,7 @@
 //! What an operator or the driver may set for the core.
 
-use fetchml_api::time::SECOND;
+use fetchml_api::{Quota, Role, time::SECOND};
+use std::collections::BTreeMap;
 
 /// Settings of the core. Fixed for its life.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +21,8 @@ pub struct Settings {
     pub prefetch_per_slot: u32,
     /// An attempt assigned ahead that has not started by then is asked back, milliseconds.
     pub prefetch_patience_ms: i64,
+    /// Quotas of roles, where none are set.
+    pub quotas: BTreeMap<Role, Quota>,
     /// Only workers whose mean slot occupancy is below this get work ahead, milliseconds.
     pub prefetch_short_ms: i64,
 }
@@ -35,6 +38,7 @@ impl Default for Settings {
             prefetch_per_slot: 2,
             prefetch_patience_ms: 2_000,
             prefetch_short_ms: 2_000,
+            quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
         }
     }
 }

@@ -7,7 +7,9 @@
 //! code, all until their processes are dead.
 
 use crate::{Effect, Scheduler};
-use fetchml_api::{AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, ShareRecord, TaskId, time::SECOND};
+use fetchml_api::{
+    AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, Role, ShareRecord, TaskId, TaskStatus, time::SECOND,
+};
 
 const HOUR: i64 = 3_600 * SECOND;
 const HOUR_MS: u64 = 3_600_000;
@@ -68,11 +70,15 @@ impl Amounts {
 }
 
 /// One user's account.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Account {
     /// Attempts that hold or will hold a slot.
     pub(crate) attempts: u32,
-    /// What these hold, or will.
+    /// Tasks that wait.
+    pub(crate) queued: u32,
+    /// In which the user submitted last.
+    pub(crate) role: Role,
+    /// What these attempts hold, or will.
     pub(crate) held: Amounts,
     /// The part of it that is charged.
     charged: Amounts,
@@ -82,14 +88,26 @@ pub(crate) struct Account {
     as_of: Option<Micros>,
 }
 
-impl Account {
-    pub(crate) const fn from_record(record: &ShareRecord) -> Self {
+impl Default for Account {
+    fn default() -> Self {
         Self {
             attempts: 0,
-            held: Amounts { cpu: 0, memory_gb: 0, gpu: 0 },
-            charged: Amounts { cpu: 0, memory_gb: 0, gpu: 0 },
+            queued: 0,
+            role: Role::User,
+            held: Amounts::default(),
+            charged: Amounts::default(),
+            used: Amounts::default(),
+            as_of: None,
+        }
+    }
+}
+
+impl Account {
+    pub(crate) fn from_record(record: &ShareRecord) -> Self {
+        Self {
             used: Amounts { cpu: record.cpu_ms, memory_gb: record.memory_gb_ms, gpu: record.gpu_ms },
             as_of: Some(record.as_of),
+            ..Self::default()
         }
     }
 
@@ -274,7 +292,12 @@ impl Scheduler {
                 account.2.add(amounts);
             }
         }
+        let mut queued: std::collections::BTreeMap<u32, u32> = std::collections::BTreeMap::new();
+        for task in self.tasks.values().filter(|task| task.status == TaskStatus::Queued) {
+            *queued.entry(task.user).or_default() += 1;
+        }
         for (user, name, account, _) in self.users.iter() {
+            assert_eq!(account.queued, queued.remove(&user).unwrap_or(0), "tasks of {name} that wait");
             let expected = accounts.remove(&user).unwrap_or_default();
             assert_eq!((account.attempts, account.held, account.charged), expected, "the account of {name}");
         }

@@ -1,22 +1,27 @@
 //! What users ask for: submit, cancel, another priority.
 
 use crate::{
-    Answer, Effect, Message, NewTask, Scheduler,
+    Answer, Effect, Message, NewTask, Refusal, Scheduler,
     audit::{self, Action},
     ending::Failing,
     share::Account,
     task::Task,
 };
-use fetchml_api::{FailureCause, TaskId, TaskStatus};
+use fetchml_api::{FailureCause, Role, TaskId, TaskStatus};
 
 impl Scheduler {
     pub(crate) fn on_task_submitted(&mut self, new: &NewTask, effects: &mut Vec<Effect>) -> Answer {
         if self.tasks.contains_key(&new.id) {
             return Answer::Unchanged;
         }
+        if let Some(refusal) = self.refuses(&new.user_id, new.role, &new.demand, new.priority) {
+            return Answer::Refused(refusal);
+        }
         let id = new.id;
         let shape = self.queues.shape_take(new.demand.clone(), Vec::new());
         let user = self.users.take(new.user_id.clone(), |_| Account::default());
+        self.users.value_mut(user).role = new.role;
+        self.users.value_mut(user).queued += 1;
         let task = Task::new(new, self.now, shape, user);
         let state = task.state(id);
         self.tasks.insert(id, task);
@@ -52,9 +57,13 @@ impl Scheduler {
         id: TaskId,
         priority: u8,
         by: &str,
+        role: Role,
         effects: &mut Vec<Effect>,
     ) -> Answer {
         let Some(task) = self.tasks.get(&id) else { return Answer::NotActive };
+        if let Some(limit) = self.quotas.of(by, role).max_priority.filter(|&limit| priority > limit) {
+            return Answer::Refused(Refusal::Priority { limit });
+        }
         if task.priority == priority {
             return Answer::Unchanged;
         }

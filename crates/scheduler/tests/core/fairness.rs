@@ -40,9 +40,16 @@ fn users_take_turns_however_much_one_submits() {
 #[test]
 fn what_a_task_holds_weighs_what_it_takes_of_all() {
     let mut world = World::new();
-    submit(&mut world, [t(1).cpu(4), t(2).cpu(4), t(11).user("bob"), t(12).user("bob"), t(13).user("bob"), t(14).user("bob")]);
+    submit(
+        &mut world,
+        [t(1).cpu(4), t(2).cpu(4), t(11).user("bob"), t(12).user("bob"), t(13).user("bob"), t(14).user("bob")],
+    );
     world.join(w(1, 10));
-    assert_eq!(placed(&mut world), [1, 11, 12, 13, 14], "four cores of one user, four of the other; then no four are free");
+    assert_eq!(
+        placed(&mut world),
+        [1, 11, 12, 13, 14],
+        "four cores of one user, four of the other; then no four are free"
+    );
     let mut world = World::new();
     submit(&mut world, [t(1).gpu(1), t(2).gpu(1), t(11).cpu(4).user("bob"), t(12).cpu(2).user("bob")]);
     world.join(w(1, 16).gpus(&["NVIDIA H100", "NVIDIA H100"]));

@@ -7,6 +7,7 @@ mod fairness;
 mod placement;
 mod prefetch;
 mod priority;
+mod quota;
 mod random;
 mod restore;
 mod retry;

@@ -1,11 +1,11 @@
 //! Another priority for a task that has not ended.
 
 use crate::support::{World, exit, ok, t, task, w};
-use fetchml_api::link::Report;
+use fetchml_api::{Role, link::Report};
 use fetchml_scheduler::{Answer, Event};
 
 fn prioritize(world: &mut World, n: u32, priority: u8) -> Answer {
-    world.step(Event::PriorityRequested { task: task(n), priority, by: "eve".into() })
+    world.step(Event::PriorityRequested { task: task(n), priority, by: "eve".into(), role: Role::Admin })
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use crate::support::{T, W, World, exit, failed, number, ok, ruled, t, task, w, worker};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, LogAction, SlotKind, TaskStatus,
+    AttemptEpoch, AttemptId, FailureCause, LogAction, Quota, QuotaScope, Role, SlotKind, TaskStatus,
     link::{Held, Report},
 };
 use fetchml_scheduler::{Answer, Drain, Event};
@@ -25,6 +25,11 @@ enum Act {
     Priority(usize, u8),
     Drain(u32, u8),
     Checked(u32, bool),
+    Quota {
+        user: u8,
+        running: Option<u32>,
+        gpus: Option<u32>,
+    },
     Join {
         n: u32,
         cores: u32,
@@ -54,6 +59,8 @@ enum Act {
     Turn,
 }
 
+const USERS: [&str; 3] = ["ada", "bob", "cy"];
+
 fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32)
@@ -64,6 +71,8 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => (0..4_u32, prop::bool::weighted(0.3)).prop_map(|(n, unfit)| Act::Checked(n, unfit)),
         2 => (0..3_u32, 0..4_u32, 0..3_usize, vec(prop::bool::weighted(0.2), 8), prop::bool::weighted(0.1))
             .prop_map(|(n, cores, gpus, forget, lie)| Act::Join { n, cores, gpus, forget, lie }),
+        1 => (0..3_u8, prop::option::of(0..3_u32), prop::option::of(0..3_u32))
+            .prop_map(|(user, running, gpus)| Act::Quota { user, running, gpus }),
         2 => (0..4_u32).prop_map(Act::Heard),
         1 => (0..4_u32).prop_map(Act::Disconnect),
         8 => (any::<usize>(), 0..11_usize).prop_map(|(attempt, report)| Act::Report { attempt, report }),
@@ -97,15 +106,22 @@ fn act(world: &mut World, act: Act) {
     match act {
         Act::Submit { cpu, memory, gpu, service, priority, user, retries } => {
             let new: T = t(submitted as u32).cpu(cpu).memory(memory).gpu(gpu).priority(priority);
-            let new = new.user(["ada", "bob", "cy"][usize::from(user)]).retries(retries);
-            world.submit(if service { new.service() } else { new });
+            let new = new.user(USERS[usize::from(user)]).retries(retries);
+            let new = if service { new.service() } else { new };
+            // A quota may refuse it.
+            world.step(Event::TaskSubmitted(new.0));
         }
         Act::Cancel(which) if submitted > 0 => {
             world.cancel((which % submitted) as u32, "bob");
         }
         Act::Priority(which, priority) if submitted > 0 => {
             let by = "bob".into();
-            world.step(Event::PriorityRequested { task: task((which % submitted) as u32), priority, by });
+            world.step(Event::PriorityRequested {
+                task: task((which % submitted) as u32),
+                priority,
+                by,
+                role: Role::Admin,
+            });
         }
         Act::Drain(n, mode) => {
             let (worker, by) = (worker(n), "bob".into());
@@ -115,6 +131,11 @@ fn act(world: &mut World, act: Act) {
                 2 => Event::DrainRequested { worker, mode: Drain::DeclareDead, by },
                 _ => Event::UndrainRequested { worker, by },
             });
+        }
+        Act::Quota { user, running, gpus } => {
+            let scope = QuotaScope::User(USERS[usize::from(user)].into());
+            let quota = Quota { running, gpus, ..Quota::default() };
+            world.step(Event::QuotaRequested { scope, quota, by: "bob".into() });
         }
         Act::Checked(n, unfit) => {
             world.step(Event::WorkerChecked { worker: worker(n), unfit: unfit.then(|| "smoke".into()) });
@@ -181,6 +202,10 @@ fn act(world: &mut World, act: Act) {
 
 /// A fair world: one big worker, every attempt runs and ends well.
 fn drain(world: &mut World) {
+    for user in USERS {
+        let scope = QuotaScope::User(user.into());
+        world.step(Event::QuotaRequested { scope, quota: Quota::default(), by: "bob".into() });
+    }
     for n in 0..3 {
         world.step(Event::WorkerDisconnected { worker: worker(n) });
     }

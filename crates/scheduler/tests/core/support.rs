@@ -3,7 +3,8 @@
 
 use fetchml_api::{
     AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, LogAction,
-    LogRuleMatch, Micros, ShareRecord, SlotKind, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    LogRuleMatch, Micros, QuotaRecord, QuotaScope, Role, ShareRecord, SlotKind, TaskId, TaskState, TaskStatus,
+    WorkerId, WorkerRecord,
     link::{Held, Outcome, Report},
     time::SECOND,
 };
@@ -30,7 +31,15 @@ pub(crate) struct T(pub(crate) NewTask);
 
 pub(crate) fn t(n: u32) -> T {
     let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None };
-    T(NewTask { id: task(n), user_id: "ada".into(), demand, priority: 5, max_retries: 0, lease: Lease::AsSet })
+    T(NewTask {
+        id: task(n),
+        user_id: "ada".into(),
+        demand,
+        priority: 5,
+        role: Role::Admin,
+        max_retries: 0,
+        lease: Lease::AsSet,
+    })
 }
 
 impl T {
@@ -60,6 +69,10 @@ impl T {
     }
     pub(crate) fn user(mut self, user: &str) -> Self {
         self.0.user_id = user.into();
+        self
+    }
+    pub(crate) fn role(mut self, role: Role) -> Self {
+        self.0.role = role;
         self
     }
     pub(crate) fn lease(mut self, lease: Lease) -> Self {
@@ -125,6 +138,7 @@ pub(crate) struct World {
     pub(crate) attempts: BTreeMap<AttemptId, AttemptRecord>,
     pub(crate) workers: BTreeMap<WorkerId, WorkerRecord>,
     pub(crate) shares: BTreeMap<String, ShareRecord>,
+    pub(crate) quotas: BTreeMap<QuotaScope, QuotaRecord>,
     /// Milliseconds of cores and of GPUs that the store counts, by user.
     pub(crate) used: BTreeMap<String, (u64, u64)>,
     pub(crate) settings: Settings,
@@ -150,6 +164,7 @@ impl World {
             attempts: BTreeMap::new(),
             workers: BTreeMap::new(),
             shares: BTreeMap::new(),
+            quotas: BTreeMap::new(),
             used: BTreeMap::new(),
             settings,
             sent: Vec::new(),
@@ -166,11 +181,14 @@ impl World {
         }
         let mut effects = Vec::new();
         let answer = self.core.step(self.now, event, &mut effects);
-        if matches!(answer, Answer::NotActive) {
+        if matches!(answer, Answer::NotActive | Answer::Refused(_)) {
             assert_eq!(effects, [], "a refusal has no effects");
         }
         if answer == Answer::Stale {
             assert!(matches!(&effects[..], [Effect::Send { message: Message::Forget { .. }, .. }]), "{effects:?}");
+        }
+        if let Answer::Refused(_) = answer {
+            self.rows.retain(|_, row| row.state.priority > 0);
         }
         for effect in effects {
             self.apply(effect);
@@ -237,6 +255,9 @@ impl World {
             Effect::PutShare(record) => {
                 self.shares.insert(record.user_id.clone(), record);
             }
+            Effect::PutQuota(record) => {
+                self.quotas.insert(record.scope.clone(), record);
+            }
             Effect::AddUsage { task, cpu_ms, gpu_ms } => {
                 let used = self.used.entry(self.rows[&task].spec.user_id.clone()).or_default();
                 *used = (used.0 + cpu_ms, used.1 + gpu_ms);
@@ -250,6 +271,10 @@ impl World {
     }
 
     fn apply_audit(&mut self, draft: &AuditDraft) {
+        if draft.resource.starts_with("quotas/") {
+            self.audited.push(format!("{} {} by {}", draft.resource, draft.action, draft.user_id));
+            return;
+        }
         if let Some(id) = draft.resource.strip_prefix("workers/") {
             let id: WorkerId = id.parse().expect("a worker's id");
             self.audited.push(format!("w{} {} by {}", number(id.0), draft.action, draft.user_id));
@@ -305,8 +330,9 @@ impl World {
         let tasks = live.map(|row| (row.spec.clone(), row.state.clone())).collect();
         let attempts = self.attempts.values().filter(|record| !record.phase.is_over()).cloned().collect();
         let workers = self.workers.values().cloned().collect();
+        let quotas = self.quotas.values().cloned().collect();
         let shares = self.shares.values().cloned().collect();
-        Scheduler::restore(self.settings.clone(), self.now, Rows { tasks, attempts, workers, shares })
+        Scheduler::restore(self.settings.clone(), self.now, Rows { tasks, attempts, workers, shares, quotas })
     }
 
     /// The server restarts: what is volatile is gone.

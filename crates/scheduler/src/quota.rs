@@ -1,0 +1,89 @@
+//! How much a user may have at once. A quota makes tasks wait; a submit is refused only when too many
+//! tasks of the user wait already, or when the task alone asks for more than it may ever have.
+
+use crate::{Answer, Effect, Scheduler, audit, event::Refusal, share::Account};
+use fetchml_api::{Demand, Quota, QuotaRecord, QuotaScope, Role};
+use std::collections::BTreeMap;
+
+/// All quotas, as set and as configured.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Quotas {
+    configured: BTreeMap<Role, Quota>,
+    set: BTreeMap<QuotaScope, Quota>,
+}
+
+impl Quotas {
+    pub(crate) fn new(configured: &BTreeMap<Role, Quota>) -> Self {
+        Self { configured: configured.clone(), set: BTreeMap::new() }
+    }
+
+    pub(crate) fn put(&mut self, record: QuotaRecord) {
+        self.set.insert(record.scope, record.quota);
+    }
+
+    pub(crate) fn set(&self) -> &BTreeMap<QuotaScope, Quota> {
+        &self.set
+    }
+
+    /// What holds for a user who acts in a role: field by field the user's own, else what was set for
+    /// the role, else what is configured for it.
+    pub(crate) fn of(&self, user: &str, role: Role) -> Quota {
+        let own = self.set.get(&QuotaScope::User(user.to_owned()));
+        let levels = [own, self.set.get(&QuotaScope::Role(role)), self.configured.get(&role)];
+        let first = |field: fn(&Quota) -> Option<u32>| levels.iter().flatten().find_map(|quota| field(quota));
+        Quota {
+            running: first(|quota| quota.running),
+            queued: first(|quota| quota.queued),
+            gpus: first(|quota| quota.gpus),
+            max_priority: levels.iter().flatten().find_map(|quota| quota.max_priority),
+        }
+    }
+}
+
+/// Which quota stands in the way of one more attempt.
+pub(crate) fn stops(quota: &Quota, account: &Account, demand: &Demand) -> Option<Refusal> {
+    if let Some(limit) = quota.running.filter(|&limit| account.attempts >= limit) {
+        return Some(Refusal::Running { limit });
+    }
+    let gpus = account.held.gpu + u64::from(demand.gpu);
+    quota.gpus.filter(|&limit| demand.gpu > 0 && gpus > u64::from(limit)).map(|limit| Refusal::Gpus { limit })
+}
+
+impl Scheduler {
+    /// Why a task may not even wait.
+    pub(crate) fn refuses(&self, user: &str, role: Role, demand: &Demand, priority: u8) -> Option<Refusal> {
+        let quota = self.quotas.of(user, role);
+        if let Some(limit) = quota.max_priority.filter(|&limit| priority > limit) {
+            return Some(Refusal::Priority { limit });
+        }
+        // The task alone, as if its user had nothing.
+        if let Some(refusal) = stops(&quota, &Account::default(), demand) {
+            return Some(refusal);
+        }
+        let queued = self.users.find(user).map_or(0, |id| self.users.value(id).queued);
+        quota.queued.filter(|&limit| queued >= limit).map(|limit| Refusal::Queued { limit })
+    }
+
+    /// Which quota of its user keeps a task from being placed now.
+    pub(crate) fn stopped_by_quota(&self, user: u32, demand: &Demand) -> Option<Refusal> {
+        let account = self.users.value(user);
+        stops(&self.quotas.of(self.users.key(user), account.role), account, demand)
+    }
+
+    pub(crate) fn on_quota_requested(
+        &mut self,
+        scope: QuotaScope,
+        quota: Quota,
+        by: &str,
+        effects: &mut Vec<Effect>,
+    ) -> Answer {
+        if self.quotas.set.get(&scope).copied().unwrap_or_default() == quota {
+            return Answer::Unchanged;
+        }
+        let record = QuotaRecord { scope, quota };
+        effects.push(Effect::Audit(audit::quota_draft(self.now, by, &record)));
+        effects.push(Effect::PutQuota(record.clone()));
+        self.quotas.put(record);
+        Answer::Done
+    }
+}

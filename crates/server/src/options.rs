@@ -1,7 +1,9 @@
 //! What a server is started with.
 
 use crate::log_rules::LogRule;
+use fetchml_api::{Quota, Role};
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
@@ -23,6 +25,8 @@ pub struct Options {
     pub rate_limits: Option<RateLimits>,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
+    /// How much those who act in a role may have at once, where the API sets nothing.
+    pub quotas: BTreeMap<Role, Quota>,
     /// Rules on the lines of failed attempts' logs.
     pub log_rules: Vec<LogRule>,
 }
@@ -38,6 +42,7 @@ impl Options {
             aging_interval_s: 1_800,
             rate_limits: Some(RateLimits::default()),
             allow_plain_http: false,
+            quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
             log_rules: Vec::new(),
         }
     }

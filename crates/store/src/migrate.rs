@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// In order: the first has number 1. What has been released never changes.
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration {
         common: include_str!("migrations/0001_first.sql"),
         sqlite: include_str!("migrations/0001_sqlite.sql"),
@@ -23,6 +23,7 @@ const MIGRATIONS: [Migration; 4] = [
     Migration { common: include_str!("migrations/0002_checkpoint.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0003_log_rules.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0004_drain.sql"), sqlite: "", postgres: "" },
+    Migration { common: include_str!("migrations/0005_share.sql"), sqlite: "", postgres: "" },
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)";

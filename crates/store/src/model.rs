@@ -1,8 +1,8 @@
 //! What goes into the store and what comes out: writes, queries and their answers.
 
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, SnapshotRecord, TaskId,
-    TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, ShareRecord,
+    SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
 use std::sync::Arc;
 
@@ -19,6 +19,12 @@ pub enum Write {
     AttemptPut(AttemptRecord),
     /// A new or changed worker.
     WorkerPut(WorkerRecord),
+    /// What a user has used, for fair shares.
+    SharePut(ShareRecord),
+    /// Adds to what a user has used in all.
+    UsageAdd(UsageRow),
+    /// A quota that was set.
+    QuotaPut(QuotaRecord),
     /// A new key. A known id is refused for data.
     KeyInsert(KeyRecord),
     /// A key stops working. Repeating it changes nothing.
@@ -43,6 +49,17 @@ pub enum Write {
     Audit(AuditDraft),
     /// A change event for streams; the writer numbers it.
     Change(ChangeDraft),
+}
+
+/// What a user's attempts that are over have used in all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UsageRow {
+    /// The user.
+    pub user_id: String,
+    /// Cores times milliseconds.
+    pub cpu_ms: u64,
+    /// GPUs times milliseconds.
+    pub gpu_ms: u64,
 }
 
 /// A change event before the writer numbers it.
@@ -119,6 +136,10 @@ pub struct Restored {
     pub attempts: Vec<AttemptRecord>,
     /// Every worker ever admitted.
     pub workers: Vec<WorkerRecord>,
+    /// What users have used, for fair shares.
+    pub shares: Vec<ShareRecord>,
+    /// Quotas that were set.
+    pub quotas: Vec<QuotaRecord>,
     /// Greatest task id ever stored, to seed the id generator.
     pub last_task_id: Option<TaskId>,
     /// Latest time stored anywhere: logical time does not go behind it.

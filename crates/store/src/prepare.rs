@@ -2,7 +2,7 @@
 //! thread has little left to do, and data that no database takes is refused before it disturbs others.
 
 use crate::{
-    model::{ChangeDraft, StoreError, Write},
+    model::{ChangeDraft, StoreError, UsageRow, Write},
     rows, sql,
     sql::Table,
     value::{Statement, Value},
@@ -51,6 +51,15 @@ impl Prepared {
                 self.saw(record.connected_at.0);
                 self.push(sql::WORKER_PUT, rows::worker(&record)?);
             }
+            Write::SharePut(record) => {
+                self.saw(record.as_of.0);
+                self.push(sql::SHARE_PUT, rows::share(&record)?);
+            }
+            Write::UsageAdd(UsageRow { user_id, cpu_ms, gpu_ms }) => {
+                let params = vec![Value::text(user_id)?, Value::unsigned(cpu_ms)?, Value::unsigned(gpu_ms)?];
+                self.push(sql::USAGE_ADD, params);
+            }
+            Write::QuotaPut(record) => self.push(sql::QUOTA_PUT, rows::quota(&record)?),
             Write::KeyInsert(record) => {
                 self.saw(record.created_at.0);
                 self.push(sql::KEY_INSERT, rows::key(&record)?);

@@ -2,7 +2,7 @@
 
 use crate::{
     limits::PAGE_ROWS,
-    model::{AuditRow, ChangeRow, QueueCounts, StoreError, StoredArtifacts, StoredTask, TaskFilter},
+    model::{AuditRow, ChangeRow, QueueCounts, StoreError, StoredArtifacts, StoredTask, TaskFilter, UsageRow},
     postgres::PostgresReads,
     rows, sql,
     sqlite::SqliteReads,
@@ -143,6 +143,11 @@ impl Store {
             }
         }
         Ok(counts)
+    }
+
+    /// What attempts that are over have used, by user.
+    pub async fn usage(&self) -> Result<Vec<UsageRow>, StoreError> {
+        all(self.reads().list(sql::USAGE, Vec::new()).await?, rows::read_usage)
     }
 
     /// A named value of the installation.

@@ -1,12 +1,12 @@
 //! Between records and rows: which column holds which field.
 
 use crate::{
-    model::{AuditRow, ChangeRow, StoreError, StoredTask},
+    model::{AuditRow, ChangeRow, StoreError, StoredTask, UsageRow},
     value::{Row, Value, unreadable},
 };
 use fetchml_api::{
-    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, SnapshotRecord, TaskSpec, TaskState,
-    WorkerRecord, link::Outcome,
+    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, QuotaRecord, QuotaScope, ShareRecord,
+    SnapshotRecord, TaskSpec, TaskState, WorkerRecord, link::Outcome,
 };
 use std::sync::Arc;
 
@@ -161,6 +161,46 @@ pub(crate) fn read_worker(mut row: Row) -> Result<WorkerRecord, StoreError> {
         unfit: row.optional_text()?,
         connected_at: row.time()?,
     })
+}
+
+pub(crate) fn share(record: &ShareRecord) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::text(record.user_id.clone())?,
+        Value::unsigned(record.cpu_ms)?,
+        Value::unsigned(record.memory_gb_ms)?,
+        Value::unsigned(record.gpu_ms)?,
+        record.as_of.into(),
+    ])
+}
+
+pub(crate) fn read_share(mut row: Row) -> Result<ShareRecord, StoreError> {
+    Ok(ShareRecord {
+        user_id: row.text()?,
+        cpu_ms: row.number()?,
+        memory_gb_ms: row.number()?,
+        gpu_ms: row.number()?,
+        as_of: row.time()?,
+    })
+}
+
+pub(crate) fn read_usage(mut row: Row) -> Result<UsageRow, StoreError> {
+    Ok(UsageRow { user_id: row.text()?, cpu_ms: row.number()?, gpu_ms: row.number()? })
+}
+
+pub(crate) fn quota(record: &QuotaRecord) -> Result<Vec<Value>, StoreError> {
+    let (scope, name) = match &record.scope {
+        QuotaScope::Role(role) => ("role", Value::word(role.as_str())),
+        QuotaScope::User(user) => ("user", Value::text(user.clone())?),
+    };
+    Ok(vec![scope.into(), name, Value::json(&record.quota)?])
+}
+
+pub(crate) fn read_quota(mut row: Row) -> Result<QuotaRecord, StoreError> {
+    let scope = match row.text()?.as_str() {
+        "role" => QuotaScope::Role(row.parse()?),
+        _ => QuotaScope::User(row.text()?),
+    };
+    Ok(QuotaRecord { scope, quota: row.json()? })
 }
 
 pub(crate) fn key(record: &KeyRecord) -> Result<Vec<Value>, StoreError> {

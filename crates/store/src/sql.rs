@@ -127,6 +127,23 @@ pub(crate) const WORKER_PUT: &str = "INSERT INTO worker (id, name, capabilities,
     service_slots = excluded.service_slots, draining = excluded.draining, evicting = excluded.evicting, \
     unfit = excluded.unfit, connected_at = excluded.connected_at";
 
+pub(crate) const SHARE_PUT: &str = "INSERT INTO share (user_id, cpu_ms, memory_gb_ms, gpu_ms, as_of) \
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (user_id) DO UPDATE SET cpu_ms = excluded.cpu_ms, \
+    memory_gb_ms = excluded.memory_gb_ms, gpu_ms = excluded.gpu_ms, as_of = excluded.as_of";
+
+pub(crate) const SHARES: &str = "SELECT user_id, cpu_ms, memory_gb_ms, gpu_ms, as_of FROM share ORDER BY user_id";
+
+pub(crate) const USAGE_ADD: &str = "INSERT INTO usage (user_id, cpu_ms, gpu_ms) VALUES ($1, $2, $3) \
+    ON CONFLICT (user_id) DO UPDATE SET cpu_ms = usage.cpu_ms + excluded.cpu_ms, \
+    gpu_ms = usage.gpu_ms + excluded.gpu_ms";
+
+pub(crate) const USAGE: &str = "SELECT user_id, cpu_ms, gpu_ms FROM usage ORDER BY user_id";
+
+pub(crate) const QUOTA_PUT: &str = "INSERT INTO quota (scope, name, quota) VALUES ($1, $2, $3) \
+    ON CONFLICT (scope, name) DO UPDATE SET quota = excluded.quota";
+
+pub(crate) const QUOTAS: &str = "SELECT scope, name, quota FROM quota ORDER BY scope, name";
+
 pub(crate) const KEY_INSERT: &str = "INSERT INTO api_key (id, user_id, role, name, digest, created_at, expires_at, \
     revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 

@@ -1,10 +1,10 @@
 //! What the driver is asked, and what it answers.
 
 use fetchml_api::{
-    AttemptId, TaskId, TaskSpec, WorkerId,
+    AttemptId, Quota, QuotaScope, Role, TaskId, TaskSpec, WorkerId,
     link::{Hello, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Drain};
+use fetchml_scheduler::{Answer, Drain, Refusal};
 use fetchml_store::StoredTask;
 use std::{net::IpAddr, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
@@ -40,6 +40,8 @@ pub enum ChangeAnswer {
     Unchanged,
     /// No task that has not ended, or no worker, has this id.
     NotActive,
+    /// Not allowed.
+    Refused(Refusal),
 }
 
 impl From<Answer> for ChangeAnswer {
@@ -47,6 +49,7 @@ impl From<Answer> for ChangeAnswer {
         match answer {
             Answer::Done => Self::Done,
             Answer::Unchanged => Self::Unchanged,
+            Answer::Refused(refusal) => Self::Refused(refusal),
             Answer::NotActive | Answer::Stale => Self::NotActive,
         }
     }
@@ -91,6 +94,9 @@ pub enum CommandError {
     /// The database refused the rows of this command.
     #[error("the database refused this request: {0}")]
     Refused(String),
+    /// A quota does not allow it.
+    #[error("a quota does not allow this")]
+    NotAllowed(Refusal),
     /// The server is stopping.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -114,7 +120,8 @@ pub struct SessionHandle {
 pub(super) enum Input {
     Submit(Arc<NewTaskDraft>),
     Cancel { task: TaskId, by: String, ip: Option<IpAddr> },
-    Priority { task: TaskId, priority: u8, by: String, ip: Option<IpAddr> },
+    Priority { task: TaskId, priority: u8, by: String, role: Role, ip: Option<IpAddr> },
+    Quota { scope: QuotaScope, quota: Quota, by: String, ip: Option<IpAddr> },
     Drain { worker: WorkerId, mode: Drain, by: String, ip: Option<IpAddr> },
     Undrain { worker: WorkerId, by: String, ip: Option<IpAddr> },
     Join { hello: Arc<Hello>, session: SessionHandle },

@@ -11,11 +11,11 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    AuditDraft, AuditKind, HealthStatus, Micros, OnLost, Task, TaskId, TaskSpec, Worker, WorkerId,
+    AuditDraft, AuditKind, HealthStatus, Micros, OnLost, ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
-use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, Write};
+use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
+use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, UsageRow, Write};
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write as _,
@@ -68,6 +68,8 @@ struct Turn {
     /// Highest spool number dealt with, per worker.
     acks: BTreeMap<WorkerId, u64>,
     joined: Vec<(WorkerId, Session)>,
+    /// What users have used, as the turn leaves it.
+    shares: BTreeMap<String, ShareRecord>,
     /// Workers as they are shown from now on.
     look: Option<Look>,
 }
@@ -77,6 +79,7 @@ enum Outcome {
     Submitted(Box<StoredTask>),
     Cancelled(CancelAnswer),
     Changed(ChangeAnswer),
+    NotAllowed(Refusal),
     Joined(JoinAnswer),
     Nothing,
 }
@@ -124,7 +127,13 @@ impl Engine {
         let live: LiveTasks = restored.tasks.iter().map(|task| (task.state.id, task.clone())).collect();
         self.specs = restored.tasks.iter().map(|task| (task.state.id, Arc::clone(&task.spec))).collect();
         let tasks = restored.tasks.into_iter().map(|task| (new_task(&task.spec, task.state.priority), task.state));
-        let rows = Rows { tasks: tasks.collect(), attempts: restored.attempts, workers: restored.workers };
+        let rows = Rows {
+            tasks: tasks.collect(),
+            attempts: restored.attempts,
+            workers: restored.workers,
+            shares: restored.shares,
+            quotas: restored.quotas,
+        };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
         self.core = Scheduler::restore(settings, self.clock.now(), rows);
         // Dropping the outboxes ends the sessions: the workers come back with inventory and spool.
@@ -240,6 +249,7 @@ impl Engine {
         }
         let outcomes = items.iter().map(|item| self.apply(&item.input, now, &mut turn)).collect();
         self.step(now, Event::TurnEnded, None, &mut turn);
+        turn.writes.extend(std::mem::take(&mut turn.shares).into_values().map(Write::SharePut));
         turn.look = self.told.look(&self.core, now);
         if let Some(look) = &mut turn.look {
             turn.writes.extend(look.changes.drain(..).map(Write::Change));
@@ -255,12 +265,17 @@ impl Engine {
                 Outcome::Cancelled(match self.step(now, event, *ip, turn) {
                     Answer::Done => CancelAnswer::Recorded,
                     Answer::Unchanged => CancelAnswer::Unchanged,
-                    Answer::NotActive | Answer::Stale => CancelAnswer::NotActive,
+                    Answer::NotActive | Answer::Stale | Answer::Refused(_) => CancelAnswer::NotActive,
                 })
             }
             Input::Join { hello, session } => Outcome::Joined(self.apply_join(hello, session, now, turn)),
-            Input::Priority { task, priority, by, ip } => {
-                let event = Event::PriorityRequested { task: *task, priority: *priority, by: by.clone() };
+            Input::Priority { task, priority, by, role, ip } => {
+                let (task, priority, by, role) = (*task, *priority, by.clone(), *role);
+                let event = Event::PriorityRequested { task, priority, by, role };
+                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            }
+            Input::Quota { scope, quota, by, ip } => {
+                let event = Event::QuotaRequested { scope: scope.clone(), quota: *quota, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
             }
             Input::Drain { worker, mode, by, ip } => {
@@ -307,7 +322,10 @@ impl Engine {
         let spec = Arc::new(spec);
         turn.submitted.insert(spec.id, Arc::clone(&spec));
         let event = Event::TaskSubmitted(new_task(&spec, draft.priority));
-        self.step(now, event, draft.ip, turn);
+        if let Answer::Refused(refusal) = self.step(now, event, draft.ip, turn) {
+            turn.submitted.remove(&spec.id);
+            return Outcome::NotAllowed(refusal);
+        }
         // The answer shows the task as submitted, even when it is placed in the same turn.
         let state = self.core.task(spec.id).expect("a task that was just submitted is held by the core");
         Outcome::Submitted(Box::new(StoredTask { spec, state }))
@@ -426,6 +444,15 @@ impl Engine {
                 Effect::PutWorker(worker) => {
                     self.told.outdate();
                     turn.writes.push(Write::WorkerPut(worker));
+                }
+                Effect::PutShare(record) => {
+                    turn.shares.insert(record.user_id.clone(), record);
+                }
+                Effect::PutQuota(record) => turn.writes.push(Write::QuotaPut(record)),
+                Effect::AddUsage { task, cpu_ms, gpu_ms } => {
+                    let spec = self.specs.get(&task).or_else(|| turn.submitted.get(&task));
+                    let user_id = spec.expect("the core holds only tasks whose spec the driver holds").user_id.clone();
+                    turn.writes.push(Write::UsageAdd(UsageRow { user_id, cpu_ms, gpu_ms }));
                 }
                 Effect::Audit(mut draft) => {
                     draft.ip_address = ip.map(|ip| ip.to_string());
@@ -596,6 +623,9 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
         // A caller that is gone needs no answer: its command is done all the same.
         match (item.reply, outcome) {
             (Reply::Submit(reply), Outcome::Submitted(task)) => drop(reply.send(Ok(*task))),
+            (Reply::Submit(reply), Outcome::NotAllowed(refusal)) => {
+                drop(reply.send(Err(CommandError::NotAllowed(refusal))));
+            }
             (Reply::Cancel(reply), Outcome::Cancelled(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Change(reply), Outcome::Changed(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
@@ -612,6 +642,7 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
         user_id: spec.user_id.clone(),
         demand: spec.demand.clone(),
         priority,
+        role: spec.role,
         max_retries: spec.max_retries,
         lease: lease(spec),
     }
@@ -632,6 +663,7 @@ fn core_settings(settings: &DriverSettings, incarnation: u64, epochs_used: u64) 
         epochs_used,
         aging_interval_s: settings.aging_interval_s,
         lost_after_s: settings.lost_after_s,
+        quotas: settings.quotas.clone(),
         ..Settings::default()
     }
 }

@@ -14,15 +14,18 @@ mod told;
 mod views;
 
 pub use command::{CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};
-pub use fetchml_scheduler::Drain;
+pub use fetchml_scheduler::{Drain, Refusal};
 pub use views::{LiveTasks, TaskChanged};
 
 use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Reply};
-use fetchml_api::{HealthStatus, Micros, SchedulerStatus, TaskId, Worker, WorkerId, link::Hello, link::SpooledReport};
+use fetchml_api::{
+    HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId, link::Hello,
+    link::SpooledReport,
+};
 use fetchml_store::{Store, StoreError, StoredTask};
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use views::Views;
 
@@ -33,6 +36,8 @@ pub struct DriverSettings {
     pub aging_interval_s: i64,
     /// Lease of a worker's attempts, seconds.
     pub lost_after_s: i64,
+    /// Quotas of roles, where none are set by the API.
+    pub quotas: BTreeMap<Role, Quota>,
     /// Keeps the incarnation outside the database, so that a restored backup cannot reissue epochs.
     pub incarnation_file: PathBuf,
 }
@@ -154,9 +159,24 @@ impl Driver {
         task: TaskId,
         priority: u8,
         by: &str,
+        role: Role,
         ip: Option<IpAddr>,
     ) -> Result<ChangeAnswer, CommandError> {
-        self.change(Input::Priority { task, priority, by: by.to_owned(), ip }).await
+        self.change(Input::Priority { task, priority, by: by.to_owned(), role, ip }).await
+    }
+
+    /// Sets how much a user, or who acts in a role, may have at once; durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn quota_set(
+        &self,
+        scope: QuotaScope,
+        quota: Quota,
+        by: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Quota { scope, quota, by: by.to_owned(), ip }).await
     }
 
     /// Lets a worker take nothing new, and says what becomes of what it holds; durable when this returns.

@@ -2,7 +2,10 @@
 //! costs no more than it must.
 
 use super::*;
-use fetchml_api::{Demand, Network, OnLost, SlotKind, TaskSpec, TaskStatus, link::ToWorker};
+use fetchml_api::{
+    Demand, Network, OnLost, SlotKind, TaskSpec, TaskStatus,
+    link::{Report, ToWorker},
+};
 use fetchml_store::Location;
 use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
@@ -25,6 +28,7 @@ impl Bench {
         let settings = DriverSettings {
             aging_interval_s: 1_800,
             lost_after_s: 600,
+            quotas: BTreeMap::new(),
             incarnation_file: dir.path().join("incarnation"),
         };
         let (driver, task) = Driver::start(store.clone(), settings).await.unwrap();
@@ -59,6 +63,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             snapshot_id: None,
             env: BTreeMap::new(),
             metadata: BTreeMap::new(),
+            role: Role::User,
             max_retries: 0,
             time_limit_s: None,
             network: Network::On,
@@ -164,8 +169,8 @@ async fn another_priority_is_durable_and_audited() {
     let bench = Bench::start().await;
     let id = bench.driver.submit(draft("one")).await.unwrap().state.id;
     let ip = Some("192.0.2.7".parse().unwrap());
-    assert_eq!(bench.driver.priority_set(id, 9, "eve", ip).await.unwrap(), ChangeAnswer::Done);
-    assert_eq!(bench.driver.priority_set(id, 9, "eve", ip).await.unwrap(), ChangeAnswer::Unchanged);
+    assert_eq!(bench.driver.priority_set(id, 9, "eve", Role::Admin, ip).await.unwrap(), ChangeAnswer::Done);
+    assert_eq!(bench.driver.priority_set(id, 9, "eve", Role::Admin, ip).await.unwrap(), ChangeAnswer::Unchanged);
     assert_eq!(bench.driver.live(id).unwrap().state.priority, 9);
     let rows = bench.store.audit_rows(0, 100).await.unwrap();
     let body = String::from_utf8(rows.last().unwrap().body.clone()).unwrap();
@@ -174,7 +179,7 @@ async fn another_priority_is_durable_and_audited() {
     let bench = Bench::start_in(dir).await;
     assert_eq!(bench.driver.live(id).unwrap().state.priority, 9);
     bench.driver.cancel(id, "ada", None).await.unwrap();
-    assert_eq!(bench.driver.priority_set(id, 3, "eve", ip).await.unwrap(), ChangeAnswer::NotActive);
+    assert_eq!(bench.driver.priority_set(id, 3, "eve", Role::Admin, ip).await.unwrap(), ChangeAnswer::NotActive);
     bench.stop().await;
 }
 
@@ -224,4 +229,50 @@ async fn join(driver: &Driver, worker: WorkerId) -> mpsc::Receiver<ToWorker> {
     let answer = driver.join(Box::new(hello), session).await.unwrap();
     assert!(matches!(answer, JoinAnswer::Welcome { .. }), "{answer:?}");
     sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_is_durable_and_what_it_refuses_is_not_stored() {
+    let bench = Bench::start().await;
+    let scope = QuotaScope::User("ada".into());
+    let quota = Quota { queued: Some(1), ..Quota::default() };
+    assert_eq!(bench.driver.quota_set(scope, quota, "eve", None).await.unwrap(), ChangeAnswer::Done);
+    let dir = bench.stop().await;
+    let bench = Bench::start_in(dir).await;
+    bench.driver.submit(draft("one")).await.unwrap();
+    let refused = bench.driver.submit(draft("two")).await.unwrap_err();
+    assert_eq!(refused, CommandError::NotAllowed(Refusal::Queued { limit: 1 }));
+    let (tasks, total) =
+        bench.store.tasks(&fetchml_store::TaskFilter { limit: 9, ..Default::default() }).await.unwrap();
+    assert_eq!((tasks.len(), total), (1, 1));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_task_used_is_stored_with_its_end() {
+    let bench = Bench::start().await;
+    let worker = WorkerId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0007));
+    let mut outbox = join(&bench.driver, worker).await;
+    bench.driver.submit(draft("one")).await.unwrap();
+    let Some(ToWorker::Assign(assignment)) = outbox.recv().await else { panic!("nothing was assigned") };
+    let report = |seq, report| SpooledReport {
+        seq,
+        attempt: assignment.attempt,
+        task: assignment.spec.id,
+        epoch: assignment.epoch,
+        report,
+    };
+    bench.driver.reports(worker, 1, vec![report(1, Report::Running)]).await.unwrap();
+    assert!(matches!(outbox.recv().await, Some(ToWorker::Ack { seq: 1 })));
+    // The use is in whole milliseconds of logical time: some must pass.
+    let since = bench.driver.now();
+    while bench.driver.now().since(since) < 5_000 {
+        tokio::task::yield_now().await;
+    }
+    bench.driver.reports(worker, 1, vec![report(2, Report::Ended(Default::default()))]).await.unwrap();
+    while !matches!(outbox.recv().await, Some(ToWorker::Ack { seq: 2 })) {}
+    let usage = bench.store.usage().await.unwrap();
+    assert_eq!(usage.len(), 1);
+    assert_eq!((usage[0].user_id.as_str(), usage[0].cpu_ms >= 4, usage[0].gpu_ms), ("ada", true, 0), "{usage:?}");
+    bench.stop().await;
 }

@@ -36,6 +36,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         snapshot_id: Some("sha256:00".into()),
         env: BTreeMap::from([("A".into(), "b\n\"".into())]),
         metadata: BTreeMap::from([("k".into(), "ü".into())]),
+        role: fetchml_api::Role::User,
         max_retries: 3,
         time_limit_s: Some(3_600),
         network: Network::None,

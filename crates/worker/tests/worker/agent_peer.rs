@@ -286,6 +286,7 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         snapshot_id: None,
         env: BTreeMap::new(),
         metadata: BTreeMap::new(),
+        role: fetchml_api::Role::User,
         max_retries: 0,
         time_limit_s: None,
         network: Network::On,

@@ -37,6 +37,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             snapshot_id: None,
             env: BTreeMap::new(),
             metadata: BTreeMap::new(),
+            role: fetchml_api::Role::User,
             max_retries: 0,
             time_limit_s: Some(60),
             network: Network::On,

@@ -92,6 +92,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             snapshot_id: request.snapshot_id,
             env: request.env,
             metadata: request.metadata,
+            role: caller.role,
             max_retries: count(request.max_retries, 0),
             time_limit_s: request.time_limit_s.map(|s| s as u32),
             network: request.network.unwrap_or_default(),

@@ -8,8 +8,12 @@ mod view;
 
 pub(super) use view::task_view;
 
-use crate::{app::App, driver::CommandError, error::AppError};
-use fetchml_api::TaskId;
+use crate::{
+    app::App,
+    driver::{CommandError, Refusal},
+    error::AppError,
+};
+use fetchml_api::{Problem, TaskId};
 use fetchml_store::StoredTask;
 
 /// The task that a path names: from memory while it lives, else from the store.
@@ -23,6 +27,19 @@ pub(super) async fn find(app: &App, id: &str) -> Result<StoredTask, AppError> {
     task.filter(|task| !task.state.hidden).ok_or_else(unknown)
 }
 
+/// The problem of a request that a quota refuses, and its field.
+fn not_allowed(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Queued { limit } => Problem::new(
+            "quota",
+            format!("you may have {limit} tasks waiting; wait until some have started, or cancel some"),
+        ),
+        Refusal::Running { limit } => Problem::new("quota", format!("you may have {limit} tasks running at once")),
+        Refusal::Gpus { limit } => Problem::new("gpu", format!("you may have {limit} GPUs at once")),
+        Refusal::Priority { limit } => Problem::new("priority", format!("yours go up to {limit}")),
+    }
+}
+
 impl From<CommandError> for AppError {
     fn from(error: CommandError) -> Self {
         match error {
@@ -33,6 +50,7 @@ impl From<CommandError> for AppError {
             CommandError::Unavailable { reason, retry_after_s } => {
                 Self::Unavailable { reason, retry_after_s: u64::from(retry_after_s) }
             }
+            CommandError::NotAllowed(refusal) => Self::Invalid(vec![not_allowed(refusal)]),
             CommandError::Refused(cause) => Self::Internal(cause),
             CommandError::ShuttingDown => {
                 Self::Unavailable { reason: "The server is stopping.".into(), retry_after_s: 5 }

@@ -80,3 +80,17 @@ async fn many_at_once_are_each_stored_once() {
     assert_eq!(ids.len(), 64);
     assert_eq!(admin.get("/v1/tasks?limit=0").await.expect(200).json()["total"], 64);
 }
+
+#[tokio::test]
+async fn a_user_gives_priorities_up_to_seven() {
+    let server = TestServer::start().await;
+    let user = server.user("ada").await;
+    for (client, priority, status) in [(&user, 7, 201), (&user, 8, 422), (&server.admin(), 8, 201)] {
+        let body = json!({"job_name": "a", "args": "true", "priority": priority});
+        let answer = client.post("/v1/tasks", &body).await;
+        assert_eq!(answer.status, status, "{priority}");
+        if status == 422 {
+            assert_eq!(answer.json()["details"][0]["field"], "priority");
+        }
+    }
+}

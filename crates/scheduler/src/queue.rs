@@ -181,11 +181,11 @@ impl Queues {
                 let &head = queue.first().expect("no queue is empty");
                 expected.of_mut(kind).entry(user).or_default().insert((head, id));
             }
-            if !shape.queues.is_empty() {
+            if shape.queues.is_empty() {
+                assert_eq!(shape.stopped_at, None, "a shape without tasks is not stopped");
+            } else {
                 *waiting.of_mut(kind) += 1;
                 *stopped.of_mut(kind) += usize::from(shape.stopped_at == Some(self.stopped.of(kind).0));
-            } else {
-                assert_eq!(shape.stopped_at, None, "a shape without tasks is not stopped");
             }
         }
         assert_eq!(expected, self.heads, "heads are the first of each queue");

@@ -175,12 +175,12 @@ fn decayed(used: Amounts, hours: u64) -> Amounts {
     let (mut factor, mut square, mut left) = (1_u128 << 64, HOURLY, hours);
     while left > 0 {
         if left & 1 == 1 {
-            factor = factor * square >> 64;
+            factor = (factor * square) >> 64;
         }
-        square = square * square >> 64;
+        square = (square * square) >> 64;
         left >>= 1;
     }
-    used.map(|amount| u64::try_from(u128::from(amount) * factor >> 64).expect("decay makes nothing more"))
+    used.map(|amount| u64::try_from((u128::from(amount) * factor) >> 64).expect("decay makes nothing more"))
 }
 
 /// Whether an attempt is charged, as far as its record tells.

@@ -269,7 +269,11 @@ async fn what_a_task_used_is_stored_with_its_end() {
     while bench.driver.now().since(since) < 5_000 {
         tokio::task::yield_now().await;
     }
-    bench.driver.reports(worker, 1, vec![report(2, Report::Ended(Default::default()))]).await.unwrap();
+    bench
+        .driver
+        .reports(worker, 1, vec![report(2, Report::Ended(fetchml_api::link::Outcome::default()))])
+        .await
+        .unwrap();
     while !matches!(outbox.recv().await, Some(ToWorker::Ack { seq: 2 })) {}
     let usage = bench.store.usage().await.unwrap();
     assert_eq!(usage.len(), 1);

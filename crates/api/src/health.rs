@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 pub enum HealthStatus {
     /// All well.
     Healthy,
-    /// Reads work, writes do not (disk full, database busy), or the audit log raised an alarm.
+    /// Reads work, writes do not (disk full, database busy) or soon will not (disk almost full and nothing to
+    /// delete), or the audit log raised an alarm.
     Degraded,
     /// The database cannot be read, or is older than what workers and checkpoints know.
     Unhealthy,

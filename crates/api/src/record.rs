@@ -311,6 +311,8 @@ pub struct SnapshotRecord {
     pub size_bytes: u64,
     /// When it was first stored.
     pub created_at: Micros,
+    /// When somebody was last told that it is there; behind the truth by at most an hour.
+    pub used_at: Micros,
 }
 
 /// The contract's eight kinds of audit event.

@@ -5,6 +5,7 @@ use crate::{
     ids::{AttemptId, TaskId, WorkerId},
     log_rule::LogAction,
     record::{TaskSpec, TaskState},
+    retention::FilesDeleted,
     time::Micros,
 };
 use serde::{Deserialize, Serialize};
@@ -184,6 +185,9 @@ pub struct Task {
     /// Why it failed, for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Its log, artifacts and checkpoints are deleted; not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_deleted: Option<FilesDeleted>,
     /// On create only: body fields this server does not know and ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -445,6 +449,7 @@ impl Task {
                 signal: state.signal,
                 log_rule: state.log_rule.clone(),
             }),
+            files_deleted: None,
             warnings: Vec::new(),
         }
     }

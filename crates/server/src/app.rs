@@ -10,6 +10,7 @@ use crate::{
     log_rules::LogRules,
     logs::Logs,
     options::Options,
+    retention::Collector,
 };
 use fetchml_api::{AuditDraft, AuditKind};
 use fetchml_store::{Store, Write};
@@ -34,6 +35,8 @@ pub struct App {
     pub(crate) log_rules: LogRules,
     /// The log of changes, for streams.
     pub changes: Changes,
+    /// Collects what is not needed any more.
+    pub collector: Collector,
     /// Settings.
     pub options: Options,
     /// Cancelled when the server stops: streams and sessions end.
@@ -45,7 +48,7 @@ pub struct App {
 impl App {
     /// Joins the parts.
     pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
-        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, stop } = parts;
+        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, collector, stop } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let changes = Changes::new(&store);
         Arc::new(Self {
@@ -57,6 +60,7 @@ impl App {
             logs,
             log_rules,
             changes,
+            collector,
             options,
             stop,
             manifests,
@@ -91,6 +95,7 @@ pub(crate) struct Parts {
     pub(crate) blobs: Blobs,
     pub(crate) logs: Logs,
     pub(crate) log_rules: LogRules,
+    pub(crate) collector: Collector,
     pub(crate) stop: CancellationToken,
 }
 

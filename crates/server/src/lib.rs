@@ -22,6 +22,7 @@ mod options;
 mod query;
 mod range;
 mod request;
+mod retention;
 mod routes;
 mod server;
 
@@ -30,4 +31,5 @@ pub use data_dir::DataDirError;
 pub use log_rules::{LogRule, LogRulesError};
 pub use openapi::openapi;
 pub use options::{Options, Rate, RateLimits};
+pub use retention::Retention;
 pub use server::{AdminKey, Server, StartError};

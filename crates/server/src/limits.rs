@@ -21,6 +21,8 @@ pub const UPLOAD_SILENCE: Duration = Duration::from_mins(1);
 pub const REFUSED_BODY_DRAIN_BYTES: usize = 16 << 20;
 /// Longest time spent on that.
 pub const REFUSED_BODY_DRAIN_TIME: Duration = Duration::from_secs(2);
+/// A snapshot that was asked for so lately is not marked as used anew, seconds: that would cost a write each time.
+pub const SNAPSHOT_CLAIM_LASTS_S: i64 = 3_600;
 /// Manifests that are read at the same time; the others wait with their body unread.
 pub const MANIFESTS_AT_ONCE: usize = 2;
 /// Silence after which the kernel probes a connection's peer.
@@ -124,3 +126,33 @@ pub const LOG_RULE_COMPILED_BYTES: usize = 1 << 20;
 pub const LOG_RULE_SHOWN_CHARS: usize = 60;
 /// End of a failed attempt's log that rules see, bytes: as much as a task's `output`.
 pub const LOG_RULE_TAIL_BYTES: u64 = 64 << 10;
+/// Tasks and snapshots that a collection reads at a time.
+pub const GC_PAGE: u32 = 200;
+/// Rows that a collection deletes in one transaction: submits wait for no more.
+pub const GC_ROWS: u32 = 200;
+/// Artifact rows that a collection reads at a time.
+pub const GC_BLOB_PAGE: u32 = 5_000;
+/// Checkpoints that a collection reads at a time; each lists up to 1,000 files.
+pub const GC_CHECKPOINT_PAGE: u32 = 50;
+/// Blobs that a collection compares with everything that refers to any, at a time: 48 bytes of memory each.
+pub const GC_CANDIDATES: usize = 500_000;
+/// Tasks that a dry run remembers as deleted.
+pub const GC_DRY_RUN_TASKS: usize = 200_000;
+/// A collection pauses when it has worked for so long, for as long as it worked.
+pub const GC_WORK_MIN: Duration = Duration::from_millis(2);
+/// Longest such pause.
+pub const GC_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How often a collection looks anew whether the disk is less full.
+pub const GC_DISK_ROUNDS: u32 = 8;
+/// First collection after a start: workers have come back by then, and the clock has been set.
+pub const GC_FIRST: Duration = Duration::from_mins(10);
+/// How often the disk is looked at.
+pub const GC_DISK_LOOK: Duration = Duration::from_mins(1);
+/// Shortest time between two collections for a full disk.
+pub const GC_DISK_AGAIN: Duration = Duration::from_mins(5);
+/// Blobs are looked through at most this part of the time: they may be many.
+pub const GC_SWEEP_PART: u32 = 20;
+/// An upload that nothing was added to for so long broke off.
+pub const GC_UPLOAD_QUIET: Duration = Duration::from_hours(1);
+/// Longest wait of a request for a collection; later it answers how far it is.
+pub const GC_ANSWER_WAIT: Duration = Duration::from_secs(40);

@@ -1,6 +1,6 @@
 //! What a server is started with.
 
-use crate::log_rules::LogRule;
+use crate::{log_rules::LogRule, retention::Retention};
 use fetchml_api::{Quota, Role};
 use std::{
     collections::BTreeMap,
@@ -29,6 +29,8 @@ pub struct Options {
     pub quotas: BTreeMap<Role, Quota>,
     /// Rules on the lines of failed attempts' logs.
     pub log_rules: Vec<LogRule>,
+    /// What is kept, and for how long.
+    pub retention: Retention,
 }
 
 impl Options {
@@ -44,6 +46,7 @@ impl Options {
             allow_plain_http: false,
             quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
             log_rules: Vec::new(),
+            retention: Retention::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     logs::Logs,
     openapi,
     options::Options,
+    retention::{Collector, Shelves},
     routes,
 };
 use fetchml_api::Role;
@@ -129,9 +130,12 @@ impl Server {
         let (driver, driver_task) = Driver::start(store.clone(), settings).await?;
 
         let document = serde_json::to_vec(&openapi()).expect("the document has only string keys");
-        let parts = Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, stop: stop.clone() };
+        let shelves = Shelves { store: store.clone(), blobs: blobs.clone(), logs: logs.clone() };
+        let collector = Collector::new(shelves, driver.clone(), options.retention, background_stop.clone());
+        let parts = Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, collector, stop: stop.clone() };
         let app = App::new(parts, options, document.into());
         let finisher = link::start_finisher(&app);
+        let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));
         let watch = tokio::spawn(watch_driver(app.driver.fatal(), fatal.clone(), background_stop.clone()));
         let http = tokio::spawn(accept::serve(listener, routes::router(&app), stop));
@@ -139,7 +143,7 @@ impl Server {
         let running = Running {
             http,
             driver: driver_task,
-            background: vec![log_task, audit_task, watch, finisher, left_over],
+            background: vec![log_task, audit_task, watch, finisher, left_over, collecting],
             background_stop,
             data_dir,
         };
@@ -183,6 +187,7 @@ impl Server {
         }
         // These only move files that stay readable where they are.
         background.for_each(|task| task.abort());
+        self.app.collector.settled().await;
         self.app.store.close().await;
         drop(data_dir);
         tracing::info!("stopped");

@@ -11,6 +11,7 @@ mod model;
 mod postgres;
 mod prepare;
 mod read;
+mod retention;
 mod rows;
 mod sql;
 mod sqlite;
@@ -22,4 +23,5 @@ mod writer;
 
 pub use migrate::OpenError;
 pub use model::*;
+pub use retention::{BlobPage, Collect, Holdings, Past, PastTask};
 pub use store::{Location, Store};

@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// In order: the first has number 1. What has been released never changes.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         common: include_str!("migrations/0001_first.sql"),
         sqlite: include_str!("migrations/0001_sqlite.sql"),
@@ -24,6 +24,11 @@ const MIGRATIONS: [Migration; 5] = [
     Migration { common: include_str!("migrations/0003_log_rules.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0004_drain.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0005_share.sql"), sqlite: "", postgres: "" },
+    Migration {
+        common: include_str!("migrations/0006_retention.sql"),
+        sqlite: include_str!("migrations/0006_sqlite.sql"),
+        postgres: include_str!("migrations/0006_postgres.sql"),
+    },
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)";

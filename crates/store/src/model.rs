@@ -1,5 +1,6 @@
 //! What goes into the store and what comes out: writes, queries and their answers.
 
+use crate::retention::Collect;
 use fetchml_api::{
     Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, ShareRecord,
     SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
@@ -38,6 +39,29 @@ pub enum Write {
     SnapshotPut(SnapshotRecord),
     /// The latest checkpoint of an attempt.
     CheckpointPut(Checkpoint),
+    /// An ended task is hidden from reads. Repeating it changes nothing.
+    TaskHide {
+        /// The task.
+        id: TaskId,
+        /// When.
+        at: Micros,
+    },
+    /// Somebody is told that a snapshot is there. Refused when it is not.
+    SnapshotUse {
+        /// `sha256:<hex>`.
+        id: String,
+        /// When.
+        at: Micros,
+    },
+    /// Somebody is told that a task has checkpoints. Refused when it has none.
+    CheckpointUse {
+        /// The task.
+        task: TaskId,
+        /// When.
+        at: Micros,
+    },
+    /// Something is not needed any more.
+    Collect(Collect),
     /// A named value of the installation, such as `incarnation` or `log_id`.
     MetaPut {
         /// Name.

@@ -3,6 +3,7 @@
 
 use crate::{
     model::{ChangeDraft, StoreError, UsageRow, Write},
+    retention::Collect,
     rows, sql,
     sql::Table,
     value::{Statement, Value},
@@ -75,6 +76,24 @@ impl Prepared {
             Write::CheckpointPut(checkpoint) => {
                 self.saw(checkpoint.saved_at.0);
                 self.push(sql::CHECKPOINT_PUT, rows::checkpoint(&checkpoint)?);
+            }
+            Write::TaskHide { id, at } => {
+                self.saw(at.0);
+                self.task_hide(id, at);
+            }
+            Write::SnapshotUse { id, at } => {
+                self.saw(at.0);
+                self.snapshot_use(id, at)?;
+            }
+            Write::CheckpointUse { task, at } => {
+                self.saw(at.0);
+                self.checkpoint_use(task, at);
+            }
+            Write::Collect(step) => {
+                if let Collect::Begin { at, .. } = step {
+                    self.saw(at.0);
+                }
+                self.collect(step)?;
             }
             Write::MetaPut { name, value } => {
                 if [LOG_ID, LAST_TIME, PROBE].contains(&name) {

@@ -20,7 +20,7 @@ pub(crate) enum Reads {
 
 impl Reads {
     /// Reads a few rows by key.
-    async fn point(&self, sql: &'static str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
+    pub(crate) async fn point(&self, sql: &'static str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
         match self {
             Self::Sqlite(reads) => reads.point(sql, params).await,
             Self::Postgres(reads) => reads.query(sql, params).await,
@@ -28,7 +28,7 @@ impl Reads {
     }
 
     /// Reads many rows, or looks through many.
-    async fn list(&self, sql: impl Into<String>, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+    pub(crate) async fn list(&self, sql: impl Into<String>, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         match self {
             Self::Sqlite(reads) => reads.list(sql.into(), params).await,
             Self::Postgres(reads) => reads.query(&sql.into(), &params).await,

@@ -40,7 +40,7 @@ pub(crate) fn task_state(state: &TaskState) -> Result<Vec<Value>, StoreError> {
 
 /// A whole new task row.
 pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, StoreError> {
-    let mut columns = Vec::with_capacity(27);
+    let mut columns = Vec::with_capacity(29);
     columns.extend([
         Value::word(spec.id),
         Value::text(spec.user_id.clone())?,
@@ -49,6 +49,8 @@ pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, Sto
         Value::json(spec)?,
     ]);
     columns.extend(task_state(state)?);
+    columns.push(Value::optional_text(spec.snapshot_id.as_ref())?);
+    columns.push(spec.resume_from.map_or(Value::Null, Value::word));
     Ok(columns)
 }
 
@@ -236,6 +238,7 @@ pub(crate) fn snapshot(record: &SnapshotRecord) -> Result<Vec<Value>, StoreError
         Value::unsigned(record.file_count)?,
         Value::unsigned(record.size_bytes)?,
         record.created_at.into(),
+        record.used_at.into(),
     ])
 }
 
@@ -246,6 +249,7 @@ pub(crate) fn read_snapshot(mut row: Row) -> Result<SnapshotRecord, StoreError> 
         file_count: row.number()?,
         size_bytes: row.number()?,
         created_at: row.time()?,
+        used_at: row.time()?,
     })
 }
 

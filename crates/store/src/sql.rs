@@ -22,8 +22,8 @@ impl Table {
                 "INSERT INTO task (id, user_id, job_name, created_at, spec, status, priority, queued_since, \
                  waited_before, not_before, attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, \
                  retry_count, requeue_count, attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, \
-                 excluded_workers)",
-                27,
+                 excluded_workers, snapshot_id, resume_from)",
+                29,
             ),
             Self::Artifact => ("INSERT INTO artifact (attempt_id, path, size_bytes, sha256)", 4),
             Self::Audit => (
@@ -149,11 +149,14 @@ pub(crate) const KEY_INSERT: &str = "INSERT INTO api_key (id, user_id, role, nam
 
 pub(crate) const KEY_REVOKE: &str = "UPDATE api_key SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
 
-pub(crate) const SNAPSHOT_PUT: &str = "INSERT INTO snapshot (id, user_id, file_count, size_bytes, created_at) \
-    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
+pub(crate) const SNAPSHOT_PUT: &str = "INSERT INTO snapshot (id, user_id, file_count, size_bytes, created_at, \
+    used_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO UPDATE SET used_at = excluded.used_at \
+    WHERE snapshot.used_at < excluded.used_at";
 
-pub(crate) const CHECKPOINT_PUT: &str = "INSERT INTO checkpoint (attempt_id, saved_at, files) VALUES ($1, $2, $3) \
-    ON CONFLICT (attempt_id) DO UPDATE SET saved_at = excluded.saved_at, files = excluded.files";
+pub(crate) const CHECKPOINT_PUT: &str = "INSERT INTO checkpoint (attempt_id, saved_at, files, used_at) \
+    VALUES ($1, $2, $3, $2) ON CONFLICT (attempt_id) DO UPDATE SET saved_at = excluded.saved_at, \
+    files = excluded.files, used_at = CASE WHEN checkpoint.used_at < excluded.used_at THEN excluded.used_at \
+    ELSE checkpoint.used_at END";
 
 /// Of the latest attempt that has one.
 pub(crate) const CHECKPOINT_OF: &str = "SELECT c.attempt_id, c.saved_at, c.files FROM attempt a \
@@ -209,7 +212,7 @@ pub(crate) const KEYS: &str = "SELECT id, user_id, role, name, digest, created_a
     FROM api_key ORDER BY created_at DESC, id DESC";
 
 pub(crate) const SNAPSHOT_GET: &str =
-    "SELECT id, user_id, file_count, size_bytes, created_at FROM snapshot WHERE id = $1";
+    "SELECT id, user_id, file_count, size_bytes, created_at, used_at FROM snapshot WHERE id = $1";
 
 pub(crate) const META_GET: &str = "SELECT value FROM meta WHERE name = $1";
 

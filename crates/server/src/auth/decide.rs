@@ -56,6 +56,10 @@ pub enum Operation {
     BlobRead,
     /// `GET /v1/workers/connect`
     WorkerConnect,
+    /// `POST /v1/admin/gc`
+    GcRun,
+    /// `GET /v1/admin/gc`
+    GcShow,
 }
 
 /// What a role may do with an operation.
@@ -71,7 +75,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -97,6 +101,8 @@ impl Operation {
         Self::BlobPut,
         Self::BlobRead,
         Self::WorkerConnect,
+        Self::GcRun,
+        Self::GcShow,
     ];
 
     /// Method and path as the API document writes them.
@@ -127,6 +133,8 @@ impl Operation {
             Self::BlobPut => ("put", "/v1/blobs/{sha256}"),
             Self::BlobRead => ("get", "/v1/blobs/{sha256}"),
             Self::WorkerConnect => ("get", "/v1/workers/connect"),
+            Self::GcRun => ("post", "/v1/admin/gc"),
+            Self::GcShow => ("get", "/v1/admin/gc"),
         }
     }
 
@@ -165,7 +173,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::User => Own,
             Role::Worker => Deny,
         },
-        O::KeyList | O::KeyCreate | O::KeyRevoke => match role {
+        O::KeyList | O::KeyCreate | O::KeyRevoke | O::GcRun | O::GcShow => match role {
             Role::Admin => Allow,
             Role::User | Role::Worker => Deny,
         },
@@ -206,7 +214,9 @@ mod tests {
         SnapshotRead   allow allow allow
         BlobPut        allow allow allow
         BlobRead       allow allow allow
-        WorkerConnect  deny  deny  allow";
+        WorkerConnect  deny  deny  allow
+        GcRun          allow deny  deny
+        GcShow         allow deny  deny";
 
     #[test]
     fn the_table_says_what_it_should() {

@@ -183,6 +183,15 @@ impl Live {
         Ok(())
     }
 
+    /// Lets `remove` take the file away; nothing is added meanwhile or, when that went well, ever after.
+    pub(super) async fn discard<E>(&self, remove: impl AsyncFnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut state = self.state.lock().await;
+        remove().await?;
+        *state = State { length: Some(0), archived: true, ..State::default() };
+        self.has_file.store(false, Ordering::Release);
+        Ok(())
+    }
+
     /// Makes everything written durable.
     pub(super) async fn sync_all(&self) -> io::Result<()> {
         self.sync_all_locked(&mut *self.state.lock().await).await.map(drop)

@@ -6,6 +6,7 @@
 
 mod follow;
 mod live;
+mod remove;
 mod sync;
 
 pub(crate) use follow::{Follow, Position};

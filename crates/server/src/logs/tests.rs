@@ -1,5 +1,4 @@
 use super::*;
-use object_store::local::LocalFileSystem;
 use uuid::Uuid;
 
 struct Fixture {
@@ -13,7 +12,7 @@ fn start(dir: tempfile::TempDir) -> Fixture {
     for name in ["logs", "objects"] {
         fs::create_dir_all(dir.path().join(name)).unwrap();
     }
-    let objects = Arc::new(LocalFileSystem::new_with_prefix(dir.path().join("objects")).unwrap());
+    let objects = Arc::clone(crate::blobs::Blobs::local(&dir.path().join("objects")).unwrap().objects());
     let stop = CancellationToken::new();
     let (logs, task) = Logs::start(dir.path().join("logs"), objects, stop.clone(), CancellationToken::new());
     Fixture { dir, logs, stop, task }
@@ -122,4 +121,39 @@ async fn a_file_that_cannot_be_made_is_an_error_and_acknowledges_nothing() {
     let (task, attempt) = ids();
     fs::write(dir.path().join("logs").join(task.to_string()), b"in the way").unwrap();
     assert!(logs.append(task, attempt, 0, 0, Bytes::from_static(b"x")).await.is_err());
+}
+
+#[tokio::test]
+async fn removed_logs_are_gone_wherever_they_are() {
+    let Fixture { logs, dir, .. } = start(tempfile::tempdir().unwrap());
+    let (task, moved) = ids();
+    let (other, open) = ids();
+    logs.append(task, moved, 0, 0, Bytes::from_static(b"moved")).await.unwrap();
+    logs.finish(task, moved).await.unwrap();
+    logs.append(task, open, 0, 0, Bytes::from_static(b"open")).await.unwrap();
+    logs.append(other, moved, 0, 0, Bytes::from_static(b"other")).await.unwrap();
+    assert_eq!(logs.measure(task).await.unwrap(), (2, 9));
+    for _ in 0..2 {
+        logs.remove(task).await.unwrap();
+        assert_eq!(logs.measure(task).await.unwrap(), (0, 0));
+        assert_eq!(whole(&logs, task, moved).await, b"");
+    }
+    assert_eq!(whole(&logs, other, moved).await, b"other");
+    for place in ["logs", "objects/logs"] {
+        assert!(!dir.path().join(place).join(task.to_string()).exists(), "{place}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_being_moved_is_removed_after() {
+    let Fixture { logs, dir: _dir, .. } = start(tempfile::tempdir().unwrap());
+    for _ in 0..20 {
+        let (task, attempt) = ids();
+        logs.append(task, attempt, 0, 0, Bytes::from_static(b"bytes")).await.unwrap();
+        let (moved, removed) = tokio::join!(logs.finish(task, attempt), logs.remove(task));
+        // A move that finds nothing left may say so.
+        drop(moved);
+        removed.unwrap();
+        assert_eq!(logs.measure(task).await.unwrap(), (0, 0), "whoever came first");
+    }
 }

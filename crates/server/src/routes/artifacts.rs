@@ -1,6 +1,9 @@
 //! `/v1/tasks/{taskId}/artifacts`.
 
-use super::{blobs, tasks::find};
+use super::{
+    blobs,
+    tasks::{find, refuse_collected},
+};
 use crate::{
     app::App,
     auth::Caller,
@@ -19,6 +22,7 @@ use std::sync::Arc;
 
 async fn artifacts(app: &App, task: &str, attempt: Option<AttemptId>) -> Result<ArtifactList, AppError> {
     let task = find(app, task).await?;
+    refuse_collected(app, &task, "The artifacts of this task were").await?;
     if let Some(attempt) = attempt
         && app.store.attempt(attempt).await?.is_none_or(|a| a.task_id != task.spec.id)
     {

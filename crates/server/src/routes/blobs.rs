@@ -46,12 +46,13 @@ pub(super) async fn put_blob(
         drain(request.into_body()).await;
         return Err(error);
     }
-    if app.blobs.size(&sha256).await?.is_some() {
+    let now = app.driver.now();
+    if app.blobs.claim(&sha256, now).await?.is_some() {
         drain(request.into_body()).await;
         return Ok(StatusCode::NO_CONTENT);
     }
     let bytes = pin!(unless_silent(request.into_body()));
-    match app.blobs.put(&sha256, max_bytes, bytes).await {
+    match app.blobs.put(&sha256, max_bytes, now, bytes).await {
         Ok(_) => Ok(StatusCode::CREATED),
         Err(PutError::Mismatch { actual }) => {
             Err(AppError::Invalid(vec![Problem::new("sha256", format!("the bytes sent have the SHA-256 {actual}"))]))
@@ -94,9 +95,12 @@ pub(super) async fn read_blob(
     if !is_sha256_hex(&sha256) {
         return Err(unknown());
     }
-    let length = app.blobs.size(&sha256).await?.ok_or_else(unknown)?;
+    // Who only asks whether it is there is about to name it.
+    let asks = method == axum::http::Method::HEAD;
+    let length = if asks { app.blobs.claim(&sha256, app.driver.now()).await? } else { app.blobs.size(&sha256).await? };
+    let length = length.ok_or_else(unknown)?;
     // What a worker stages was recorded with the task; people's reads are recorded each.
-    if caller.role != Role::Worker && method != axum::http::Method::HEAD {
+    if caller.role != Role::Worker && !asks {
         app.record_file_access(&caller, "blob_read", format!("blobs/{sha256}")).await?;
     }
     send(&app, &caller, &sha256, length, &headers).await

@@ -1,6 +1,9 @@
 //! `/v1/tasks/{taskId}/checkpoint` and what workers bring to it.
 
-use super::{snapshots::read_listing, tasks::find};
+use super::{
+    snapshots::read_listing,
+    tasks::{find, missing},
+};
 use crate::{
     app::{App, file_access},
     auth::{Caller, wall_clock},
@@ -14,7 +17,9 @@ use axum::{
     extract::{Request, State},
     http::StatusCode,
 };
-use fetchml_api::{AttemptId, Checkpoint, CheckpointFiles, Problem, limits::CHECKPOINT_BODY_BYTES};
+use fetchml_api::{
+    Artifact, AttemptId, Checkpoint, CheckpointFiles, Problem, Role, TaskId, limits::CHECKPOINT_BODY_BYTES,
+};
 use fetchml_store::Write;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::sync::Arc;
@@ -30,11 +35,37 @@ const LOOKUPS_AT_ONCE: usize = 32;
     responses((status = 200, description = "The checkpoint", body = Checkpoint)))]
 pub(super) async fn show_checkpoint(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     PathText(task): PathText<String>,
 ) -> Result<Json<Checkpoint>, AppError> {
-    let task = find(&app, &task).await?;
-    let checkpoint = app.store.checkpoint(task.spec.id).await?;
-    checkpoint.map(Json).ok_or_else(|| AppError::not_found("checkpoint of this task"))
+    let id = find_for(&app, &caller, &task).await?;
+    let Some(checkpoint) = app.store.checkpoint(id).await? else {
+        return Err(missing(&app, id, "The checkpoints of this task were", "checkpoint of this task").await?);
+    };
+    // Its reader comes for the files next, and a running task may put another list in its place before that.
+    claimed(&app, &checkpoint.files).await?;
+    Ok(Json(checkpoint))
+}
+
+/// A worker is also shown what was deleted by its owner: a task that was submitted before may start from it.
+async fn find_for(app: &App, caller: &Caller, task: &str) -> Result<TaskId, AppError> {
+    if caller.role == Role::Worker
+        && let Ok(id) = task.parse()
+    {
+        return Ok(id);
+    }
+    Ok(find(app, task).await?.spec.id)
+}
+
+/// Sizes of the blobs of these files, each claimed; `None` for one that is not there.
+async fn claimed(app: &App, files: &[Artifact]) -> Result<Vec<Option<u64>>, AppError> {
+    let (blobs, now) = (&app.blobs, app.driver.now());
+    let found = stream::iter(files.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>())
+        .map(|sha256| async move { blobs.claim(&sha256, now).await })
+        .buffered(LOOKUPS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(found)
 }
 
 /// Stores the checkpoint of a running attempt
@@ -77,12 +108,7 @@ pub(super) async fn put_checkpoint(
 
 /// A problem for each file whose blob is not stored with its size.
 async fn unstored(app: &App, listed: &CheckpointFiles) -> Result<Vec<Problem>, AppError> {
-    let blobs = &app.blobs;
-    let found: Vec<Option<u64>> = stream::iter(listed.files.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>())
-        .map(|sha256| async move { blobs.size(&sha256).await })
-        .buffered(LOOKUPS_AT_ONCE)
-        .try_collect()
-        .await?;
+    let found = claimed(app, &listed.files).await?;
     let problems = listed.files.iter().zip(found).enumerate().filter_map(|(i, (file, stored))| {
         let problem = match stored {
             Some(size) if size == file.size_bytes => return None,

@@ -1,6 +1,9 @@
 //! `/v1/tasks/{taskId}/logs`: exact bytes with ranges, or a stream that follows the task.
 
-use super::{blobs::until_gone, tasks::find};
+use super::{
+    blobs::until_gone,
+    tasks::{find, refuse_collected},
+};
 use crate::{
     app::App,
     auth::Caller,
@@ -63,7 +66,9 @@ pub(super) async fn read_log(
     let follow = query.flag("follow");
     let wanted = query.text("attempt");
     query.finish()?;
-    let task = find(&app, &task).await?.spec.id;
+    let task = find(&app, &task).await?;
+    refuse_collected(&app, &task, "The log of this task was").await?;
+    let task = task.spec.id;
     let attempts = app.store.attempts(task).await?;
     let attempt = chosen(&attempts, wanted.as_deref())?.map(|a| a.id);
     let last_event = headers.get("last-event-id").and_then(|v| v.to_str().ok());

@@ -4,6 +4,7 @@ mod artifacts;
 mod blobs;
 mod checkpoints;
 mod connect;
+mod gc;
 mod health;
 mod keys;
 mod logs;
@@ -11,6 +12,8 @@ mod queue;
 mod scheduler;
 mod snapshots;
 mod tasks;
+
+pub(crate) use snapshots::hash_of;
 
 use crate::{
     app::App,
@@ -40,6 +43,8 @@ fn route(operation: Operation) -> Route {
         Operation::ArtifactRead => routes!(artifacts::read_artifact),
         Operation::CheckpointShow => routes!(checkpoints::show_checkpoint),
         Operation::CheckpointPut => routes!(checkpoints::put_checkpoint),
+        Operation::GcRun => routes!(gc::run_gc),
+        Operation::GcShow => routes!(gc::show_gc),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(scheduler::workers::list_workers),
         Operation::WorkerShow => routes!(scheduler::workers::show_worker),

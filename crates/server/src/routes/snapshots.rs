@@ -19,8 +19,9 @@ use fetchml_api::{
     Problem, SnapshotRecord,
     limits::MANIFEST_BYTES,
     snapshot::{Manifest, SnapshotResponse, is_snapshot_id},
+    time::SECOND,
 };
-use fetchml_store::Write;
+use fetchml_store::{StoreError, Write};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, sync::Arc};
@@ -52,7 +53,7 @@ pub(super) async fn create_snapshot(
         size_bytes: manifest.size_bytes(),
         created_at: None,
     };
-    if let Some(known) = app.store.snapshot(&id).await? {
+    if let Some(known) = claim(&app, &id).await? {
         answer.created_at = Some(known.created_at);
         return Ok((StatusCode::CREATED, Json(answer)));
     }
@@ -60,13 +61,15 @@ pub(super) async fn create_snapshot(
     if !answer.missing.is_empty() {
         return Ok((StatusCode::OK, Json(answer)));
     }
-    app.blobs.put_bytes(hash_of(&id), canonical.into()).await?;
+    let now = app.driver.now();
+    app.blobs.put_bytes(hash_of(&id), canonical.into(), now).await?;
     let record = SnapshotRecord {
         id: id.clone(),
         user_id: caller.user_id.clone(),
         file_count: answer.file_count,
         size_bytes: answer.size_bytes,
         created_at: wall_clock(),
+        used_at: now,
     };
     answer.created_at = Some(record.created_at);
     let audit = file_access(&caller, "snapshot_store", format!("snapshots/{id}"));
@@ -74,7 +77,23 @@ pub(super) async fn create_snapshot(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
-fn hash_of(id: &str) -> &str {
+/// A snapshot that is there and, because somebody is told so, is not collected for a while.
+pub(super) async fn claim(app: &App, id: &str) -> Result<Option<SnapshotRecord>, AppError> {
+    let Some(known) = app.store.snapshot(id).await? else { return Ok(None) };
+    let now = app.driver.now();
+    if now.since(known.used_at) < limits::SNAPSHOT_CLAIM_LASTS_S * SECOND {
+        return Ok(Some(known));
+    }
+    match app.store.commit(vec![Write::SnapshotUse { id: id.to_owned(), at: now }]).await {
+        Ok(_) => Ok(Some(known)),
+        // It was collected just now.
+        Err(StoreError::Data(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Hash of a snapshot's manifest, which is a blob.
+pub(crate) fn hash_of(id: &str) -> &str {
     id.strip_prefix("sha256:").unwrap_or(id)
 }
 
@@ -105,7 +124,7 @@ pub(super) fn read_listing<T: DeserializeOwned>(body: &Bytes, what: &str) -> Res
     })
 }
 
-/// Hashes of the blobs that are not stored, each once.
+/// Hashes of the blobs that are not stored, each once. Those that are stored are claimed.
 async fn missing(app: &App, manifest: &Manifest) -> Result<Vec<String>, AppError> {
     let mut wanted: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     let mut problems = Vec::new();
@@ -116,10 +135,10 @@ async fn missing(app: &App, manifest: &Manifest) -> Result<Vec<String>, AppError
             problems.push(Problem::new(format!("entries[{i}]"), "has the hash of another entry but another size"));
         }
     }
-    let blobs = &app.blobs;
+    let (blobs, now) = (&app.blobs, app.driver.now());
     let found: Vec<(String, usize, u64, Option<u64>)> = stream::iter(wanted)
         .map(|(sha256, (i, size))| async move {
-            let stored = blobs.size(&sha256).await?;
+            let stored = blobs.claim(&sha256, now).await?;
             Ok::<_, object_store::Error>((sha256, i, size, stored))
         })
         .buffered(LOOKUPS_AT_ONCE)

@@ -189,6 +189,7 @@ pub(crate) async fn query_parameters() {
     }
     admin.delete(&format!("/v1/tasks/{id}?purge=maybe")).await.error(400, ErrorCode::BadRequest);
     admin.post("/v1/tasks?strict=maybe", &small()).await.error(400, ErrorCode::BadRequest);
+    admin.post("/v1/admin/gc?dry_run=maybe", &json!({})).await.error(400, ErrorCode::BadRequest);
     admin.get(&format!("/v1/tasks/{id}/logs?attempt={NOBODY}")).await.error(404, ErrorCode::NotFound);
 }
 

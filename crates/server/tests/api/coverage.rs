@@ -2,8 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    artifacts, auth, bad_input, blobs, checkpoints, connect, document, health, keys, logs, queue, scheduler, snapshots,
-    tasks,
+    artifacts, auth, bad_input, blobs, checkpoints, connect, document, gc, health, keys, logs, queue, scheduler,
+    snapshots, tasks,
 };
 use fetchml_server::Operation;
 
@@ -50,6 +50,10 @@ fn cases(operation: Operation) -> Cases {
             checkpoints::there_is_none,
             checkpoints::what_cannot_be_laid_out_is_refused,
         ),
+        O::GcRun => {
+            Cases { bad_input: Some(bad_input::query_parameters), ..plain(gc::deletes_what_expired_and_says_so) }
+        }
+        O::GcShow => plain(gc::deletes_what_expired_and_says_so),
         O::QueueShow => plain(queue::counts),
         O::WorkerList => plain(scheduler::workers::are_listed),
         O::WorkerShow => {

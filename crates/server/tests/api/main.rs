@@ -11,6 +11,7 @@ mod connect;
 mod coverage;
 mod document;
 mod events;
+mod gc;
 mod health;
 mod keys;
 mod life;

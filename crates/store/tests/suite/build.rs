@@ -163,7 +163,14 @@ pub(crate) fn key(id: &str) -> KeyRecord {
 }
 
 pub(crate) fn snapshot(id: &str) -> SnapshotRecord {
-    SnapshotRecord { id: id.into(), user_id: "ann".into(), file_count: 3, size_bytes: 1 << 40, created_at: NOW }
+    SnapshotRecord {
+        id: id.into(),
+        user_id: "ann".into(),
+        file_count: 3,
+        size_bytes: 1 << 40,
+        created_at: NOW,
+        used_at: NOW,
+    }
 }
 
 pub(crate) fn audit(resource: &str) -> AuditDraft {

@@ -9,6 +9,7 @@ mod crash;
 mod open;
 mod postgres_only;
 mod records;
+mod retention;
 mod sqlite_only;
 mod tasks;
 
@@ -114,6 +115,12 @@ on_both![
     commit::the_audit_log_refuses_update_and_delete,
     commit::old_change_rows_are_pruned,
     commit::an_empty_commit_and_probes_succeed,
+    retention::a_hidden_task_is_found_by_when_it_was_hidden,
+    retention::a_task_is_collected_in_steps,
+    retention::what_is_needed_is_not_collected,
+    retention::whoever_is_told_of_something_finds_it,
+    retention::past_tasks_are_paged_oldest_first,
+    retention::blobs_that_are_referred_to_are_paged,
     open::a_reopened_store_goes_on,
     open::a_newer_schema_is_refused,
     open::a_database_of_the_first_version_is_brought_up,

@@ -29,6 +29,16 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP TABLE collected",
+    "DROP INDEX task_by_snapshot",
+    "DROP INDEX task_by_resume",
+    "DROP INDEX task_by_hiding",
+    "ALTER TABLE task DROP COLUMN snapshot_id",
+    "ALTER TABLE task DROP COLUMN resume_from",
+    "ALTER TABLE task DROP COLUMN hidden_at",
+    "ALTER TABLE snapshot DROP COLUMN used_at",
+    "ALTER TABLE worker DROP COLUMN evicting",
+    "ALTER TABLE worker DROP COLUMN unfit",
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",
@@ -48,6 +58,7 @@ pub(crate) async fn a_database_of_the_first_version_is_brought_up(mut fixture: F
     assert_eq!(fixture.store.checkpoint(task_id(1)).await.unwrap(), Some(checkpoint));
     fixture.store.commit(vec![Write::TaskUpdate(full_state(1))]).await.unwrap();
     assert_eq!(fixture.store.task(task_id(1)).await.unwrap().unwrap().state, full_state(1));
+    assert_eq!(fixture.store.snapshot_tasks("sha256:00").await.unwrap(), 1, "what it refers to is known");
     assert_eq!(assert_log_verifies(&fixture.store).await, 1);
 }
 

@@ -1,6 +1,6 @@
 //! `POST /v1/tasks`.
 
-use super::task_view;
+use super::{super::snapshots, task_view};
 use crate::{
     app::App, auth::Caller, driver::NewTaskDraft, error::AppError, limits, query::Query, request::read_json_body,
 };
@@ -13,6 +13,7 @@ use fetchml_api::{
     CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec, limits::JSON_BODY_BYTES, time::Micros,
     validate,
 };
+use fetchml_store::{StoreError, Write};
 use std::sync::Arc;
 
 const PRIORITY_DEFAULT: i32 = 5;
@@ -50,7 +51,7 @@ pub(crate) async fn create_task(
 async fn missing(app: &App, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
     let mut missing = Vec::new();
     if let Some(id) = &request.snapshot_id
-        && app.store.snapshot(id).await?.is_none()
+        && snapshots::claim(app, id).await?.is_none()
     {
         let problem = format!("there is no snapshot {id}; store it with POST /v1/snapshots");
         missing.push(Problem::new("snapshot_id", problem));
@@ -59,14 +60,26 @@ async fn missing(app: &App, request: &CreateTaskRequest) -> Result<Vec<Problem>,
         let problem = match super::find(app, &id.to_string()).await {
             Err(AppError::NotFound(_)) => Some(format!("there is no task {id}")),
             Err(error) => return Err(error),
-            Ok(_) if app.store.checkpoint(id).await?.is_none() => {
-                Some(format!("task {id} has left nothing in FETCHML_CHECKPOINT_DIR so far"))
-            }
-            Ok(_) => None,
+            Ok(_) if claim_checkpoint(app, id).await? => None,
+            Ok(from) => Some(match app.store.collected(id).await? {
+                Some(deleted) => {
+                    deleted.sentence("its checkpoints were", from.state.ended_at).trim_end_matches('.').to_owned()
+                }
+                None => format!("task {id} has left nothing in FETCHML_CHECKPOINT_DIR so far"),
+            }),
         };
         missing.extend(problem.map(|problem| Problem::new("resume_from", problem)));
     }
     Ok(missing)
+}
+
+/// Whether a task has a checkpoint, which then is not collected for a while.
+async fn claim_checkpoint(app: &App, task: TaskId) -> Result<bool, AppError> {
+    match app.store.commit(vec![Write::CheckpointUse { task, at: app.driver.now() }]).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Data(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The task with the defaults filled in. Validation has bounded every number.

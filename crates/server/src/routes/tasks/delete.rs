@@ -9,7 +9,7 @@ use crate::{
     query::{PathText, Query},
 };
 use axum::{Extension, extract::State, http::StatusCode};
-use fetchml_api::{AuditDraft, AuditKind, TaskState};
+use fetchml_api::{AuditDraft, AuditKind};
 use fetchml_store::{StoredTask, Write};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -68,7 +68,7 @@ async fn hide(app: &App, caller: &Caller, id: &str, purge: bool) -> Result<(), A
         error: None,
         metadata: BTreeMap::new(),
     };
-    let hidden = TaskState { hidden: true, ..state };
-    app.store.commit(vec![Write::TaskUpdate(hidden), Write::Audit(audit)]).await?;
+    let hide = Write::TaskHide { id: spec.id, at: app.driver.now() };
+    app.store.commit(vec![hide, Write::Audit(audit)]).await?;
     Ok(())
 }

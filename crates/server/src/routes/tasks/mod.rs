@@ -40,6 +40,23 @@ fn not_allowed(refusal: Refusal) -> Problem {
     }
 }
 
+/// Why something of an ended task is not there: it was collected, or it never was. `what` and `thing` name it, as in
+/// `"The log of this task was"` and `"log"`.
+pub(super) async fn missing(app: &App, task: TaskId, what: &str, thing: &str) -> Result<AppError, AppError> {
+    let Some(deleted) = app.store.collected(task).await? else { return Ok(AppError::not_found(thing)) };
+    let ended_at = app.store.task(task).await?.and_then(|task| task.state.ended_at);
+    Ok(AppError::NotFound(deleted.sentence(what, ended_at)))
+}
+
+/// # Errors
+/// 404 that says so when the files of this task were collected.
+pub(super) async fn refuse_collected(app: &App, task: &StoredTask, what: &str) -> Result<(), AppError> {
+    match app.store.collected(task.spec.id).await? {
+        Some(deleted) => Err(AppError::NotFound(deleted.sentence(what, task.state.ended_at))),
+        None => Ok(()),
+    }
+}
+
 impl From<CommandError> for AppError {
     fn from(error: CommandError) -> Self {
         match error {

@@ -18,10 +18,16 @@ pub(crate) async fn show_task(
 ) -> Result<Json<Task>, AppError> {
     let task = find(&app, &id).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
+    if task.state.status.is_terminal() {
+        view.files_deleted = app.store.collected(task.spec.id).await?;
+    }
     if let Some(attempt) = last_attempt(&app, &task).await? {
+        view.attempt_id = Some(attempt);
+        if view.files_deleted.is_some() {
+            return Ok(Json(view));
+        }
         let log = LogId { task: task.spec.id, attempt, node: 0 };
         let tail = app.logs.tail(log, OUTPUT_TAIL_BYTES).await.map_err(AppError::internal)?;
-        view.attempt_id = Some(attempt);
         view.output = Some(String::from_utf8_lossy(&tail).into_owned());
     }
     Ok(Json(view))

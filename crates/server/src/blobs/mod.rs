@@ -1,8 +1,13 @@
 //! Blobs by their SHA-256, behind `object_store`. What is stored is whole, has been hashed, and is
 //! durable when the call returns. Nothing here knows tasks or HTTP.
+//!
+//! Whoever is told that a blob is there may name it a while later: see [`claims`].
+
+mod claims;
 
 use bytes::Bytes;
-use fetchml_api::snapshot::is_sha256_hex;
+use claims::Turns;
+use fetchml_api::{Micros, snapshot::is_sha256_hex};
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, WriteMultipart, local::LocalFileSystem,
@@ -20,6 +25,8 @@ const PARTS_AT_ONCE: usize = 2;
 #[derive(Clone)]
 pub struct Blobs {
     objects: Arc<dyn ObjectStore>,
+    root: Arc<Path>,
+    turns: Arc<Turns>,
 }
 
 /// Why a blob was not stored.
@@ -48,8 +55,8 @@ impl Blobs {
     /// # Errors
     /// The directory cannot be used.
     pub fn local(root: &Path) -> object_store::Result<Self> {
-        let objects = LocalFileSystem::new_with_prefix(root)?.with_fsync(true);
-        Ok(Self { objects: Arc::new(objects) })
+        let objects = LocalFileSystem::new_with_prefix(root)?.with_fsync(true).with_automatic_cleanup(true);
+        Ok(Self { objects: Arc::new(objects), root: root.into(), turns: Arc::default() })
     }
 
     /// The object store below.
@@ -66,7 +73,7 @@ impl Blobs {
         size_of(&*self.objects, &place(sha256)).await
     }
 
-    /// Stores a stream of bytes under its hash.
+    /// Stores a stream of bytes under its hash; who sent them has a claim from `now` on.
     ///
     /// # Errors
     /// Nothing is stored then.
@@ -74,6 +81,7 @@ impl Blobs {
         &self,
         sha256: &str,
         max_bytes: u64,
+        now: Micros,
         mut bytes: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<u64, PutError> {
         debug_assert!(is_sha256_hex(sha256), "only a checked hash names a blob");
@@ -100,6 +108,7 @@ impl Blobs {
             Ok(()) => {
                 fetchml_failpoint::reach("blob.received");
                 upload.finish().await?;
+                self.claim(sha256, now).await?;
                 Ok(size)
             }
             Err(error) => {
@@ -111,13 +120,17 @@ impl Blobs {
         }
     }
 
-    /// Stores bytes whose hash is known to be right.
+    /// Stores bytes whose hash is known to be right, with a claim from `now` on.
     ///
     /// # Errors
     /// The object store failed.
-    pub async fn put_bytes(&self, sha256: &str, bytes: Bytes) -> object_store::Result<()> {
-        debug_assert!(is_sha256_hex(sha256), "only a checked hash names a blob");
-        self.objects.put(&place(sha256), bytes.into()).await.map(drop)
+    pub async fn put_bytes(&self, sha256: &str, bytes: Bytes, now: Micros) -> object_store::Result<()> {
+        // Not simply over what is there: that may be about to be discarded.
+        if self.claim(sha256, now).await?.is_none() {
+            self.objects.put(&place(sha256), bytes.into()).await?;
+            self.claim(sha256, now).await?;
+        }
+        Ok(())
     }
 
     /// The bytes of a range of a blob.
@@ -173,6 +186,8 @@ mod tests {
     use super::*;
     use futures_util::stream;
 
+    const NOW: Micros = Micros(1_764_000_000_000_000);
+
     fn chunks(parts: &[&'static [u8]]) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Unpin {
         stream::iter(parts.iter().map(|p| Ok(Bytes::from_static(p))).collect::<Vec<_>>())
     }
@@ -194,16 +209,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::local(dir.path()).unwrap();
         let name = hex::encode(Sha256::digest(b"hello world"));
-        assert_eq!(blobs.put(&name, 100, chunks(&[b"hello ", b"world"])).await.unwrap(), 11);
+        assert_eq!(blobs.put(&name, 100, NOW, chunks(&[b"hello ", b"world"])).await.unwrap(), 11);
         assert_eq!(blobs.size(&name).await.unwrap(), Some(11));
         let part: Vec<Bytes> = blobs.read(&name, 6..11).await.unwrap().map(Result::unwrap).collect().await;
         assert_eq!(part.concat(), b"world");
 
         let other = hex::encode(Sha256::digest(b"other"));
-        assert!(matches!(blobs.put(&other, 100, chunks(&[b"wrong"])).await, Err(PutError::Mismatch { .. })));
-        assert!(matches!(blobs.put(&other, 3, chunks(&[b"other"])).await, Err(PutError::TooLarge(3))));
+        assert!(matches!(blobs.put(&other, 100, NOW, chunks(&[b"wrong"])).await, Err(PutError::Mismatch { .. })));
+        assert!(matches!(blobs.put(&other, 3, NOW, chunks(&[b"other"])).await, Err(PutError::TooLarge(3))));
         let broken = stream::iter([Ok(Bytes::from_static(b"oth")), Err(())]);
-        assert!(matches!(blobs.put(&other, 100, broken).await, Err(PutError::BrokeOff)));
+        assert!(matches!(blobs.put(&other, 100, NOW, broken).await, Err(PutError::BrokeOff)));
         assert_eq!(blobs.size(&other).await.unwrap(), None);
         assert_eq!(files_in(dir.path()).len(), 1);
     }

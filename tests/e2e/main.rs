@@ -15,4 +15,5 @@ mod ledger;
 mod network;
 mod proxy;
 mod restarts;
+mod retention;
 mod support;

@@ -28,6 +28,20 @@ pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
 pub(crate) const AGING_INTERVAL: &str = "FETCHML_AGING_INTERVAL";
 /// Allows plain HTTP off loopback.
 pub(crate) const ALLOW_PLAIN_HTTP: &str = "FETCHML_ALLOW_PLAIN_HTTP";
+/// Days that the files of ended tasks are kept.
+pub(crate) const RETENTION_DAYS: &str = "FETCHML_RETENTION_DAYS";
+/// Days that ended tasks are kept.
+pub(crate) const TASK_RETENTION_DAYS: &str = "FETCHML_TASK_RETENTION_DAYS";
+/// Days that the files of deleted tasks are kept.
+pub(crate) const DELETED_RETENTION_DAYS: &str = "FETCHML_DELETED_RETENTION_DAYS";
+/// Hours that the files of ended tasks are kept even if the disk is full.
+pub(crate) const RETENTION_MIN_HOURS: &str = "FETCHML_RETENTION_MIN_HOURS";
+/// Above this the oldest files go.
+pub(crate) const DISK_HIGH_PERCENT: &str = "FETCHML_DISK_HIGH_PERCENT";
+/// Until it is as empty as this.
+pub(crate) const DISK_LOW_PERCENT: &str = "FETCHML_DISK_LOW_PERCENT";
+/// Hours between two collections.
+pub(crate) const GC_EVERY_HOURS: &str = "FETCHML_GC_EVERY_HOURS";
 /// Address of the server, for workers.
 pub(crate) const SERVER: &str = "FETCHML_SERVER";
 /// Name of the worker.

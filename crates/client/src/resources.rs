@@ -7,9 +7,9 @@ use crate::{
     limits,
 };
 use fetchml_api::{
-    ArtifactList, AttemptId, Checkpoint, CheckpointFiles, CreateKeyRequest, CreateTaskRequest, CreatedKey,
-    HealthResponse, KeyId, KeyInfo, KeyList, QueueStats, SchedulerStatus, Task, TaskId, TaskList, TaskListQuery,
-    Worker, WorkerId,
+    ArtifactList, AttemptId, Checkpoint, CheckpointFiles, CreateKeyRequest, CreateTaskRequest, CreatedKey, GcReport,
+    GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, QueueStats, SchedulerStatus, Task, TaskId, TaskList,
+    TaskListQuery, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -115,6 +115,20 @@ impl Client {
     /// Makes a key useless.
     pub async fn keys_revoke(&self, id: &KeyId) -> Result<(), ClientError> {
         self.delete_path(&format!("/v1/keys/{}", encode_path(&id.0)), NO_QUERY).await
+    }
+
+    /// Deletes what is not needed any more, or with `dry_run` says what would be deleted. The report says whether
+    /// it still goes on.
+    pub async fn gc(&self, dry_run: bool) -> Result<GcReport, ClientError> {
+        let query: &[_] = if dry_run { &[("dry_run", "true")] } else { NO_QUERY };
+        let request = || self.request(Method::POST, "/v1/admin/gc").query(query).timeout(limits::ANSWER_TIMEOUT);
+        let response = self.send(Repeat::OnlyIfRefused, request).await?;
+        self.read_json(response).await
+    }
+
+    /// How far the last collection is.
+    pub async fn gc_status(&self) -> Result<GcStatus, ClientError> {
+        self.get_json("/v1/admin/gc", NO_QUERY).await
     }
 
     /// The files a task left.

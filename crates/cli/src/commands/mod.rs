@@ -1,5 +1,6 @@
 //! The commands: one module each, and the dispatch.
 
+mod admin;
 mod artifacts;
 mod cancel;
 mod completions;
@@ -59,6 +60,7 @@ enum Command {
     Status(status::Status),
     Workers(workers::Workers),
     Keys(keys::Keys),
+    Admin(admin::Admin),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -81,6 +83,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
+        Command::Admin(command) => client(command.run(config)),
         Command::Config(command) => command.run(config),
         Command::Completions(command) => command.run(),
     }

@@ -37,6 +37,9 @@ pub(super) struct ServingFlags {
     /// Seconds queued that are worth one level of priority [env: FETCHML_AGING_INTERVAL] [default: 1800]
     #[arg(long, value_name = "SECONDS")]
     aging_interval: Option<u32>,
+    /// Days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever [env: FETCHML_RETENTION_DAYS] [default: 90]
+    #[arg(long, value_name = "DAYS")]
+    retention_days: Option<u32>,
     /// Allow plain HTTP on an address that other machines can reach [env: FETCHML_ALLOW_PLAIN_HTTP]
     #[arg(long, action = ArgAction::SetTrue)]
     allow_plain_http: bool,
@@ -53,6 +56,7 @@ impl ServingFlags {
             .set("server.rate_limits", "--rate-limits", rate_limits)
             .set("server.lost_after_s", "--lost-after", self.lost_after)
             .set("server.aging_interval_s", "--aging-interval", self.aging_interval)
+            .set("server.retention_days", "--retention-days", self.retention_days)
             .set("server.allow_plain_http", "--allow-plain-http", self.allow_plain_http.then_some(true))
     }
 }

@@ -90,6 +90,7 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
         allow_plain_http: settings.allow_plain_http,
         log_rules: settings.log_rules.clone(),
+        retention: settings.retention(),
         ..Options::new(&settings.data_dir)
     };
     Server::start(options).await.map_err(|error| match error {

@@ -66,6 +66,7 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("submitted", Some(quantity::show_time(task.created_at)));
     line("started", task.started_at.map(quantity::show_time));
     line("ended", task.ended_at.map(quantity::show_time));
+    line("files", task.files_deleted.map(|deleted| deleted.sentence("were", task.ended_at)));
     line("run time", run_time(task, now).map(quantity::show_micros));
     line("worker", worker_name(task, workers));
     let excluded = task.excluded_workers.iter().map(|id| name_of(*id, workers)).collect::<Vec<_>>().join(", ");

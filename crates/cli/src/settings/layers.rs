@@ -253,6 +253,13 @@ fn defaults() -> Figment {
     add("server.lost_after_s", 600.into());
     add("server.aging_interval_s", 1_800.into());
     add("server.allow_plain_http", false.into());
+    add("server.retention_days", 90.into());
+    add("server.task_retention_days", 90.into());
+    add("server.deleted_retention_days", 1.into());
+    add("server.retention_min_hours", 24.into());
+    add("server.disk_high_percent", 90.into());
+    add("server.disk_low_percent", 80.into());
+    add("server.gc_every_hours", 1.into());
     add("worker.service_slots", 4.into());
     if let Some(dir) = environment::data_dir() {
         add("server.data_dir", dir.to_string_lossy().into_owned().into());

@@ -3,6 +3,7 @@
 
 mod layers;
 pub(crate) mod profile;
+mod retention;
 mod table;
 
 pub(crate) use layers::{Flags, Layers};
@@ -47,6 +48,20 @@ pub(crate) struct ServerSettings {
     /// Rules on the lines of logs: a list of its own in the file.
     #[serde(skip)]
     pub(crate) log_rules: Vec<LogRule>,
+    /// Days that the files of ended tasks are kept; 0: for ever.
+    retention_days: u32,
+    /// Days that ended tasks are kept; 0: for ever.
+    task_retention_days: u32,
+    /// Days that the files of deleted tasks are kept.
+    deleted_retention_days: u32,
+    /// Hours that the files of ended tasks are kept even if the disk is full.
+    retention_min_hours: u32,
+    /// On a disk fuller than this the oldest files go.
+    disk_high_percent: u32,
+    /// Until it is no fuller than this.
+    disk_low_percent: u32,
+    /// Hours between two collections; 0: only when asked for.
+    gc_every_hours: u32,
 }
 
 /// Settings of a worker.
@@ -95,7 +110,8 @@ pub(crate) enum Rank {
 impl Layers {
     /// The server's settings.
     pub(crate) fn server(&self) -> anyhow::Result<ServerSettings> {
-        let settings = self.read("server")?;
+        let settings: ServerSettings = self.read("server")?;
+        settings.check_retention()?;
         Ok(ServerSettings { log_rules: self.read_list(layers::LOG_RULES)?, ..settings })
     }
 

@@ -23,6 +23,8 @@ const COMMANDS: &[&[&str]] = &[
     &["keys", "create"],
     &["keys", "list"],
     &["keys", "revoke"],
+    &["admin"],
+    &["admin", "gc"],
     &["config"],
     &["completions"],
 ];
@@ -63,8 +65,10 @@ fn the_list_of_commands() {
       wait         Wait until a task is over; the exit code tells how it ended
       artifacts    List and download the files a task left
       queue        Show how much waits and runs
+      status       Show queue depths, what runs, and the workers
       workers      List the workers and what they have
       keys         Make, list and revoke API keys (admins only)
+      admin        Look after the server (admins only)
       config       Show the settings
       completions  Print a completion script for a shell
 

@@ -63,24 +63,31 @@ fn explain_shows_every_setting() {
     assert_snapshot!(home.render(&mut command), @r#"
     exit 0
     --- stdout
-    SETTING                  VALUE                  SOURCE                                 VARIABLE                  MEANING
-    client.url               http://127.0.0.1:9101  default                                FETCHML_URL               server that client commands talk to
-    client.api_key           -                      not set                                FETCHML_API_KEY           key of client commands
-    client.key_file          -                      not set                                FETCHML_KEY_FILE          file that holds the key of client commands
-    server.listen            127.0.0.1:9101         default                                FETCHML_LISTEN            address the server listens on
-    server.data_dir          /srv/fetchml           environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR          where the server keeps everything
-    server.database          -                      not set                                FETCHML_DATABASE          postgres://... instead of SQLite in the data directory
-    server.rate_limits       on                     default                                FETCHML_RATE_LIMITS       request rates per key: on or off
-    server.lost_after_s      600                    default                                FETCHML_LOST_AFTER        a worker silent for this long has lost its tasks
-    server.aging_interval_s  1800                   default                                FETCHML_AGING_INTERVAL    time queued worth one level of priority
-    server.allow_plain_http  false                  default                                FETCHML_ALLOW_PLAIN_HTTP  allow plain HTTP off loopback
-    worker.server            -                      not set                                FETCHML_SERVER            server a worker takes tasks from
-    worker.key_file          -                      not set                                FETCHML_KEY_FILE          file that holds the worker's key
-    worker.data_dir          /srv/fetchml/worker    environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR          where a worker keeps everything
-    worker.name              -                      not set                                FETCHML_WORKER_NAME       name of the worker: the host name unless set
-    worker.slots             -                      not set                                FETCHML_SLOTS             tasks at the same time: the cores unless set
-    worker.service_slots     4                      default                                FETCHML_SERVICE_SLOTS     notebooks and tools at the same time
-    worker.isolation         -                      not set                                FETCHML_ISOLATION         required, auto or none: required unless set, auto for `up` on loopback
+    SETTING                        VALUE                  SOURCE                                 VARIABLE                        MEANING
+    client.url                     http://127.0.0.1:9101  default                                FETCHML_URL                     server that client commands talk to
+    client.api_key                 -                      not set                                FETCHML_API_KEY                 key of client commands
+    client.key_file                -                      not set                                FETCHML_KEY_FILE                file that holds the key of client commands
+    server.listen                  127.0.0.1:9101         default                                FETCHML_LISTEN                  address the server listens on
+    server.data_dir                /srv/fetchml           environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR                where the server keeps everything
+    server.database                -                      not set                                FETCHML_DATABASE                postgres://... instead of SQLite in the data directory
+    server.rate_limits             on                     default                                FETCHML_RATE_LIMITS             request rates per key: on or off
+    server.lost_after_s            600                    default                                FETCHML_LOST_AFTER              a worker silent for this long has lost its tasks
+    server.aging_interval_s        1800                   default                                FETCHML_AGING_INTERVAL          time queued worth one level of priority
+    server.allow_plain_http        false                  default                                FETCHML_ALLOW_PLAIN_HTTP        allow plain HTTP off loopback
+    server.retention_days          90                     default                                FETCHML_RETENTION_DAYS          days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever
+    server.task_retention_days     90                     default                                FETCHML_TASK_RETENTION_DAYS     days that ended tasks stay in lists, at least as long as their files; 0: for ever
+    server.deleted_retention_days  1                      default                                FETCHML_DELETED_RETENTION_DAYS  days that the files of deleted tasks are kept
+    server.retention_min_hours     24                     default                                FETCHML_RETENTION_MIN_HOURS     hours that the files of ended tasks are kept even if the disk is full
+    server.disk_high_percent       90                     default                                FETCHML_DISK_HIGH_PERCENT       on a disk fuller than this the oldest files of ended tasks are deleted; 100: never
+    server.disk_low_percent        80                     default                                FETCHML_DISK_LOW_PERCENT        until it is no fuller than this
+    server.gc_every_hours          1                      default                                FETCHML_GC_EVERY_HOURS          hours between two collections of what is not needed any more; 0: only by `fetchml admin gc`
+    worker.server                  -                      not set                                FETCHML_SERVER                  server a worker takes tasks from
+    worker.key_file                -                      not set                                FETCHML_KEY_FILE                file that holds the worker's key
+    worker.data_dir                /srv/fetchml/worker    environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR                where a worker keeps everything
+    worker.name                    -                      not set                                FETCHML_WORKER_NAME             name of the worker: the host name unless set
+    worker.slots                   -                      not set                                FETCHML_SLOTS                   tasks at the same time: the cores unless set
+    worker.service_slots           4                      default                                FETCHML_SERVICE_SLOTS           notebooks and tools at the same time
+    worker.isolation               -                      not set                                FETCHML_ISOLATION               required, auto or none: required unless set, auto for `up` on loopback
     --- stderr
     no configuration file
     "#);
@@ -173,4 +180,17 @@ fn mistakes_in_log_rules_are_named_with_their_number() {
     hint: each [[log_rules]] of the configuration is numbered from 1
     "#);
     assert!(!home.path("data").exists());
+}
+
+#[test]
+fn marks_of_the_disk_that_make_no_sense_are_all_named() {
+    let home = Home::new();
+    home.write("a.toml", "[server]\ndisk_high_percent = 101\ndisk_low_percent = 102\n");
+    assert_snapshot!(home.run(&["config", "--config", "a.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: server.disk_high_percent must be between 1 and 100; server.disk_low_percent (102) must not be above server.disk_high_percent (101)
+    hint: `fetchml config --explain` shows each setting and where it came from
+    "#);
 }

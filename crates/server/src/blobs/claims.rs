@@ -275,7 +275,7 @@ mod tests {
         fs::write(&beside, "hel").unwrap();
         fs::create_dir_all(dir.path().join(TRASH)).unwrap();
         fs::write(dir.path().join(TRASH).join("x"), "1234").unwrap();
-        assert_eq!(blobs.broken_uploads(Duration::from_secs(3_600), true).await.unwrap(), (0, 0));
+        assert_eq!(blobs.broken_uploads(Duration::from_hours(1), true).await.unwrap(), (0, 0));
         assert_eq!(blobs.broken_uploads(Duration::ZERO, false).await.unwrap(), (1, 3));
         assert_eq!(blobs.broken_uploads(Duration::ZERO, true).await.unwrap(), (1, 3));
         assert_eq!(blobs.empty_trash().await.unwrap(), (1, 4));

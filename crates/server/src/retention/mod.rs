@@ -206,12 +206,12 @@ impl Collector {
             tally.report()
         };
         if !dry_run {
-            self.finish(&report, ended, sweeps.then_some(began));
+            self.finish(&report, &ended, sweeps.then_some(began));
         }
     }
 
-    fn finish(&self, report: &GcReport, ended: Result<(), Ended>, swept_since: Option<Instant>) {
-        match &ended {
+    fn finish(&self, report: &GcReport, ended: &Result<(), Ended>, swept_since: Option<Instant>) {
+        match ended {
             Ok(()) => {
                 let mut state = self.state();
                 state.alarm = report.problems.first().cloned();

@@ -11,6 +11,7 @@ mod openapi;
 mod outcome;
 mod postgres;
 mod prerequisites;
+mod sim;
 mod supervised;
 mod test;
 
@@ -27,6 +28,9 @@ usage: cargo xtask COMMAND
   crash [--cycles N] [--seed S]
                       kill server, agents, helpers, shims and tasks under load, at random (200 cycles) and
                       at every named place
+  sim [--seeds N] [--from SEED] [--bugs] [--replay PLAN]
+                      run server, workers and everything between them as a simulation under faults
+                      (100 seeds of 20 workers, 500 tasks and one hour each)
   openapi             write api/openapi.json from the code
   bench [WHAT] [--json]
                       measure a release build; WHAT: submit, tasks, idle, start (default: all)
@@ -52,6 +56,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         "test" => test::run(rest),
         "lint" => lint::run(rest),
         "openapi" => openapi::run(rest),
+        "sim" => sim::run(rest),
         "crash" => crash::run(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" => {

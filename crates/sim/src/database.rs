@@ -1,0 +1,187 @@
+//! The server's database: rows as commits leave them. Each commit is checked as it is applied, against
+//! what was there before and against its own audit events.
+
+use crate::{EPOCH, Violation, promise};
+use fetchml_api::{
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Micros, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+};
+use fetchml_scheduler::{NewTask, Scheduler, Settings};
+use std::collections::BTreeMap;
+
+/// One change of a transaction.
+#[derive(Clone, Debug)]
+pub(crate) enum Write {
+    Insert(NewTask, TaskState),
+    Update(TaskState),
+    Attempt(AttemptRecord),
+    Worker(WorkerRecord),
+    Audit(AuditDraft),
+    Incarnation(u64),
+}
+
+/// A task's row, and what the audit log says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) new: NewTask,
+    pub(crate) state: TaskState,
+    said: Option<TaskStatus>,
+    endings: u32,
+}
+
+/// All that is durable at the server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Database {
+    pub(crate) tasks: BTreeMap<TaskId, Row>,
+    /// Those that are not over.
+    attempts: BTreeMap<AttemptId, AttemptRecord>,
+    workers: BTreeMap<WorkerId, WorkerRecord>,
+    pub(crate) incarnation: u64,
+    pub(crate) last_time: Micros,
+    pub(crate) events: u64,
+    last_epoch: AttemptEpoch,
+}
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        Self { last_time: Micros(EPOCH), ..Self::default() }
+    }
+
+    /// One transaction at logical time `now`.
+    pub(crate) fn apply(&mut self, now: Micros, writes: &[Write]) -> Result<(), Violation> {
+        self.last_time = self.last_time.max(now);
+        let mut touched = Vec::new();
+        for write in writes {
+            match write {
+                Write::Insert(new, state) => {
+                    let row = Row { new: new.clone(), state: state.clone(), said: None, endings: 0 };
+                    promise!(self.tasks.insert(new.id, row).is_none(), "task {} is inserted twice", new.id);
+                    touched.push(new.id);
+                }
+                Write::Update(state) => {
+                    self.update(state)?;
+                    touched.push(state.id);
+                }
+                Write::Attempt(record) => self.put_attempt(record)?,
+                Write::Worker(record) => drop(self.workers.insert(record.id, record.clone())),
+                // Below: it may come before the row that it is about.
+                Write::Audit(_) => {}
+                Write::Incarnation(incarnation) => self.incarnation = *incarnation,
+            }
+        }
+        for write in writes {
+            if let Write::Audit(draft) = write {
+                self.audit(draft)?;
+            }
+        }
+        for id in touched {
+            self.check_said(id)?;
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, state: &TaskState) -> Result<(), Violation> {
+        let id = state.id;
+        let Some(row) = self.tasks.get_mut(&id) else {
+            return Err(Violation(format!("task {id} is updated and is not there")));
+        };
+        let before = &row.state;
+        promise!(!before.status.is_terminal(), "task {id} had ended and changes to {}", state.status.as_str());
+        promise!(before.epoch <= state.epoch, "the epoch of task {id} goes back");
+        if before.cancelled_by.is_some() {
+            promise!(state.cancelled_by.is_some(), "task {id} is not cancelled any more");
+            promise!(state.status != TaskStatus::Queued, "task {id} was cancelled and waits again");
+            promise!(state.attempt_count == before.attempt_count, "task {id} was cancelled and begins again");
+            promise!(state.status != TaskStatus::Completed, "task {id} was cancelled and completed");
+        }
+        row.state = state.clone();
+        Ok(())
+    }
+
+    fn put_attempt(&mut self, record: &AttemptRecord) -> Result<(), Violation> {
+        let id = record.id;
+        if let Some(before) = self.attempts.get(&id) {
+            promise!(before.phase < record.phase, "attempt {id} goes back to {:?}", record.phase);
+            promise!(
+                (before.epoch, before.task_id) == (record.epoch, record.task_id),
+                "attempt {id} changes its epoch"
+            );
+        } else {
+            promise!(!record.phase.is_over(), "attempt {id} was over and changes");
+            promise!(record.epoch > self.last_epoch, "attempt {id} has an epoch that was given out before");
+            self.last_epoch = record.epoch;
+        }
+        if record.phase.is_over() {
+            self.attempts.remove(&id);
+        } else {
+            self.attempts.insert(id, record.clone());
+        }
+        Ok(())
+    }
+
+    fn audit(&mut self, draft: &AuditDraft) -> Result<(), Violation> {
+        self.events += 1;
+        let id: Option<TaskId> = draft.resource.strip_prefix("tasks/").and_then(|id| id.parse().ok());
+        let Some(row) = id.and_then(|id| self.tasks.get_mut(&id)) else { return Ok(()) };
+        row.said = draft.metadata.get("status").and_then(|status| status.parse().ok());
+        if row.said.is_some_and(TaskStatus::is_terminal) {
+            row.endings += 1;
+            promise!(row.endings == 1, "{} ended twice ({})", draft.resource, draft.action);
+        }
+        Ok(())
+    }
+
+    /// The audit log replayed gives the tasks. Placing and collecting are not in it.
+    fn check_said(&self, id: TaskId) -> Result<(), Violation> {
+        let row = &self.tasks[&id];
+        let shown = |status| match status {
+            TaskStatus::Preparing => TaskStatus::Queued,
+            TaskStatus::Collecting => TaskStatus::Running,
+            status => status,
+        };
+        let status = row.state.status;
+        promise!(
+            row.said.map(shown) == Some(shown(status)),
+            "task {id} is {} and the audit log says {:?}",
+            status.as_str(),
+            row.said
+        );
+        Ok(())
+    }
+
+    /// The core that these rows give.
+    pub(crate) fn restore(&self, settings: Settings, now: Micros) -> Scheduler {
+        let live = self.tasks.values().filter(|row| !row.state.status.is_terminal());
+        let tasks = live.map(|Row { new, state, .. }| {
+            (new.demand.clone(), new.max_retries, new.lease, new.user_id.clone(), state.clone())
+        });
+        let attempts = self.attempts.values().cloned().collect();
+        Scheduler::restore(settings, now, tasks.collect(), attempts, self.workers.values().cloned().collect())
+    }
+}
+
+/// What planted bugs make of the rows.
+impl Database {
+    pub(crate) fn without_one_waiting(&self) -> Self {
+        let mut rows = self.clone();
+        let waiting = rows.tasks.iter().find(|(_, row)| row.state.status == TaskStatus::Queued).map(|(id, _)| *id);
+        rows.tasks.retain(|id, _| Some(*id) != waiting);
+        rows
+    }
+
+    pub(crate) fn without_cancels(&self) -> Self {
+        let mut rows = self.clone();
+        for row in rows.tasks.values_mut().filter(|row| !row.state.status.is_terminal()) {
+            row.state.cancelled_by = None;
+        }
+        rows
+    }
+
+    pub(crate) fn all_waiting(&self) -> Self {
+        let mut rows = self.clone();
+        for row in rows.tasks.values_mut().filter(|row| row.state.status.is_active()) {
+            (row.state.status, row.state.attempt) = (TaskStatus::Queued, None);
+        }
+        rows.attempts.clear();
+        rows
+    }
+}

@@ -1,0 +1,916 @@
+//! The world: what happens when, the links, the clients, the faults, and the end in which everything must
+//! have drained.
+
+use crate::{
+    Fault, MINUTE, MS, Plan, SECOND, Time, Violation,
+    host::{Host, HostId},
+    promise,
+    server::{Command, Server, Ticket},
+    wire::{Down, Up},
+};
+use fetchml_api::{AttemptId, AttemptPhase, AttemptRecord, Demand, SlotKind, TaskId, WorkerId, link::Outcome};
+use fetchml_scheduler::{Lease, NewTask};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+use uuid::Uuid;
+
+/// How long everything may take to drain once the faults have stopped.
+const DRAIN: Time = 6 * 60 * MINUTE;
+/// Most happenings of one run: a world that spins is a fault of its own.
+const HAPPENINGS_MAX: u64 = 20_000_000;
+/// Reports that may wait on one machine.
+const SPOOL_MAX: usize = 10_000;
+
+/// Something that is due.
+#[derive(Clone, Debug)]
+pub(crate) enum Happening {
+    Submit,
+    CancelOne,
+    CancelEndless,
+    Fault(Fault),
+    FaultsEnd,
+    Backup,
+    ServerStart,
+    ServerResumes,
+    Turn {
+        life: u64,
+    },
+    Committed {
+        life: u64,
+    },
+    Silence {
+        session: u64,
+    },
+    Closed {
+        session: u64,
+    },
+    Up {
+        host: HostId,
+        session: u64,
+        up: Up,
+    },
+    Down {
+        host: HostId,
+        session: u64,
+        down: Down,
+    },
+    /// The agent notices that a session ended; none: whichever it has.
+    LinkLost {
+        host: HostId,
+        session: Option<u64>,
+    },
+    HostStart {
+        host: HostId,
+    },
+    HostWakes {
+        host: HostId,
+        boot: u64,
+    },
+    /// It has had its second to end what should have ended meanwhile.
+    HostAwake {
+        host: HostId,
+        boot: u64,
+    },
+    AgentStart {
+        host: HostId,
+    },
+    AgentResumes {
+        host: HostId,
+        life: u64,
+    },
+    CloneGone {
+        host: HostId,
+    },
+    Connect {
+        host: HostId,
+        life: u64,
+    },
+    Tick {
+        host: HostId,
+        life: u64,
+    },
+    Staged {
+        host: HostId,
+        life: u64,
+        attempt: AttemptId,
+    },
+    ShimReady {
+        host: HostId,
+        life: u64,
+        attempt: AttemptId,
+    },
+    Dead {
+        host: HostId,
+        life: u64,
+        attempt: AttemptId,
+        outcome: Outcome,
+    },
+    Uploaded {
+        host: HostId,
+        life: u64,
+        attempt: AttemptId,
+    },
+    ProcessEnds {
+        host: HostId,
+        boot: u64,
+        attempt: AttemptId,
+    },
+    Fence {
+        host: HostId,
+        boot: u64,
+        attempt: AttemptId,
+    },
+}
+
+/// Where something happens.
+enum Place {
+    Anywhere,
+    Server,
+    Machine(HostId, Option<u64>),
+    Agent(HostId, u64),
+}
+
+impl Happening {
+    const fn place(&self) -> Place {
+        use Happening as H;
+        match *self {
+            H::Submit
+            | H::CancelOne
+            | H::CancelEndless
+            | H::Fault(_)
+            | H::FaultsEnd
+            | H::Backup
+            | H::ServerStart
+            | H::ServerResumes
+            | H::HostStart { .. }
+            | H::HostWakes { .. }
+            | H::AgentResumes { .. }
+            | H::CloneGone { .. } => Place::Anywhere,
+            H::Turn { .. } | H::Committed { .. } | H::Silence { .. } | H::Closed { .. } | H::Up { .. } => Place::Server,
+            H::Down { host, .. } | H::LinkLost { host, .. } | H::AgentStart { host } => Place::Machine(host, None),
+            H::ProcessEnds { host, boot, .. } | H::Fence { host, boot, .. } | H::HostAwake { host, boot } => {
+                Place::Machine(host, Some(boot))
+            }
+            H::Connect { host, life }
+            | H::Tick { host, life }
+            | H::Staged { host, life, .. }
+            | H::ShimReady { host, life, .. }
+            | H::Dead { host, life, .. }
+            | H::Uploaded { host, life, .. } => Place::Agent(host, life),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Due {
+    at: Time,
+    order: u64,
+    happening: Happening,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// One worker's connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    session: Option<u64>,
+    /// When the last message of each direction arrives: they keep their order.
+    up_at: Time,
+    down_at: Time,
+    cut_up_until: Time,
+    cut_down_until: Time,
+    delay_until: Time,
+}
+
+/// What a client asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Request {
+    Submit(TaskId),
+    Cancel(TaskId),
+}
+
+/// Everything.
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) now: Time,
+    /// Timing, clients and faults draw each from their own, so that a plan with one kind of fault less
+    /// keeps the rest.
+    timing: fastrand::Rng,
+    clients: fastrand::Rng,
+    mischief: fastrand::Rng,
+    due: BinaryHeap<Reverse<Due>>,
+    order: u64,
+    pub(crate) server: Server,
+    pub(crate) hosts: Vec<Host>,
+    links: Vec<Link>,
+    next_session: u64,
+    lost_sessions: BTreeSet<u64>,
+    /// Immutable parts of all tasks that were ever submitted.
+    pub(crate) specs: BTreeMap<TaskId, NewTask>,
+    next_task: u32,
+    next_ticket: Ticket,
+    pub(crate) tickets: BTreeMap<Ticket, Request>,
+    acknowledged: BTreeSet<TaskId>,
+    /// Attempts whose user code has begun.
+    pub(crate) began: BTreeSet<AttemptId>,
+    /// What agents have said of attempts.
+    pub(crate) told: BTreeSet<(AttemptId, AttemptPhase)>,
+    /// Attempts whose end nobody saw.
+    pub(crate) unseen: BTreeSet<AttemptId>,
+    /// Machines with a copied or copying data directory.
+    excused: BTreeSet<HostId>,
+    /// Since an older copy of the database was put in place, what ran before may run twice.
+    restored_backup: bool,
+    faults_over: bool,
+    broken: Option<Violation>,
+    watch: Box<dyn Fn(Time, fmt::Arguments<'_>)>,
+    trace: DefaultHasher,
+    happenings: u64,
+    pub(crate) counts: BTreeMap<Fault, u64>,
+}
+
+/// What a run came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// The plan.
+    pub plan: Plan,
+    /// The promise that was broken, if one was.
+    pub violation: Option<Violation>,
+    /// Hash over all that happened.
+    pub trace: u64,
+    /// Simulated time, microseconds.
+    pub simulated_us: i64,
+    /// Things that happened.
+    pub happenings: u64,
+    /// Submits that were acknowledged.
+    pub acknowledged: u64,
+    /// How often each fault struck.
+    pub faults: BTreeMap<Fault, u64>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.violation {
+            None => write!(f, "{}: clean, {} events, trace {:016x}", self.plan, self.happenings, self.trace),
+            Some(Violation(said)) => {
+                let seconds = self.simulated_us as f64 / SECOND as f64;
+                write!(f, "{}: after {seconds:.3} s: {said}", self.plan)
+            }
+        }
+    }
+}
+
+/// Runs a plan to its end or to the first broken promise. A panic of the core is a broken promise.
+pub fn run(plan: &Plan) -> Report {
+    run_watched(plan, |_, _| {})
+}
+
+/// As [`run`]; `watch` sees everything that happens, as text, with its time in microseconds.
+pub fn run_watched(plan: &Plan, watch: impl Fn(i64, fmt::Arguments<'_>) + 'static) -> Report {
+    let mut world = World::new(plan.clone());
+    world.watch = Box::new(watch);
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let violation = match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(violation)) => Some(violation),
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
+            Some(Violation(format!("the core panicked: {}", said.unwrap_or_default())))
+        }
+    };
+    Report {
+        plan: plan.clone(),
+        violation,
+        trace: world.trace.finish(),
+        simulated_us: world.now,
+        happenings: world.happenings,
+        acknowledged: world.acknowledged.len() as u64,
+        faults: world.counts,
+    }
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let stream = |n: u64| fastrand::Rng::with_seed(plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ n);
+        let mut world = Self {
+            now: 0,
+            timing: stream(1),
+            clients: stream(2),
+            mischief: stream(3),
+            due: BinaryHeap::new(),
+            order: 0,
+            server: Server::new(),
+            hosts: Vec::new(),
+            links: Vec::new(),
+            next_session: 1,
+            lost_sessions: BTreeSet::new(),
+            specs: BTreeMap::new(),
+            next_task: 1,
+            next_ticket: 1,
+            tickets: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            began: BTreeSet::new(),
+            told: BTreeSet::new(),
+            unseen: BTreeSet::new(),
+            excused: BTreeSet::new(),
+            restored_backup: false,
+            faults_over: false,
+            broken: None,
+            watch: Box::new(|_, _| {}),
+            trace: DefaultHasher::new(),
+            happenings: 0,
+            counts: BTreeMap::new(),
+            plan,
+        };
+        world.populate();
+        world
+    }
+
+    fn populate(&mut self) {
+        let faults_end = Time::from(self.plan.minutes) * MINUTE;
+        self.at(0, Happening::ServerStart);
+        for n in 0..self.plan.workers {
+            let worker = WorkerId(Uuid::from_u128(0x0180_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)));
+            let cores = [1, 2, 4, 8][self.clients.usize(..4)];
+            let gpus = [0, 0, 1, 4][self.clients.usize(..4)];
+            // The first has all there is, so that every task fits somewhere.
+            let (cores, gpus) = if n == 0 { (8, 4) } else { (cores, gpus) };
+            self.add_host(worker, cores, gpus);
+            let host = n as usize;
+            self.after(0..3 * SECOND, Happening::AgentStart { host });
+        }
+        for _ in 0..self.plan.tasks {
+            let at = self.clients.i64(0..faults_end.max(1));
+            self.at(at, Happening::Submit);
+            if self.clients.u32(..10) == 0 {
+                let at = self.clients.i64(0..faults_end.max(1));
+                self.at(at, Happening::CancelOne);
+            }
+        }
+        for fault in self.plan.faults.clone() {
+            self.schedule_fault(fault);
+        }
+        if self.plan.faults.contains(&Fault::RestoredBackup) {
+            for quarter in 0..4 {
+                self.at(quarter * faults_end / 4, Happening::Backup);
+            }
+        }
+        self.at(faults_end, Happening::FaultsEnd);
+    }
+
+    fn add_host(&mut self, worker: WorkerId, cores: u32, gpus: u32) -> HostId {
+        let id = self.hosts.len();
+        self.hosts.push(Host::new(id, worker, cores, gpus));
+        self.links.push(Link::default());
+        id
+    }
+
+    fn schedule_fault(&mut self, fault: Fault) {
+        if let Some(every) = fault.every() {
+            // Exponential: no memory, as accidents have none.
+            let wait = -(1.0 - self.mischief.f64()).ln() * every as f64;
+            self.at(self.now + wait as Time, Happening::Fault(fault));
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Violation> {
+        let end = Time::from(self.plan.minutes) * MINUTE + DRAIN;
+        while let Some(Reverse(Due { at, happening, .. })) = self.due.pop() {
+            promise!(at <= end, "not everything drained:\n{}", self.describe());
+            self.now = at;
+            if let Some(later) = self.deferred(&happening) {
+                self.at(later, happening);
+                continue;
+            }
+            self.happenings += 1;
+            promise!(self.happenings < HAPPENINGS_MAX, "the world spins:\n{}", self.describe());
+            (at, std::mem::discriminant(&happening)).hash(&mut self.trace);
+            (self.watch)(at, format_args!("{happening:?}"));
+            self.happen(happening)?;
+            if let Some(violation) = self.broken.take() {
+                return Err(violation);
+            }
+            if self.faults_over && self.is_quiet() {
+                return self.check_end();
+            }
+        }
+        Err(Violation("nothing is due any more, and not everything ended".into()))
+    }
+
+    /// What stands still does nothing; what is gone never will.
+    fn deferred(&self, happening: &Happening) -> Option<Time> {
+        match happening.place() {
+            Place::Anywhere => None,
+            Place::Server => self.server.paused_until.filter(|until| *until > self.now),
+            Place::Machine(h, _) => self.hosts[h].asleep_until.filter(|until| *until > self.now),
+            Place::Agent(h, _) => {
+                let host = &self.hosts[h];
+                let paused = host.agent.as_ref().and_then(|agent| agent.paused_until);
+                host.asleep_until.max(paused).filter(|until| *until > self.now)
+            }
+        }
+    }
+
+    fn is_there(&self, happening: &Happening) -> bool {
+        match happening.place() {
+            Place::Anywhere | Place::Server => true,
+            Place::Machine(h, boot) => self.hosts[h].on && boot.is_none_or(|boot| boot == self.hosts[h].boot),
+            Place::Agent(h, life) => {
+                let host = &self.hosts[h];
+                host.on && host.agent.as_ref().is_some_and(|agent| agent.life == life)
+            }
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
+        use Happening as H;
+        if !self.is_there(&happening) {
+            return Ok(());
+        }
+        match happening {
+            H::Submit => self.submit(),
+            H::CancelOne => self.cancel_one(),
+            H::CancelEndless => self.cancel_endless(),
+            H::Fault(fault) => self.strike(fault)?,
+            H::FaultsEnd => self.end_faults(),
+            H::Backup => self.server.backup = Some(self.server.database.clone()),
+            H::ServerStart => {
+                self.server_start()?;
+                self.check_acknowledged()?;
+            }
+            H::ServerResumes => self.server.paused_until = None,
+            H::Turn { life } => self.on_turn(life)?,
+            H::Committed { life } => self.on_committed(life)?,
+            H::Silence { session } => self.on_silence(session, false),
+            H::Closed { session } => self.on_silence(session, true),
+            H::Up { host, session, up } => {
+                if !self.lost_sessions.contains(&session) {
+                    self.on_up(host, session, up);
+                }
+            }
+            H::Down { host, session, down } => self.on_down(host, session, down)?,
+            H::LinkLost { host, session } => {
+                let has = self.hosts[host].agent.as_ref().and_then(|agent| agent.session);
+                if has.is_some() && (session.is_none() || session == has) {
+                    self.link_lost(host);
+                }
+            }
+            H::HostStart { host } => self.host_start(host),
+            H::HostWakes { host, boot } => self.host_wakes(host, boot),
+            H::HostAwake { host, .. } => self.check_copies(host)?,
+            H::AgentStart { host } => self.agent_start(host)?,
+            H::AgentResumes { host, life } => {
+                let now = self.now;
+                if let Some(agent) = self.hosts[host].agent.as_mut().filter(|agent| agent.life == life) {
+                    (agent.paused_until, agent.resumed_at) = (None, now);
+                }
+            }
+            H::CloneGone { host } => self.clone_gone(host),
+            H::Connect { host, .. } => self.on_connect(host),
+            H::Tick { host, .. } => self.on_tick(host),
+            H::Staged { host, attempt, .. } => self.on_staged(host, attempt),
+            H::ShimReady { host, attempt, .. } => self.on_shim_ready(host, attempt)?,
+            H::Dead { host, attempt, outcome, .. } => self.on_dead(host, attempt, outcome),
+            H::Uploaded { host, attempt, .. } => self.on_uploaded(host, attempt),
+            H::ProcessEnds { host, attempt, .. } => self.on_process_ends(host, attempt),
+            H::Fence { host, attempt, .. } => self.on_fence(host, attempt),
+        }
+        Ok(())
+    }
+
+    // Time.
+
+    pub(crate) fn at(&mut self, at: Time, happening: Happening) {
+        self.order += 1;
+        self.due.push(Reverse(Due { at: at.max(self.now), order: self.order, happening }));
+    }
+
+    pub(crate) fn after(&mut self, within: Range<Time>, happening: Happening) {
+        let wait = self.timing.i64(within);
+        self.at(self.now + wait, happening);
+    }
+
+    pub(crate) fn draw<T>(&mut self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        draw(&mut self.timing)
+    }
+
+    // Links.
+
+    pub(crate) fn link_open(&mut self, h: HostId) -> Option<u64> {
+        let link = &mut self.links[h];
+        let reachable = self.server.life.is_some() && link.cut_up_until.max(link.cut_down_until) <= self.now;
+        if !reachable {
+            return None;
+        }
+        let session = self.next_session;
+        self.next_session += 1;
+        link.session = Some(session);
+        Some(session)
+    }
+
+    /// The worker's end is closed; the server's end notices sooner or later.
+    pub(crate) fn link_close(&mut self, h: HostId) {
+        let Some(session) = self.links[h].session.take() else { return };
+        if self.draw(fastrand::Rng::bool) {
+            self.lost_sessions.insert(session);
+        }
+        self.after(MS..3 * SECOND, Happening::Closed { session });
+    }
+
+    pub(crate) fn send_up(&mut self, h: HostId, up: Up) {
+        let Some(session) = self.links[h].session else { return };
+        let delay = self.delay(h);
+        let link = &mut self.links[h];
+        let cut = if link.cut_up_until > self.now { link.cut_up_until + 200 * MS } else { 0 };
+        link.up_at = (self.now + delay).max(cut).max(link.up_at);
+        let at = link.up_at;
+        if matches!(up, Up::Reports(_)) && self.repeats() {
+            self.at(at, Happening::Up { host: h, session, up: up.clone() });
+        }
+        self.at(at, Happening::Up { host: h, session, up });
+    }
+
+    pub(crate) fn send_down(&mut self, h: HostId, session: u64, down: Down) {
+        let delay = self.delay(h);
+        let link = &mut self.links[h];
+        let cut = if link.cut_down_until > self.now { link.cut_down_until + 200 * MS } else { 0 };
+        link.down_at = (self.now + delay).max(cut).max(link.down_at);
+        let at = link.down_at;
+        if matches!(down, Down::Order(_)) && self.repeats() {
+            self.at(at, Happening::Down { host: h, session, down: down.clone() });
+        }
+        self.at(at, Happening::Down { host: h, session, down });
+    }
+
+    fn delay(&mut self, h: HostId) -> Time {
+        let slow = self.links[h].delay_until > self.now;
+        self.timing.i64(if slow { SECOND..9 * SECOND } else { MS / 5..30 * MS })
+    }
+
+    fn repeats(&mut self) -> bool {
+        let repeats = self.plan.faults.contains(&Fault::Repeat) && !self.faults_over && self.timing.u32(..12) == 0;
+        if repeats {
+            self.count(Fault::Repeat);
+        }
+        repeats
+    }
+
+    // Clients.
+
+    fn submit(&mut self) {
+        let chance = &mut self.clients;
+        let n = self.next_task;
+        self.next_task += 1;
+        let id = TaskId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)));
+        let gpu = if chance.u32(..4) == 0 { [1, 1, 2, 4][chance.usize(..4)] } else { 0 };
+        let new = NewTask {
+            id,
+            user_id: ["ada", "bob", "cy"][chance.usize(..3)].into(),
+            demand: Demand {
+                slot: if chance.u32(..12) == 0 { SlotKind::Service } else { SlotKind::Batch },
+                cpu: chance.u32(..3),
+                memory_gb: if chance.bool() { 0 } else { chance.u32(1..32) },
+                gpu,
+                gpu_type: (gpu > 0 && chance.bool()).then(|| "H100".to_owned()),
+            },
+            priority: chance.u8(1..=10),
+            max_retries: chance.u32(..3),
+            lease: match chance.u32(..6) {
+                0 => Lease::Seconds(chance.u32(30..300)),
+                1 => Lease::Kept,
+                _ => Lease::AsSet,
+            },
+        };
+        self.ask(Command::Submit(new), Request::Submit(id));
+    }
+
+    fn cancel_one(&mut self) {
+        let living = self.server.database.tasks.iter().filter(|(_, row)| !row.state.status.is_terminal());
+        let living: Vec<TaskId> = living.map(|(id, _)| *id).collect();
+        if let Some(id) = self.clients.choice(living) {
+            self.ask(Command::Cancel(id), Request::Cancel(id));
+        }
+    }
+
+    /// Users who have gone home would stop what never ends; again and again, since nobody knows whether a
+    /// request was heard.
+    fn cancel_endless(&mut self) {
+        let living = self.server.database.tasks.values().filter(|row| !row.state.status.is_terminal());
+        let endless: Vec<TaskId> = living
+            .filter(|row| row.state.cancelled_by.is_none())
+            .filter(|row| row.state.attempt.is_some_and(|attempt| self.behaviour(row.new.id, attempt).is_endless()))
+            .map(|row| row.new.id)
+            .collect();
+        for id in endless {
+            self.ask(Command::Cancel(id), Request::Cancel(id));
+        }
+        self.at(self.now + MINUTE, Happening::CancelEndless);
+    }
+
+    fn ask(&mut self, command: Command, request: Request) {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        if self.server.life.is_some() {
+            self.tickets.insert(ticket, request);
+            self.request(command, ticket);
+        }
+    }
+
+    /// The server said that it is done: then it is durable.
+    pub(crate) fn acknowledged(&mut self, request: Request) {
+        let tasks = &self.server.database.tasks;
+        let problem = match request {
+            Request::Submit(id) => {
+                self.acknowledged.insert(id);
+                (!tasks.contains_key(&id)).then(|| format!("the submit of {id} was acknowledged and is not durable"))
+            }
+            Request::Cancel(id) => {
+                let done = tasks.get(&id).is_some_and(|row| row.state.cancelled_by.is_some());
+                (!done && !self.restored_backup)
+                    .then(|| format!("the cancel of {id} was acknowledged and is not durable"))
+            }
+        };
+        if let Some(problem) = problem {
+            self.broken.get_or_insert(Violation(problem));
+        }
+    }
+
+    fn check_acknowledged(&self) -> Result<(), Violation> {
+        let tasks = &self.server.database.tasks;
+        let lost = self.acknowledged.iter().find(|id| !tasks.contains_key(id));
+        promise!(lost.is_none(), "the submit of {:?} was acknowledged and is lost", lost);
+        Ok(())
+    }
+
+    // Faults.
+
+    pub(crate) fn count(&mut self, fault: Fault) {
+        *self.counts.entry(fault).or_default() += 1;
+    }
+
+    fn victim(&mut self, fault: Fault) -> Option<HostId> {
+        let able: Vec<HostId> = self.hosts.iter().filter(|host| host.can_suffer(fault)).map(|host| host.id).collect();
+        self.mischief.choice(able)
+    }
+
+    fn strike(&mut self, fault: Fault) -> Result<(), Violation> {
+        if self.faults_over {
+            return Ok(());
+        }
+        let now = self.now;
+        // Mostly short, at times longer than every lease.
+        let long = self.mischief.u32(..4) == 0;
+        let span = if long { self.mischief.i64(SECOND..5 * MINUTE) } else { self.mischief.i64(MS..20 * SECOND) };
+        let until = now + span;
+        match fault {
+            Fault::ServerCrash => {
+                if self.server.life.is_some() {
+                    self.server_kill()?;
+                    self.at(until, Happening::ServerStart);
+                    self.count(fault);
+                }
+            }
+            Fault::ServerPause => {
+                if self.server.life.is_some() && self.server.paused_until.is_none() {
+                    self.server.paused_until = Some(until);
+                    self.at(until, Happening::ServerResumes);
+                    self.count(fault);
+                }
+            }
+            Fault::ClockJump => {
+                self.server.wall_offset += self.mischief.i64(-7_200 * SECOND..7_200 * SECOND);
+                self.count(fault);
+            }
+            Fault::DatabaseBusy => {
+                self.server.busy_until = until;
+                self.count(fault);
+            }
+            Fault::DatabaseSlow => {
+                self.server.slow_until = until;
+                self.count(fault);
+            }
+            // Counted when a commit meets it.
+            Fault::CommitUnknown => self.server.unknown_next = true,
+            Fault::RestoredBackup => self.restore_backup(until)?,
+            _ => self.strike_host(fault, until),
+        }
+        self.schedule_fault(fault);
+        Ok(())
+    }
+
+    fn strike_host(&mut self, fault: Fault, until: Time) {
+        let Some(h) = self.victim(fault) else { return };
+        let now = self.now;
+        match fault {
+            Fault::AgentCrash => {
+                self.agent_kill(h);
+                self.at(until, Happening::AgentStart { host: h });
+                self.count(fault);
+            }
+            Fault::AgentPause => self.agent_pause(h, until),
+            Fault::ShimCrash => {
+                let attempts: Vec<AttemptId> = self.hosts[h].shims.keys().copied().collect();
+                if let Some(attempt) =
+                    self.mischief.choice(attempts).filter(|attempt| self.hosts[h].shims[attempt].runs)
+                {
+                    self.shim_kill(h, attempt);
+                    self.count(fault);
+                }
+            }
+            Fault::HostCrash => {
+                let kept = self.mischief.f64();
+                let host = &mut self.hosts[h];
+                let ran = host.shims.iter().filter(|(_, shim)| shim.runs).map(|(attempt, _)| *attempt);
+                self.unseen.extend(ran);
+                host.lose_power(now, kept);
+                self.link_close(h);
+                self.at(until, Happening::HostStart { host: h });
+                self.count(fault);
+            }
+            Fault::HostSuspend => {
+                let host = &mut self.hosts[h];
+                host.asleep_until = Some(until);
+                host.slept += until - now;
+                let boot = host.boot;
+                self.at(until, Happening::HostWakes { host: h, boot });
+                self.count(fault);
+            }
+            Fault::HostDiskFull => {
+                self.hosts[h].disk_full_until = until;
+                self.count(fault);
+            }
+            Fault::ClonedWorker => self.clone_worker(h, until),
+            Fault::LinkBreak => {
+                if self.links[h].session.is_some() {
+                    self.link_lost(h);
+                    self.count(fault);
+                }
+            }
+            Fault::CutUp => {
+                self.links[h].cut_up_until = until;
+                self.count(fault);
+            }
+            Fault::CutDown => {
+                self.links[h].cut_down_until = until;
+                self.count(fault);
+            }
+            Fault::Delay => {
+                self.links[h].delay_until = until;
+                self.count(fault);
+            }
+            _ => unreachable!("{fault} is not of a machine"),
+        }
+    }
+
+    fn host_start(&mut self, h: HostId) {
+        let now = self.now;
+        let host = &mut self.hosts[h];
+        if host.on {
+            return;
+        }
+        (host.on, host.boot, host.booted_at, host.slept) = (true, host.boot + 1, now, 0);
+        self.after(SECOND..20 * SECOND, Happening::AgentStart { host: h });
+    }
+
+    fn host_wakes(&mut self, h: HostId, boot: u64) {
+        let now = self.now;
+        let host = &mut self.hosts[h];
+        if host.boot == boot && host.asleep_until.is_some_and(|until| until <= now) {
+            (host.asleep_until, host.woke_at) = (None, now);
+            self.at(now + crate::check::AFTER_STANDSTILL + MS, Happening::HostAwake { host: h, boot });
+        }
+    }
+
+    /// Somebody copies a data directory and starts an agent on the copy.
+    fn clone_worker(&mut self, h: HostId, until: Time) {
+        let of = &self.hosts[h];
+        let (worker, cores, gpus, disk) =
+            (of.worker, of.capabilities.cpu_cores, of.capabilities.gpu_count, of.disk.clone());
+        let clone = self.add_host(worker, cores, gpus);
+        let host = &mut self.hosts[clone];
+        host.disk = disk;
+        (host.clone_of, host.boot, host.booted_at) = (Some(h), 1_000_000, self.now);
+        self.excused.extend([h, clone]);
+        self.at(self.now, Happening::AgentStart { host: clone });
+        self.at(until, Happening::CloneGone { host: clone });
+        self.count(Fault::ClonedWorker);
+    }
+
+    fn clone_gone(&mut self, h: HostId) {
+        self.hosts[h].lose_power(self.now, 1.0);
+        self.hosts[h].disk = crate::host::Disk::default();
+        self.link_close(h);
+    }
+
+    fn restore_backup(&mut self, until: Time) -> Result<(), Violation> {
+        let Some(backup) = self.server.backup.clone() else { return Ok(()) };
+        self.server_kill()?;
+        // What was acknowledged after the copy was made is gone, and that is no fault of the server.
+        self.acknowledged.retain(|id| backup.tasks.contains_key(id));
+        self.server.database = backup;
+        self.restored_backup = true;
+        self.at(until, Happening::ServerStart);
+        self.count(Fault::RestoredBackup);
+        Ok(())
+    }
+
+    /// Whether two copies may run here for a reason that no fence can help.
+    pub(crate) fn is_excused(&self, h: HostId) -> bool {
+        self.restored_backup || self.excused.contains(&h)
+    }
+
+    /// Nothing new strikes, and everything that stands still goes on.
+    fn end_faults(&mut self) {
+        let now = self.now;
+        self.faults_over = true;
+        if self.plan.faults.contains(&Fault::PoisonTask) {
+            self.count(Fault::PoisonTask);
+        }
+        (self.server.busy_until, self.server.slow_until, self.server.unknown_next) = (0, 0, false);
+        for link in &mut self.links {
+            (link.cut_up_until, link.cut_down_until, link.delay_until) = (0, 0, 0);
+        }
+        for h in 0..self.hosts.len() {
+            self.hosts[h].disk_full_until = 0;
+            if self.hosts[h].clone_of.is_some() {
+                self.clone_gone(h);
+            }
+        }
+        self.at(now + MINUTE, Happening::CancelEndless);
+    }
+
+    // The end.
+
+    fn is_quiet(&self) -> bool {
+        let all_back = self.hosts.iter().filter(|host| host.clone_of.is_none()).all(|host| {
+            host.is_awake()
+                && host.shims.is_empty()
+                && host.disk.spool.is_empty()
+                && host.disk.taken.is_empty()
+                && host.agent.as_ref().is_some_and(|agent| agent.is_idle() && agent.session.is_some())
+        });
+        all_back && self.server.is_drained()
+    }
+
+    fn check_end(&self) -> Result<(), Violation> {
+        self.check_acknowledged()?;
+        self.compare()
+    }
+
+    /// What is durable of an attempt is what its own agent said of it; an exit that nobody saw is never 0.
+    pub(crate) fn check_attempt(&self, record: &AttemptRecord) -> Result<(), Violation> {
+        let (id, phase) = (record.id, record.phase);
+        let by_agent = matches!(phase, AttemptPhase::Running | AttemptPhase::Collecting | AttemptPhase::Ended);
+        // That a tree is dead says that it was alive.
+        let implied = phase == AttemptPhase::Running && self.told.contains(&(id, AttemptPhase::Collecting));
+        promise!(!by_agent || implied || self.told.contains(&(id, phase)), "nobody said that {id} is {phase:?}");
+        let success = record.outcome.as_ref().is_some_and(|outcome| outcome.cause.is_none());
+        promise!(!(success && self.unseen.contains(&id)), "nobody saw how {id} ended, and it is completed");
+        Ok(())
+    }
+
+    pub(crate) fn check_spool(&self) -> Result<(), Violation> {
+        let longest = self.hosts.iter().map(|host| host.disk.spool.len()).max().unwrap_or(0);
+        promise!(longest < SPOOL_MAX, "a spool holds {longest} reports");
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let mut said = self.server.describe();
+        for host in self.hosts.iter().filter(|host| host.clone_of.is_none()) {
+            let agent = host.agent.as_ref().map(|agent| (agent.session, agent.is_idle()));
+            said += &format!(
+                "machine {}: on {} awake {} agent {agent:?} shims {} spool {} taken {:?}\n",
+                host.id,
+                host.on,
+                host.is_awake(),
+                host.shims.len(),
+                host.disk.spool.len(),
+                host.disk.taken.keys().collect::<Vec<_>>()
+            );
+        }
+        said
+    }
+}

@@ -218,8 +218,8 @@ impl World {
             }
             Down::Order(Message::Revoke { attempt }) => self.on_revoke(h, attempt),
             Down::Order(Message::Forget { attempt }) => self.on_forget(h, attempt),
-            #[expect(unreachable_patterns, reason = "messages that agents know of later")]
-            Down::Order(_) => {}
+            // Only shown.
+            Down::Order(Message::Drain { .. }) => {}
             Down::Ack(seq) => self.on_ack(h, seq),
             Down::BeatAck(sent) => self.on_beat_ack(h, sent),
         }
@@ -253,8 +253,15 @@ impl World {
         let now = self.now;
         let host = &mut self.hosts[h];
         let agent = host.agent.as_mut().expect("it is the receiver");
-        let known = agent.held.contains_key(&attempt) || agent.ended.contains(&attempt);
-        if known && self.plan.bug != Some(Bug::StartTwice) {
+        if agent.held.contains_key(&attempt) && self.plan.bug != Some(Bug::StartTwice) {
+            return;
+        }
+        if agent.ended.contains(&attempt) {
+            // A server whose database was put back assigns what has run already.
+            let waits = host.disk.spool.iter().any(|line| is_last(&line.report, attempt));
+            if !waits && self.plan.bug != Some(Bug::SilentOnRepeat) {
+                self.report(h, attempt, task, epoch, Report::Ended(lost("it ran before the database was restored")));
+            }
             return;
         }
         if now < host.disk_full_until {

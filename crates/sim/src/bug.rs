@@ -52,8 +52,10 @@ bugs! {
     RescueByAge = "rescue_by_age",
     /// A worker's silence is counted from the first beat, not the last.
     LeaseFromFirstBeat = "lease_from_first_beat",
-    /// A turn counts silence before the signs of life that have arrived meanwhile.
-    SilenceBeforeSigns = "silence_before_signs",
+    /// A beat is answered before the core has heard it, which may take as long as a slow commit.
+    BeatAnsweredEarly = "beat_answered_early",
+    /// The connection of a session that the server has dropped stays open, and beats on it are answered.
+    ZombieSession = "zombie_session",
     /// A worker that comes back is not asked what it holds.
     IgnoreInventory = "ignore_inventory",
     /// A server that starts forgets where its tasks run and assigns them anew.
@@ -66,6 +68,8 @@ bugs! {
     FenceStopsInSuspend = "fence_stops_in_suspend",
     /// The lease is counted from the answer to a beat, and answers that come late count in full.
     FenceFromAnswer = "fence_from_answer",
+    /// An agent says nothing when a server whose database was restored assigns what has run already.
+    SilentOnRepeat = "silent_on_repeat",
     /// An attempt that is assigned again starts again.
     StartTwice = "start_twice",
     /// A restarted agent starts again what may have run.

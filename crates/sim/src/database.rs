@@ -5,7 +5,7 @@ use crate::{EPOCH, Violation, promise};
 use fetchml_api::{
     AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Micros, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
-use fetchml_scheduler::{NewTask, Scheduler, Settings};
+use fetchml_scheduler::{NewTask, Rows, Scheduler, Settings};
 use std::collections::BTreeMap;
 
 /// One change of a transaction.
@@ -151,11 +151,12 @@ impl Database {
     /// The core that these rows give.
     pub(crate) fn restore(&self, settings: Settings, now: Micros) -> Scheduler {
         let live = self.tasks.values().filter(|row| !row.state.status.is_terminal());
-        let tasks = live.map(|Row { new, state, .. }| {
-            (new.demand.clone(), new.max_retries, new.lease, new.user_id.clone(), state.clone())
-        });
-        let attempts = self.attempts.values().cloned().collect();
-        Scheduler::restore(settings, now, tasks.collect(), attempts, self.workers.values().cloned().collect())
+        let rows = Rows {
+            tasks: live.map(|row| (row.new.clone(), row.state.clone())).collect(),
+            attempts: self.attempts.values().cloned().collect(),
+            workers: self.workers.values().cloned().collect(),
+        };
+        Scheduler::restore(settings, now, rows)
     }
 }
 

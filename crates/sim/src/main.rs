@@ -54,7 +54,8 @@ fn main() -> ExitCode {
 }
 
 fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
-    let mut asked = Asked { seeds: 100, from: 1, workers: 20, tasks: 500, minutes: 60, replay: None, bugs: false, trace: false };
+    let mut asked =
+        Asked { seeds: 100, from: 1, workers: 20, tasks: 500, minutes: 60, replay: None, bugs: false, trace: false };
     while let Some(arg) = args.next() {
         if arg == "--bugs" {
             asked.bugs = true;

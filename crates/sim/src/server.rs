@@ -86,7 +86,7 @@ pub(crate) enum Command {
     Submit(NewTask),
     Cancel(TaskId),
     Join { session: u64, worker: WorkerId, hello: Hello },
-    Heard { worker: WorkerId, session: u64 },
+    Heard { worker: WorkerId, session: u64, sent: Time },
     Reports { worker: WorkerId, session: u64, reports: Vec<SpooledReport> },
     Closed { worker: WorkerId, session: u64 },
 }
@@ -106,6 +106,7 @@ struct Turn {
     writes: Vec<Write>,
     sends: Vec<(WorkerId, Message)>,
     acks: BTreeMap<WorkerId, u64>,
+    beats: Vec<(WorkerId, Time)>,
     joined: Vec<(WorkerId, Session, Down)>,
     refused: Vec<u64>,
     replies: Vec<(Ticket, bool)>,
@@ -205,6 +206,7 @@ impl World {
             server.database.apply(turn.now, &turn.writes)?;
         }
         self.tickets.clear();
+        self.links_reset();
         for connection in life.connections.into_values() {
             self.after(MS..2 * SECOND, Happening::LinkLost { host: connection.host, session: None });
         }
@@ -247,8 +249,10 @@ impl World {
             Up::Beat(sent) => {
                 let Some(connection) = life.connections.get_mut(&session) else { return };
                 connection.heard = now;
-                self.push(Command::Heard { worker, session }, None);
-                self.send_down(h, session, Down::BeatAck(sent));
+                self.push(Command::Heard { worker, session, sent }, None);
+                if self.plan.bug == Some(Bug::BeatAnsweredEarly) {
+                    self.send_down(h, session, Down::BeatAck(sent));
+                }
             }
             Up::Reports(reports) => {
                 let Some(connection) = life.connections.get_mut(&session) else { return };
@@ -329,15 +333,8 @@ impl World {
         let life = self.server.life.as_ref().expect("it decides");
         let now = life.logical(self.now);
         let mut turn = Turn { now, ..Turn::default() };
-        // A sign of life that has arrived counts before any silence does.
-        let early = self.plan.bug != Some(Bug::SilenceBeforeSigns);
-        let (heard, others): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|(command, _)| early && matches!(command, Command::Heard { .. }));
-        for (command, _) in heard {
-            self.apply(command, None, &mut turn);
-        }
         self.step(Event::TimePassed, &mut turn);
-        for (command, ticket) in others {
+        for (command, ticket) in batch {
             self.apply(command, ticket, &mut turn);
         }
         if self.plan.bug == Some(Bug::RescueByAge) {
@@ -361,8 +358,9 @@ impl World {
                 turn.replies.extend(ticket.map(|ticket| (ticket, answer != Answer::NotActive)));
             }
             Command::Join { session, worker, hello } => self.join(session, worker, hello, turn),
-            Command::Heard { worker, session } => {
+            Command::Heard { worker, session, sent } => {
                 if self.is_current(worker, session, turn) {
+                    turn.beats.push((worker, sent));
                     let first = self.plan.bug == Some(Bug::LeaseFromFirstBeat);
                     if !first {
                         self.step(Event::WorkerHeard { worker }, turn);
@@ -422,6 +420,7 @@ impl World {
             batch_slots: hello.slots.0,
             service_slots: hello.slots.1,
             inventory,
+            unfit: None,
         };
         self.step(event, turn);
         let life = self.server.life.as_ref().expect("it decides");
@@ -619,6 +618,9 @@ impl World {
 
     /// The server closes a connection.
     fn close(&mut self, session: u64) {
+        if self.plan.bug == Some(Bug::ZombieSession) {
+            return;
+        }
         let Some(life) = &mut self.server.life else { return };
         if let Some(connection) = life.connections.remove(&session) {
             self.after(MS..SECOND, Happening::LinkLost { host: connection.host, session: Some(session) });
@@ -663,8 +665,11 @@ impl World {
             if let Some(connection) = life.connections.get_mut(&session.id) {
                 connection.welcomed = true;
                 let host = connection.host;
-                life.sessions.insert(*worker, *session);
+                let replaced = life.sessions.insert(*worker, *session);
                 self.send_down(host, session.id, welcome.clone());
+                if let Some(replaced) = replaced.filter(|old| old.id != session.id) {
+                    self.close(replaced.id);
+                }
             }
         }
         for session in &turn.refused {
@@ -678,6 +683,11 @@ impl World {
         }
         if self.plan.bug != Some(Bug::AckBeforeCommit) {
             self.acknowledge(&turn.acks);
+        }
+        if self.plan.bug != Some(Bug::BeatAnsweredEarly) {
+            for (worker, sent) in &turn.beats {
+                self.send_to(*worker, Down::BeatAck(*sent));
+            }
         }
         self.answer(&turn);
     }

@@ -226,6 +226,8 @@ pub(crate) struct World {
     links: Vec<Link>,
     next_session: u64,
     lost_sessions: BTreeSet<u64>,
+    /// Sessions before this one were opened to a server that is dead.
+    pub(crate) first_session: u64,
     /// Immutable parts of all tasks that were ever submitted.
     pub(crate) specs: BTreeMap<TaskId, NewTask>,
     next_task: u32,
@@ -325,6 +327,7 @@ impl World {
             hosts: Vec::new(),
             links: Vec::new(),
             next_session: 1,
+            first_session: 1,
             lost_sessions: BTreeSet::new(),
             specs: BTreeMap::new(),
             next_task: 1,
@@ -466,7 +469,7 @@ impl World {
             H::Silence { session } => self.on_silence(session, false),
             H::Closed { session } => self.on_silence(session, true),
             H::Up { host, session, up } => {
-                if !self.lost_sessions.contains(&session) {
+                if session >= self.first_session && !self.lost_sessions.contains(&session) {
                     self.on_up(host, session, up);
                 }
             }
@@ -517,6 +520,11 @@ impl World {
     }
 
     // Links.
+
+    /// Whoever had a connection to the server has it no more.
+    pub(crate) fn links_reset(&mut self) {
+        self.first_session = self.next_session;
+    }
 
     pub(crate) fn link_open(&mut self, h: HostId) -> Option<u64> {
         let link = &mut self.links[h];

@@ -125,7 +125,7 @@ pub(super) enum Input {
     Drain { worker: WorkerId, mode: Drain, by: String, ip: Option<IpAddr> },
     Undrain { worker: WorkerId, by: String, ip: Option<IpAddr> },
     Join { hello: Arc<Hello>, session: SessionHandle },
-    Heard { worker: WorkerId, session: u64, unfit: Option<String> },
+    Heard { worker: WorkerId, session: u64, sent_ms: u64, unfit: Option<String> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
     Closed { worker: WorkerId, session: u64 },
 }

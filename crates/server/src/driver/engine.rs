@@ -67,6 +67,9 @@ struct Turn {
     submitted: HashMap<TaskId, Arc<TaskSpec>>,
     /// Highest spool number dealt with, per worker.
     acks: BTreeMap<WorkerId, u64>,
+    /// Beats that the core has heard. Answered earlier, one could renew the lease at a worker whose
+    /// silence the core is about to find too long.
+    beats: Vec<(WorkerId, u64)>,
     joined: Vec<(WorkerId, Session)>,
     /// What users have used, as the turn leaves it.
     shares: BTreeMap<String, ShareRecord>,
@@ -286,11 +289,12 @@ impl Engine {
                 let event = Event::UndrainRequested { worker: *worker, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
             }
-            Input::Heard { worker, session, unfit } => {
+            Input::Heard { worker, session, sent_ms, unfit } => {
                 if self.is_current(*worker, *session, turn) {
                     self.step(now, Event::WorkerHeard { worker: *worker }, None, turn);
                     let checked = Event::WorkerChecked { worker: *worker, unfit: unfit.clone() };
                     self.step(now, checked, None, turn);
+                    turn.beats.push((*worker, *sent_ms));
                     if let Some(session) = self.sessions.get_mut(worker) {
                         session.heard = Instant::now();
                     }
@@ -493,6 +497,9 @@ impl Engine {
             if let Some(message) = self.to_worker(message) {
                 self.send(worker, message);
             }
+        }
+        for (worker, sent_ms) in turn.beats {
+            self.send(worker, ToWorker::BeatAck { sent_ms });
         }
         for (worker, seq) in turn.acks {
             self.send(worker, ToWorker::Ack { seq });

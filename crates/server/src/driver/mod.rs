@@ -21,7 +21,7 @@ use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Reply};
 use fetchml_api::{
-    HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId, link::Hello,
+    HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId, link::Heartbeat, link::Hello,
     link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
@@ -217,14 +217,11 @@ impl Driver {
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
-    /// Notes a sign of life, and what the worker's own checks found.
-    pub(crate) async fn heard(
-        &self,
-        worker: WorkerId,
-        session: u64,
-        unfit: Option<String>,
-    ) -> Result<(), CommandError> {
-        self.push(Item { input: Input::Heard { worker, session, unfit }, reply: Reply::None }).await
+    /// Notes a sign of life, and what the worker's own checks found. The beat is answered through the
+    /// session once the core has heard it: what is answered renews the worker's lease.
+    pub(crate) async fn heard(&self, worker: WorkerId, session: u64, beat: Heartbeat) -> Result<(), CommandError> {
+        let Heartbeat { sent_ms, unfit, .. } = beat;
+        self.push(Item { input: Input::Heard { worker, session, sent_ms, unfit }, reply: Reply::None }).await
     }
 
     /// Hands over reports; they are acknowledged through the session when durable.

@@ -12,13 +12,14 @@ use tracing::warn;
 /// Carries chunks of the attempts that this session may write.
 pub(super) struct LogPump {
     app: Arc<App>,
-    outbox: mpsc::Sender<ToWorker>,
+    /// Weak: the session must end when the driver drops its handle on it.
+    outbox: mpsc::WeakSender<ToWorker>,
     tasks: HashMap<AttemptId, TaskId>,
     in_flight: FuturesOrdered<BoxFuture<'static, Option<(AttemptId, u64)>>>,
 }
 
 impl LogPump {
-    pub(super) fn new(app: &Arc<App>, outbox: mpsc::Sender<ToWorker>) -> Self {
+    pub(super) fn new(app: &Arc<App>, outbox: mpsc::WeakSender<ToWorker>) -> Self {
         Self { app: Arc::clone(app), outbox, tasks: HashMap::new(), in_flight: FuturesOrdered::new() }
     }
 
@@ -72,7 +73,9 @@ impl LogPump {
             Some(None) => {}
             Some(Some((attempt, offset))) => {
                 // Full: the driver cuts the session off soon; the bytes come again.
-                let _ = self.outbox.try_send(ToWorker::LogAck { attempt, offset });
+                if let Some(outbox) = self.outbox.upgrade() {
+                    let _ = outbox.try_send(ToWorker::LogAck { attempt, offset });
+                }
             }
         }
     }

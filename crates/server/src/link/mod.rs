@@ -56,12 +56,13 @@ pub async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
     let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
     let held: HashMap<AttemptId, (TaskId, u64)> =
         hello.inventory.iter().map(|held| (held.attempt, (held.task, held.log_acked))).collect();
-    let handle = SessionHandle { id, outbox: outbox.clone(), user_id: caller.user_id.clone(), ip: caller.ip };
+    let logs_outbox = outbox.downgrade();
+    let handle = SessionHandle { id, outbox, user_id: caller.user_id.clone(), ip: caller.ip };
     let joined = app.driver.join(hello, handle).await;
     let end = match joined {
         Ok(JoinAnswer::Welcome { incarnation, forget, keep }) => {
             let kept = keep.into_iter().filter_map(|attempt| Some((attempt, *held.get(&attempt)?))).collect();
-            let logs = LogPump::new(&app, outbox);
+            let logs = LogPump::new(&app, logs_outbox);
             let mut session = Session { app: &app, caller: &caller, worker, id, outgoing, inbox, logs };
             session.run(&mut incoming, incarnation, forget, kept).await
         }
@@ -242,8 +243,7 @@ impl Session<'_> {
                 if let Some(problem) = unfit_problem(beat.unfit.as_deref()) {
                     return Err(problem);
                 }
-                self.app.driver.heard(self.worker, self.id, beat.unfit).await.map_err(|e| e.to_string())?;
-                return self.on_message(ToWorker::BeatAck { sent_ms: beat.sent_ms }).await;
+                self.app.driver.heard(self.worker, self.id, beat).await
             }
             ToServer::Reports { mut reports } => {
                 debug!(worker = %self.worker, count = reports.len(), "reports");

@@ -346,7 +346,16 @@ impl Core {
 
     fn on_assign(&mut self, assignment: Assignment) {
         let attempt = assignment.attempt;
-        if self.attempts.contains_key(&attempt) || self.ended.contains(&attempt) {
+        if self.attempts.contains_key(&attempt) {
+            return;
+        }
+        if self.ended.contains(&attempt) {
+            // The server knew that it was over, and now it does not: its database was put back to an earlier
+            // day. What has run once is not run again, and silence would leave it waiting for ever.
+            if self.spool.lock().last_of(attempt).is_none() {
+                let outcome = attempt::lost("this worker had it already, before the server's database was restored");
+                self.report(attempt, assignment.spec.id, assignment.epoch, Report::Ended(outcome));
+            }
             return;
         }
         if self.ending.is_some() {

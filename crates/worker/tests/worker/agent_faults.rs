@@ -287,3 +287,24 @@ async fn cut_off_until_the_lease_runs_out_everything_is_stopped() {
     }
     assert_eq!(causes, [Some(FailureCause::Lost); 2]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restored_server_assigns_once_more_is_reported_lost_and_not_run_again() {
+    let data = tempfile::tempdir().unwrap();
+    let mut peer = Peer::start().await;
+    let _worker = peer.worker(data.path()).await;
+    let mut session = peer.welcomed().await;
+    let runs = data.path().join("runs");
+    let task = script(&format!("echo once >> {}", runs.display()));
+    session.assign(&task).await;
+    session.expect(task.attempt, Report::Accepted).await;
+    session.expect(task.attempt, Report::Running).await;
+    session.expect(task.attempt, Report::Collecting).await;
+    assert_eq!(exited(&session.ended(task.attempt).await), (None, Some(0)));
+    session.until("it is let go", |session| session.held.is_empty()).await;
+
+    session.assign(&task).await;
+    let outcome = session.ended(task.attempt).await;
+    assert_eq!(outcome.cause, Some(FailureCause::Lost));
+    assert_eq!(fs::read_to_string(runs).unwrap(), "once\n");
+}

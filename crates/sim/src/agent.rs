@@ -111,12 +111,12 @@ fn stopped(cause: FailureCause) -> Outcome {
 
 impl World {
     /// Starts the agent of a machine, which takes up what the one before left.
-    pub(crate) fn agent_start(&mut self, h: HostId) -> Result<(), Violation> {
+    pub(crate) fn agent_start(&mut self, h: HostId) {
         let (bug, now) = (self.plan.bug, self.now);
         let run = self.draw(|chance| chance.u64(1..));
         let host = &mut self.hosts[h];
         if !host.on || host.agent.is_some() {
-            return Ok(());
+            return;
         }
         host.agents += 1;
         let mut agent = Agent::new(host.agents, run, now);
@@ -158,7 +158,6 @@ impl World {
         }
         self.after(0..TICK, Happening::Tick { host: h, life });
         self.after(0..5 * SECOND, Happening::Connect { host: h, life });
-        Ok(())
     }
 
     /// The agent dies. Shims that were not told to go end with it.
@@ -200,9 +199,9 @@ impl World {
         self.send_up(h, hello);
     }
 
-    pub(crate) fn on_down(&mut self, h: HostId, session: u64, down: Down) -> Result<(), Violation> {
+    pub(crate) fn on_down(&mut self, h: HostId, session: u64, down: Down) {
         if self.hosts[h].agent.as_ref().is_none_or(|agent| agent.session != Some(session)) {
-            return Ok(());
+            return;
         }
         match down {
             Down::Welcome { incarnation, lost_after, forget } => self.on_welcome(h, incarnation, lost_after, &forget),
@@ -223,7 +222,6 @@ impl World {
             Down::Ack(seq) => self.on_ack(h, seq),
             Down::BeatAck(sent) => self.on_beat_ack(h, sent),
         }
-        Ok(())
     }
 
     fn on_welcome(&mut self, h: HostId, incarnation: u64, lost_after: Time, forget: &[AttemptId]) {

@@ -35,7 +35,7 @@ impl World {
     pub(crate) fn behaviour(&self, task: TaskId, attempt: AttemptId) -> Behaviour {
         let seed = self.plan.seed ^ (task.0.as_u128() as u64).rotate_left(17) ^ attempt.0.as_u128() as u64;
         let mut chance = fastrand::Rng::with_seed(seed);
-        let poison = self.plan.faults.contains(&Fault::PoisonTask) && task.0.as_u128() % 7 == 0;
+        let poison = self.plan.faults.contains(&Fault::PoisonTask) && task.0.as_u128().is_multiple_of(7);
         let failed = |cause, transient| Outcome { cause: Some(cause), transient, ..Outcome::default() };
         let staging_fails = match chance.u32(..100) {
             0..2 => Some(failed(FailureCause::Environment, false)),
@@ -51,7 +51,7 @@ impl World {
         };
         // Most are short; some run for half an hour.
         let longest = [2 * SECOND, 30 * SECOND, 300 * SECOND, 1_800 * SECOND][chance.usize(..4)];
-        let endless = task.0.as_u128() % 23 == 0 || (poison && chance.bool());
+        let endless = task.0.as_u128().is_multiple_of(23) || (poison && chance.bool());
         Behaviour {
             staging: if chance.u32(..3) == 0 { chance.i64(0..20 * SECOND) } else { chance.i64(0..200 * MS) },
             staging_fails,

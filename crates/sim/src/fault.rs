@@ -103,15 +103,12 @@ impl Fault {
     pub(crate) const fn every(self) -> Option<Time> {
         Some(match self {
             Self::ServerCrash => 5 * MINUTE,
-            Self::ServerPause => 8 * MINUTE,
+            Self::ServerPause | Self::HostCrash => 8 * MINUTE,
             Self::ClockJump | Self::CommitUnknown => 6 * MINUTE,
-            Self::DatabaseBusy => 10 * MINUTE,
-            Self::DatabaseSlow => 4 * MINUTE,
+            Self::DatabaseBusy | Self::HostSuspend => 10 * MINUTE,
+            Self::DatabaseSlow | Self::AgentPause => 4 * MINUTE,
             Self::RestoredBackup => 40 * MINUTE,
             Self::AgentCrash | Self::ShimCrash | Self::LinkBreak => 90 * SECOND,
-            Self::AgentPause => 4 * MINUTE,
-            Self::HostCrash => 8 * MINUTE,
-            Self::HostSuspend => 10 * MINUTE,
             Self::HostDiskFull => 9 * MINUTE,
             Self::ClonedWorker => 15 * MINUTE,
             Self::CutUp | Self::CutDown | Self::Delay => 3 * MINUTE,

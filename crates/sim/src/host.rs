@@ -186,7 +186,6 @@ impl Host {
             Fault::AgentCrash => self.is_awake() && self.agent.is_some(),
             Fault::AgentPause => self.agent.as_ref().is_some_and(|agent| agent.paused_until.is_none()),
             Fault::ShimCrash => self.is_awake() && !self.shims.is_empty(),
-            Fault::HostCrash => self.on && self.clone_of.is_none(),
             Fault::HostSuspend => self.is_awake() && self.clone_of.is_none(),
             _ => self.on && self.clone_of.is_none(),
         }

@@ -9,10 +9,13 @@
 mod agent;
 mod bug;
 mod check;
+mod client;
 mod database;
 mod fault;
 mod host;
+mod link;
 mod minimise;
+mod mischief;
 mod plan;
 mod server;
 mod wire;

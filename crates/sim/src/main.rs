@@ -165,15 +165,11 @@ fn find_bugs(asked: &Asked) -> bool {
             let plan = Plan::of_seed(seed, asked.workers, asked.tasks, asked.minutes).with_bug(*bug);
             run(&plan).violation.map(|violation| (seed - asked.from + 1, violation))
         });
-        match found {
-            Some((seeds, violation)) => {
-                let said = violation.0.lines().next().unwrap_or_default().to_owned();
-                println!("{bug}: found after {seeds} seeds: {said}");
-            }
-            None => {
-                missed += 1;
-                println!("{bug}: NOT FOUND in {} seeds", asked.seeds);
-            }
+        if let Some((seeds, violation)) = found {
+            println!("{bug}: found after {seeds} seeds: {}", violation.0.lines().next().unwrap_or_default());
+        } else {
+            missed += 1;
+            println!("{bug}: NOT FOUND in {} seeds", asked.seeds);
         }
     }
     println!("{} bugs planted, {missed} not found", Bug::ALL.len());

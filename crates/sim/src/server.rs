@@ -277,24 +277,26 @@ impl World {
         self.after(MS..SECOND, Happening::LinkLost { host: connection.host, session: Some(session) });
     }
 
-    pub(crate) fn on_turn(&mut self, number: u64) -> Result<(), Violation> {
+    pub(crate) fn on_turn(&mut self, number: u64) {
         let now = self.now;
-        let Some(life) = &mut self.server.life else { return Ok(()) };
+        let Some(life) = &mut self.server.life else { return };
         if life.number != number || life.wake_at.is_some_and(|at| at > now) {
-            return Ok(());
+            return;
         }
         life.wake_at = None;
         if life.flight.is_some() {
-            return Ok(());
+            return;
         }
         if let Some(until) = life.outage_until {
-            return self.probe(until);
+            self.probe(until);
+            return;
         }
         let batch: Vec<_> = life.inbox.drain(..life.inbox.len().min(BATCH)).collect();
         let turn = self.decide(batch);
         if turn.writes.is_empty() {
-            self.act(turn);
-            return self.go_on();
+            self.act(&turn);
+            self.go_on();
+            return;
         }
         if self.plan.bug == Some(Bug::ReplyBeforeCommit) {
             self.answer(&turn);
@@ -310,13 +312,12 @@ impl World {
         let life = self.server.life.as_mut().expect("it has decided");
         life.flight = Some(turn);
         self.at(now + takes, Happening::Committed { life: number });
-        Ok(())
     }
 
     /// After a turn: the next one, when there is something to do or when it is time.
-    fn go_on(&mut self) -> Result<(), Violation> {
+    fn go_on(&mut self) {
         let now = self.now;
-        let Some(life) = &mut self.server.life else { return Ok(()) };
+        let Some(life) = &mut self.server.life else { return };
         life.turns += 1;
         let at = if life.inbox.is_empty() {
             life.core.next_deadline().map(|deadline| life.true_time(deadline).max(now))
@@ -326,7 +327,6 @@ impl World {
         if let Some(at) = at {
             self.wake_server(at);
         }
-        Ok(())
     }
 
     fn decide(&mut self, batch: Vec<(Command, Option<Ticket>)>) -> Turn {
@@ -542,8 +542,8 @@ impl World {
                     }
                 }
                 self.look()?;
-                self.act(turn);
-                self.go_on()
+                self.act(&turn);
+                self.go_on();
             }
             Committed::Unknown(done) => {
                 if done {
@@ -551,18 +551,20 @@ impl World {
                 }
                 if self.plan.bug == Some(Bug::RetryUnknown) {
                     server.database.apply(turn.now, &turn.writes)?;
-                    self.act(turn);
-                    return self.go_on();
+                    self.act(&turn);
+                    self.go_on();
+                    return Ok(());
                 }
-                self.fail(turn)
+                self.fail(turn);
             }
             Committed::No => self.fail(turn),
         }
+        Ok(())
     }
 
     /// A turn that was not committed, as far as anybody knows: the core is what the rows say, and who said
     /// something must say it again.
-    fn fail(&mut self, turn: Turn) -> Result<(), Violation> {
+    fn fail(&mut self, turn: Turn) {
         let now = self.now;
         for (ticket, _) in turn.replies {
             self.tickets.remove(&ticket);
@@ -576,11 +578,10 @@ impl World {
         let life = self.server.life.as_mut().expect("it is committing");
         life.outage_until = Some(now + SECOND / 4);
         self.wake_server(now + SECOND / 4);
-        Ok(())
     }
 
     /// While the database cannot be written: refuses everything, then begins again from the rows.
-    fn probe(&mut self, until: Time) -> Result<(), Violation> {
+    fn probe(&mut self, until: Time) {
         let now = self.now;
         let life = self.server.life.as_mut().expect("it is awake");
         let refused: Vec<_> = life.inbox.drain(..).collect();
@@ -588,20 +589,20 @@ impl World {
             self.tickets.retain(|known, _| Some(*known) != ticket);
             match command {
                 Command::Join { session, .. } | Command::Heard { session, .. } | Command::Reports { session, .. } => {
-                    self.close(session)
+                    self.close(session);
                 }
                 Command::Submit(_) | Command::Cancel(_) | Command::Closed { .. } => {}
             }
         }
         if now < until || now < self.server.busy_until {
             self.wake_server(now.max(until) + SECOND);
-            return Ok(());
+            return;
         }
         if self.plan.bug != Some(Bug::NoRebuild) {
             self.rebuild();
         }
         self.server.life.as_mut().expect("it is awake").outage_until = None;
-        self.go_on()
+        self.go_on();
     }
 
     fn rebuild(&mut self) {
@@ -659,7 +660,7 @@ impl World {
     }
 
     /// Does what a durable turn has decided.
-    fn act(&mut self, turn: Turn) {
+    fn act(&mut self, turn: &Turn) {
         for (worker, session, welcome) in &turn.joined {
             let life = self.server.life.as_mut().expect("it acts");
             if let Some(connection) = life.connections.get_mut(&session.id) {
@@ -689,7 +690,7 @@ impl World {
                 self.send_to(*worker, Down::BeatAck(*sent));
             }
         }
-        self.answer(&turn);
+        self.answer(turn);
     }
 
     fn send_all(&mut self, sends: &[(WorkerId, Message)]) {

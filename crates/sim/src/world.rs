@@ -2,18 +2,18 @@
 //! have drained.
 
 use crate::{
-    Fault, MINUTE, MS, Plan, SECOND, Time, Violation,
+    Fault, MINUTE, Plan, SECOND, Time, Violation,
     host::{Host, HostId},
     promise,
-    server::{Command, Server, Ticket},
+    server::{Server, Ticket},
     wire::{Down, Up},
 };
-use fetchml_api::{AttemptId, AttemptPhase, AttemptRecord, Demand, SlotKind, TaskId, WorkerId, link::Outcome};
-use fetchml_scheduler::{Lease, NewTask};
+use fetchml_api::{AttemptId, AttemptPhase, AttemptRecord, TaskId, WorkerId, link::Outcome};
+use fetchml_scheduler::NewTask;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
-    fmt,
+    fmt::{self, Write as _},
     hash::{DefaultHasher, Hash, Hasher},
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -193,14 +193,14 @@ impl Ord for Due {
 
 /// One worker's connection.
 #[derive(Clone, Copy, Debug, Default)]
-struct Link {
-    session: Option<u64>,
+pub(crate) struct Link {
+    pub(crate) session: Option<u64>,
     /// When the last message of each direction arrives: they keep their order.
-    up_at: Time,
-    down_at: Time,
-    cut_up_until: Time,
-    cut_down_until: Time,
-    delay_until: Time,
+    pub(crate) up_at: Time,
+    pub(crate) down_at: Time,
+    pub(crate) cut_up_until: Time,
+    pub(crate) cut_down_until: Time,
+    pub(crate) delay_until: Time,
 }
 
 /// What a client asked for.
@@ -216,24 +216,24 @@ pub(crate) struct World {
     pub(crate) now: Time,
     /// Timing, clients and faults draw each from their own, so that a plan with one kind of fault less
     /// keeps the rest.
-    timing: fastrand::Rng,
-    clients: fastrand::Rng,
-    mischief: fastrand::Rng,
+    pub(crate) timing: fastrand::Rng,
+    pub(crate) clients: fastrand::Rng,
+    pub(crate) mischief: fastrand::Rng,
     due: BinaryHeap<Reverse<Due>>,
     order: u64,
     pub(crate) server: Server,
     pub(crate) hosts: Vec<Host>,
-    links: Vec<Link>,
-    next_session: u64,
-    lost_sessions: BTreeSet<u64>,
+    pub(crate) links: Vec<Link>,
+    pub(crate) next_session: u64,
+    pub(crate) lost_sessions: BTreeSet<u64>,
     /// Sessions before this one were opened to a server that is dead.
     pub(crate) first_session: u64,
     /// Immutable parts of all tasks that were ever submitted.
     pub(crate) specs: BTreeMap<TaskId, NewTask>,
-    next_task: u32,
-    next_ticket: Ticket,
+    pub(crate) next_task: u32,
+    pub(crate) next_ticket: Ticket,
     pub(crate) tickets: BTreeMap<Ticket, Request>,
-    acknowledged: BTreeSet<TaskId>,
+    pub(crate) acknowledged: BTreeSet<TaskId>,
     /// Attempts whose user code has begun.
     pub(crate) began: BTreeSet<AttemptId>,
     /// What agents have said of attempts.
@@ -241,11 +241,11 @@ pub(crate) struct World {
     /// Attempts whose end nobody saw.
     pub(crate) unseen: BTreeSet<AttemptId>,
     /// Machines with a copied or copying data directory.
-    excused: BTreeSet<HostId>,
+    pub(crate) excused: BTreeSet<HostId>,
     /// Since an older copy of the database was put in place, what ran before may run twice.
-    restored_backup: bool,
-    faults_over: bool,
-    broken: Option<Violation>,
+    pub(crate) restored_backup: bool,
+    pub(crate) faults_over: bool,
+    pub(crate) broken: Option<Violation>,
     watch: Box<dyn Fn(Time, fmt::Arguments<'_>)>,
     trace: DefaultHasher,
     happenings: u64,
@@ -383,14 +383,14 @@ impl World {
         self.at(faults_end, Happening::FaultsEnd);
     }
 
-    fn add_host(&mut self, worker: WorkerId, cores: u32, gpus: u32) -> HostId {
+    pub(crate) fn add_host(&mut self, worker: WorkerId, cores: u32, gpus: u32) -> HostId {
         let id = self.hosts.len();
         self.hosts.push(Host::new(id, worker, cores, gpus));
         self.links.push(Link::default());
         id
     }
 
-    fn schedule_fault(&mut self, fault: Fault) {
+    pub(crate) fn schedule_fault(&mut self, fault: Fault) {
         if let Some(every) = fault.every() {
             // Exponential: no memory, as accidents have none.
             let wait = -(1.0 - self.mischief.f64()).ln() * every as f64;
@@ -464,7 +464,7 @@ impl World {
                 self.check_acknowledged()?;
             }
             H::ServerResumes => self.server.paused_until = None,
-            H::Turn { life } => self.on_turn(life)?,
+            H::Turn { life } => self.on_turn(life),
             H::Committed { life } => self.on_committed(life)?,
             H::Silence { session } => self.on_silence(session, false),
             H::Closed { session } => self.on_silence(session, true),
@@ -473,7 +473,7 @@ impl World {
                     self.on_up(host, session, up);
                 }
             }
-            H::Down { host, session, down } => self.on_down(host, session, down)?,
+            H::Down { host, session, down } => self.on_down(host, session, down),
             H::LinkLost { host, session } => {
                 let has = self.hosts[host].agent.as_ref().and_then(|agent| agent.session);
                 if has.is_some() && (session.is_none() || session == has) {
@@ -483,7 +483,7 @@ impl World {
             H::HostStart { host } => self.host_start(host),
             H::HostWakes { host, boot } => self.host_wakes(host, boot),
             H::HostAwake { host, .. } => self.check_copies(host)?,
-            H::AgentStart { host } => self.agent_start(host)?,
+            H::AgentStart { host } => self.agent_start(host),
             H::AgentResumes { host, life } => {
                 let now = self.now;
                 if let Some(agent) = self.hosts[host].agent.as_mut().filter(|agent| agent.life == life) {
@@ -503,8 +503,6 @@ impl World {
         Ok(())
     }
 
-    // Time.
-
     pub(crate) fn at(&mut self, at: Time, happening: Happening) {
         self.order += 1;
         self.due.push(Reverse(Due { at: at.max(self.now), order: self.order, happening }));
@@ -518,358 +516,6 @@ impl World {
     pub(crate) fn draw<T>(&mut self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
         draw(&mut self.timing)
     }
-
-    // Links.
-
-    /// Whoever had a connection to the server has it no more.
-    pub(crate) fn links_reset(&mut self) {
-        self.first_session = self.next_session;
-    }
-
-    pub(crate) fn link_open(&mut self, h: HostId) -> Option<u64> {
-        let link = &mut self.links[h];
-        let reachable = self.server.life.is_some() && link.cut_up_until.max(link.cut_down_until) <= self.now;
-        if !reachable {
-            return None;
-        }
-        let session = self.next_session;
-        self.next_session += 1;
-        link.session = Some(session);
-        Some(session)
-    }
-
-    /// The worker's end is closed; the server's end notices sooner or later.
-    pub(crate) fn link_close(&mut self, h: HostId) {
-        let Some(session) = self.links[h].session.take() else { return };
-        if self.draw(fastrand::Rng::bool) {
-            self.lost_sessions.insert(session);
-        }
-        self.after(MS..3 * SECOND, Happening::Closed { session });
-    }
-
-    pub(crate) fn send_up(&mut self, h: HostId, up: Up) {
-        let Some(session) = self.links[h].session else { return };
-        let delay = self.delay(h);
-        let link = &mut self.links[h];
-        let cut = if link.cut_up_until > self.now { link.cut_up_until + 200 * MS } else { 0 };
-        link.up_at = (self.now + delay).max(cut).max(link.up_at);
-        let at = link.up_at;
-        if matches!(up, Up::Reports(_)) && self.repeats() {
-            self.at(at, Happening::Up { host: h, session, up: up.clone() });
-        }
-        self.at(at, Happening::Up { host: h, session, up });
-    }
-
-    pub(crate) fn send_down(&mut self, h: HostId, session: u64, down: Down) {
-        let delay = self.delay(h);
-        let link = &mut self.links[h];
-        let cut = if link.cut_down_until > self.now { link.cut_down_until + 200 * MS } else { 0 };
-        link.down_at = (self.now + delay).max(cut).max(link.down_at);
-        let at = link.down_at;
-        if matches!(down, Down::Order(_)) && self.repeats() {
-            self.at(at, Happening::Down { host: h, session, down: down.clone() });
-        }
-        self.at(at, Happening::Down { host: h, session, down });
-    }
-
-    fn delay(&mut self, h: HostId) -> Time {
-        let slow = self.links[h].delay_until > self.now;
-        self.timing.i64(if slow { SECOND..9 * SECOND } else { MS / 5..30 * MS })
-    }
-
-    fn repeats(&mut self) -> bool {
-        let repeats = self.plan.faults.contains(&Fault::Repeat) && !self.faults_over && self.timing.u32(..12) == 0;
-        if repeats {
-            self.count(Fault::Repeat);
-        }
-        repeats
-    }
-
-    // Clients.
-
-    fn submit(&mut self) {
-        let chance = &mut self.clients;
-        let n = self.next_task;
-        self.next_task += 1;
-        let id = TaskId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)));
-        let gpu = if chance.u32(..4) == 0 { [1, 1, 2, 4][chance.usize(..4)] } else { 0 };
-        let new = NewTask {
-            id,
-            user_id: ["ada", "bob", "cy"][chance.usize(..3)].into(),
-            demand: Demand {
-                slot: if chance.u32(..12) == 0 { SlotKind::Service } else { SlotKind::Batch },
-                cpu: chance.u32(..3),
-                memory_gb: if chance.bool() { 0 } else { chance.u32(1..32) },
-                gpu,
-                gpu_type: (gpu > 0 && chance.bool()).then(|| "H100".to_owned()),
-            },
-            priority: chance.u8(1..=10),
-            max_retries: chance.u32(..3),
-            lease: match chance.u32(..6) {
-                0 => Lease::Seconds(chance.u32(30..300)),
-                1 => Lease::Kept,
-                _ => Lease::AsSet,
-            },
-        };
-        self.ask(Command::Submit(new), Request::Submit(id));
-    }
-
-    fn cancel_one(&mut self) {
-        let living = self.server.database.tasks.iter().filter(|(_, row)| !row.state.status.is_terminal());
-        let living: Vec<TaskId> = living.map(|(id, _)| *id).collect();
-        if let Some(id) = self.clients.choice(living) {
-            self.ask(Command::Cancel(id), Request::Cancel(id));
-        }
-    }
-
-    /// Users who have gone home would stop what never ends; again and again, since nobody knows whether a
-    /// request was heard.
-    fn cancel_endless(&mut self) {
-        let living = self.server.database.tasks.values().filter(|row| !row.state.status.is_terminal());
-        let endless: Vec<TaskId> = living
-            .filter(|row| row.state.cancelled_by.is_none())
-            .filter(|row| row.state.attempt.is_some_and(|attempt| self.behaviour(row.new.id, attempt).is_endless()))
-            .map(|row| row.new.id)
-            .collect();
-        for id in endless {
-            self.ask(Command::Cancel(id), Request::Cancel(id));
-        }
-        self.at(self.now + MINUTE, Happening::CancelEndless);
-    }
-
-    fn ask(&mut self, command: Command, request: Request) {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        if self.server.life.is_some() {
-            self.tickets.insert(ticket, request);
-            self.request(command, ticket);
-        }
-    }
-
-    /// The server said that it is done: then it is durable.
-    pub(crate) fn acknowledged(&mut self, request: Request) {
-        let tasks = &self.server.database.tasks;
-        let problem = match request {
-            Request::Submit(id) => {
-                self.acknowledged.insert(id);
-                (!tasks.contains_key(&id)).then(|| format!("the submit of {id} was acknowledged and is not durable"))
-            }
-            Request::Cancel(id) => {
-                let done = tasks.get(&id).is_some_and(|row| row.state.cancelled_by.is_some());
-                (!done && !self.restored_backup)
-                    .then(|| format!("the cancel of {id} was acknowledged and is not durable"))
-            }
-        };
-        if let Some(problem) = problem {
-            self.broken.get_or_insert(Violation(problem));
-        }
-    }
-
-    fn check_acknowledged(&self) -> Result<(), Violation> {
-        let tasks = &self.server.database.tasks;
-        let lost = self.acknowledged.iter().find(|id| !tasks.contains_key(id));
-        promise!(lost.is_none(), "the submit of {:?} was acknowledged and is lost", lost);
-        Ok(())
-    }
-
-    // Faults.
-
-    pub(crate) fn count(&mut self, fault: Fault) {
-        *self.counts.entry(fault).or_default() += 1;
-    }
-
-    fn victim(&mut self, fault: Fault) -> Option<HostId> {
-        let able: Vec<HostId> = self.hosts.iter().filter(|host| host.can_suffer(fault)).map(|host| host.id).collect();
-        self.mischief.choice(able)
-    }
-
-    fn strike(&mut self, fault: Fault) -> Result<(), Violation> {
-        if self.faults_over {
-            return Ok(());
-        }
-        let now = self.now;
-        // Mostly short, at times longer than every lease.
-        let long = self.mischief.u32(..4) == 0;
-        let span = if long { self.mischief.i64(SECOND..5 * MINUTE) } else { self.mischief.i64(MS..20 * SECOND) };
-        let until = now + span;
-        match fault {
-            Fault::ServerCrash => {
-                if self.server.life.is_some() {
-                    self.server_kill()?;
-                    self.at(until, Happening::ServerStart);
-                    self.count(fault);
-                }
-            }
-            Fault::ServerPause => {
-                if self.server.life.is_some() && self.server.paused_until.is_none() {
-                    self.server.paused_until = Some(until);
-                    self.at(until, Happening::ServerResumes);
-                    self.count(fault);
-                }
-            }
-            Fault::ClockJump => {
-                self.server.wall_offset += self.mischief.i64(-7_200 * SECOND..7_200 * SECOND);
-                self.count(fault);
-            }
-            Fault::DatabaseBusy => {
-                self.server.busy_until = until;
-                self.count(fault);
-            }
-            Fault::DatabaseSlow => {
-                self.server.slow_until = until;
-                self.count(fault);
-            }
-            // Counted when a commit meets it.
-            Fault::CommitUnknown => self.server.unknown_next = true,
-            Fault::RestoredBackup => self.restore_backup(until)?,
-            _ => self.strike_host(fault, until),
-        }
-        self.schedule_fault(fault);
-        Ok(())
-    }
-
-    fn strike_host(&mut self, fault: Fault, until: Time) {
-        let Some(h) = self.victim(fault) else { return };
-        let now = self.now;
-        match fault {
-            Fault::AgentCrash => {
-                self.agent_kill(h);
-                self.at(until, Happening::AgentStart { host: h });
-                self.count(fault);
-            }
-            Fault::AgentPause => self.agent_pause(h, until),
-            Fault::ShimCrash => {
-                let attempts: Vec<AttemptId> = self.hosts[h].shims.keys().copied().collect();
-                if let Some(attempt) =
-                    self.mischief.choice(attempts).filter(|attempt| self.hosts[h].shims[attempt].runs)
-                {
-                    self.shim_kill(h, attempt);
-                    self.count(fault);
-                }
-            }
-            Fault::HostCrash => {
-                let kept = self.mischief.f64();
-                let host = &mut self.hosts[h];
-                let ran = host.shims.iter().filter(|(_, shim)| shim.runs).map(|(attempt, _)| *attempt);
-                self.unseen.extend(ran);
-                host.lose_power(now, kept);
-                self.link_close(h);
-                self.at(until, Happening::HostStart { host: h });
-                self.count(fault);
-            }
-            Fault::HostSuspend => {
-                let host = &mut self.hosts[h];
-                host.asleep_until = Some(until);
-                host.slept += until - now;
-                let boot = host.boot;
-                self.at(until, Happening::HostWakes { host: h, boot });
-                self.count(fault);
-            }
-            Fault::HostDiskFull => {
-                self.hosts[h].disk_full_until = until;
-                self.count(fault);
-            }
-            Fault::ClonedWorker => self.clone_worker(h, until),
-            Fault::LinkBreak => {
-                if self.links[h].session.is_some() {
-                    self.link_lost(h);
-                    self.count(fault);
-                }
-            }
-            Fault::CutUp => {
-                self.links[h].cut_up_until = until;
-                self.count(fault);
-            }
-            Fault::CutDown => {
-                self.links[h].cut_down_until = until;
-                self.count(fault);
-            }
-            Fault::Delay => {
-                self.links[h].delay_until = until;
-                self.count(fault);
-            }
-            _ => unreachable!("{fault} is not of a machine"),
-        }
-    }
-
-    fn host_start(&mut self, h: HostId) {
-        let now = self.now;
-        let host = &mut self.hosts[h];
-        if host.on {
-            return;
-        }
-        (host.on, host.boot, host.booted_at, host.slept) = (true, host.boot + 1, now, 0);
-        self.after(SECOND..20 * SECOND, Happening::AgentStart { host: h });
-    }
-
-    fn host_wakes(&mut self, h: HostId, boot: u64) {
-        let now = self.now;
-        let host = &mut self.hosts[h];
-        if host.boot == boot && host.asleep_until.is_some_and(|until| until <= now) {
-            (host.asleep_until, host.woke_at) = (None, now);
-            self.at(now + crate::check::AFTER_STANDSTILL + MS, Happening::HostAwake { host: h, boot });
-        }
-    }
-
-    /// Somebody copies a data directory and starts an agent on the copy.
-    fn clone_worker(&mut self, h: HostId, until: Time) {
-        let of = &self.hosts[h];
-        let (worker, cores, gpus, disk) =
-            (of.worker, of.capabilities.cpu_cores, of.capabilities.gpu_count, of.disk.clone());
-        let clone = self.add_host(worker, cores, gpus);
-        let host = &mut self.hosts[clone];
-        host.disk = disk;
-        (host.clone_of, host.boot, host.booted_at) = (Some(h), 1_000_000, self.now);
-        self.excused.extend([h, clone]);
-        self.at(self.now, Happening::AgentStart { host: clone });
-        self.at(until, Happening::CloneGone { host: clone });
-        self.count(Fault::ClonedWorker);
-    }
-
-    fn clone_gone(&mut self, h: HostId) {
-        self.hosts[h].lose_power(self.now, 1.0);
-        self.hosts[h].disk = crate::host::Disk::default();
-        self.link_close(h);
-    }
-
-    fn restore_backup(&mut self, until: Time) -> Result<(), Violation> {
-        let Some(backup) = self.server.backup.clone() else { return Ok(()) };
-        self.server_kill()?;
-        // What was acknowledged after the copy was made is gone, and that is no fault of the server.
-        self.acknowledged.retain(|id| backup.tasks.contains_key(id));
-        self.server.database = backup;
-        self.restored_backup = true;
-        self.at(until, Happening::ServerStart);
-        self.count(Fault::RestoredBackup);
-        Ok(())
-    }
-
-    /// Whether two copies may run here for a reason that no fence can help.
-    pub(crate) fn is_excused(&self, h: HostId) -> bool {
-        self.restored_backup || self.excused.contains(&h)
-    }
-
-    /// Nothing new strikes, and everything that stands still goes on.
-    fn end_faults(&mut self) {
-        let now = self.now;
-        self.faults_over = true;
-        if self.plan.faults.contains(&Fault::PoisonTask) {
-            self.count(Fault::PoisonTask);
-        }
-        (self.server.busy_until, self.server.slow_until, self.server.unknown_next) = (0, 0, false);
-        for link in &mut self.links {
-            (link.cut_up_until, link.cut_down_until, link.delay_until) = (0, 0, 0);
-        }
-        for h in 0..self.hosts.len() {
-            self.hosts[h].disk_full_until = 0;
-            if self.hosts[h].clone_of.is_some() {
-                self.clone_gone(h);
-            }
-        }
-        self.at(now + MINUTE, Happening::CancelEndless);
-    }
-
-    // The end.
 
     fn is_quiet(&self) -> bool {
         let all_back = self.hosts.iter().filter(|host| host.clone_of.is_none()).all(|host| {
@@ -909,8 +555,9 @@ impl World {
         let mut said = self.server.describe();
         for host in self.hosts.iter().filter(|host| host.clone_of.is_none()) {
             let agent = host.agent.as_ref().map(|agent| (agent.session, agent.is_idle()));
-            said += &format!(
-                "machine {}: on {} awake {} agent {agent:?} shims {} spool {} taken {:?}\n",
+            let _ = writeln!(
+                said,
+                "machine {}: on {} awake {} agent {agent:?} shims {} spool {} taken {:?}",
                 host.id,
                 host.on,
                 host.is_awake(),

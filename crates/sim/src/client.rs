@@ -5,7 +5,7 @@ use crate::{
     server::Command,
     world::{Happening, Request, World},
 };
-use fetchml_api::{Demand, SlotKind, TaskId};
+use fetchml_api::{Demand, Role, SlotKind, TaskId};
 use fetchml_scheduler::{Lease, NewTask};
 use uuid::Uuid;
 
@@ -26,7 +26,8 @@ impl World {
                 gpu,
                 gpu_type: (gpu > 0 && chance.bool()).then(|| "H100".to_owned()),
             },
-            priority: chance.u8(1..=10),
+            priority: chance.u8(1..=8),
+            role: Role::User,
             max_retries: chance.u32(..3),
             lease: match chance.u32(..6) {
                 0 => Lease::Seconds(chance.u32(30..300)),

@@ -3,7 +3,8 @@
 
 use crate::{EPOCH, Violation, promise};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Micros, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Micros, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId,
+    WorkerRecord,
 };
 use fetchml_scheduler::{NewTask, Rows, Scheduler, Settings};
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ pub(crate) enum Write {
     Update(TaskState),
     Attempt(AttemptRecord),
     Worker(WorkerRecord),
+    Share(ShareRecord),
     Audit(AuditDraft),
     Incarnation(u64),
 }
@@ -35,6 +37,7 @@ pub(crate) struct Database {
     /// Those that are not over.
     attempts: BTreeMap<AttemptId, AttemptRecord>,
     workers: BTreeMap<WorkerId, WorkerRecord>,
+    shares: BTreeMap<String, ShareRecord>,
     pub(crate) incarnation: u64,
     pub(crate) last_time: Micros,
     pub(crate) events: u64,
@@ -62,6 +65,7 @@ impl Database {
                     touched.push(state.id);
                 }
                 Write::Attempt(record) => self.put_attempt(record)?,
+                Write::Share(record) => drop(self.shares.insert(record.user_id.clone(), record.clone())),
                 Write::Worker(record) => drop(self.workers.insert(record.id, record.clone())),
                 // Below: it may come before the row that it is about.
                 Write::Audit(_) => {}
@@ -155,6 +159,8 @@ impl Database {
             tasks: live.map(|row| (row.new.clone(), row.state.clone())).collect(),
             attempts: self.attempts.values().cloned().collect(),
             workers: self.workers.values().cloned().collect(),
+            shares: self.shares.values().cloned().collect(),
+            quotas: Vec::new(),
         };
         Scheduler::restore(settings, now, rows)
     }

@@ -350,8 +350,8 @@ impl World {
             Command::Submit(new) => {
                 let event = Event::TaskSubmitted(new.clone());
                 self.specs.insert(new.id, new);
-                self.step(event, turn);
-                turn.replies.extend(ticket.map(|ticket| (ticket, true)));
+                let answer = self.step(event, turn);
+                turn.replies.extend(ticket.map(|ticket| (ticket, answer == Answer::Done)));
             }
             Command::Cancel(task) => {
                 let answer = self.step(Event::CancelRequested { task, by: "ada".into() }, turn);
@@ -511,8 +511,10 @@ impl World {
                 Effect::Audit(draft) if skip_audit && draft.action == "requeue" => {}
                 Effect::Audit(draft) => turn.writes.push(Write::Audit(draft)),
                 Effect::Send { worker, message } => turn.sends.push((worker, message)),
-                #[expect(unreachable_patterns, reason = "effects that the simulation knows of later")]
-                _ => {}
+                Effect::PutShare(record) => turn.writes.push(Write::Share(record)),
+                Effect::PutQuota(_) => unreachable!("nobody sets quotas here"),
+                // Sums for people, of which nothing is decided.
+                Effect::AddUsage { .. } => {}
             }
         }
         answer

@@ -21,8 +21,8 @@ use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Reply};
 use fetchml_api::{
-    HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId, link::Heartbeat, link::Hello,
-    link::SpooledReport,
+    HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId, link::Heartbeat,
+    link::Hello, link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};

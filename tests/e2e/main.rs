@@ -12,6 +12,7 @@ mod environments;
 mod escape;
 mod fencing;
 mod ledger;
+mod namespace;
 mod network;
 mod proxy;
 mod restarts;

@@ -1,6 +1,7 @@
 //! Networks that delay, fall silent and break: one attempt of a task has authority, and logs are whole.
 
 use crate::{
+    namespace::{Namespace, Way},
     proxy::Proxy,
     support::{DEADLINE, Lab, eventually},
 };
@@ -34,6 +35,32 @@ async fn g2_a_worker_that_is_cut_off_stops_before_another_one_starts() {
     lab.serve().await;
     let proxy = Proxy::to(lab.listen()).await;
     lab.worker_at(1, &proxy.url()).await;
+    let hold = |on| proxy.set(|weather| (weather.hold_up, weather.hold_down) = (on, on));
+    stops_before_another_one_starts(lab, || hold(true), || hold(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_worker_that_the_server_does_not_hear_stops_before_another_one_starts() {
+    one_way(Way::Up).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_worker_that_does_not_hear_the_server_stops_before_another_one_starts() {
+    one_way(Way::Down).await;
+}
+
+/// Packets of one direction are dropped, those of the other arrive.
+async fn one_way(way: Way) {
+    let namespace = Namespace::new();
+    let mut lab = Lab::new().listening_on(namespace.server_ip()).worker_wrapped(&namespace.wrapper());
+    lab.serve_with(&["--lost-after", "12"]);
+    lab.serve().await;
+    lab.worker(1).await;
+    lab.wrap_next_workers(&[""; 0]);
+    stops_before_another_one_starts(lab, || namespace.cut(way), || namespace.heal()).await;
+}
+
+async fn stops_before_another_one_starts(mut lab: Lab, cut: impl FnOnce(), heal: impl FnOnce()) {
     let gate = lab.path("gate");
     let script =
         format!("echo begun; trap \"\" TERM; while [ ! -e {} ]; do sleep 0.05; done; echo ended", gate.display());
@@ -42,7 +69,7 @@ async fn g2_a_worker_that_is_cut_off_stops_before_another_one_starts() {
     eventually("the process runs", DEADLINE, async || (!living(task).is_empty()).then_some(())).await;
     lab.worker(2).await;
 
-    proxy.set(|weather| (weather.hold_up, weather.hold_down) = (true, true));
+    cut();
     let mut seen = BTreeSet::new();
     let second = eventually("the task runs on the other worker", LEASE_DEADLINE, async || {
         let now = living(task);
@@ -57,9 +84,9 @@ async fn g2_a_worker_that_is_cut_off_stops_before_another_one_starts() {
     assert_eq!((second.retry_count, second.requeue_count), (0, 1), "lost costs no retry");
 
     // What the first worker has to say comes now, and changes nothing.
-    proxy.set(|weather| (weather.hold_up, weather.hold_down) = (false, false));
+    heal();
     lab.workers_active(2).await;
-    fs::write(&gate, "").unwrap();
+    fs::write(&gate, "").expect("a file");
     let ended = lab.until(task, TaskStatus::Completed).await;
     assert_eq!((ended.attempt_id, ended.requeue_count), (second.attempt_id, 1));
     assert_eq!(lab.log(task).await, "begun\nended\n");
@@ -92,6 +119,21 @@ async fn a_link_that_is_dead_in_one_direction_is_noticed_and_made_again() {
     let ended = lab.until(task, TaskStatus::Completed).await;
     assert_eq!((ended.attempt_id, ended.retry_count, ended.requeue_count), (before.attempt_id, 0, 0));
     assert_eq!(lab.log(task).await, "ended\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g6_a_log_is_whole_though_one_packet_in_ten_is_lost() {
+    const LINES: usize = 200_000;
+    let namespace = Namespace::new();
+    let mut lab = Lab::new().listening_on(namespace.server_ip()).worker_wrapped(&namespace.wrapper());
+    lab.serve().await;
+    namespace.lose(10);
+    lab.worker(1).await;
+    let task = lab.submit(&format!("seq 1 {LINES}")).await;
+    let ended = lab.until(task, TaskStatus::Completed).await;
+    assert_eq!((ended.retry_count, ended.requeue_count), (0, 0));
+    let expected = (1..=LINES).fold(String::new(), |all, line| all + &format!("{line}\n"));
+    assert!(lab.log(task).await == expected, "the log is another one");
 }
 
 /// Bytes of the log in the next test: many windows of the link, small enough for a debug build.

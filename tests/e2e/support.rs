@@ -88,17 +88,25 @@ impl Drop for Process {
     }
 }
 
+/// How a worker is started.
+struct Seat {
+    /// Where it finds the server.
+    server: String,
+    /// What it is started by.
+    wrapper: Vec<String>,
+}
+
 /// A server and its workers on one scratch directory.
 pub(crate) struct Lab {
     dir: TempDir,
     listen: String,
     pub(crate) server: Option<Process>,
     pub(crate) workers: Vec<Process>,
-    /// Where each worker finds the server.
-    worker_servers: Vec<String>,
+    /// How each worker is started.
+    seats: Vec<Seat>,
     extra: Vec<String>,
     isolation: &'static str,
-    /// What worker processes are started by.
+    /// What the next workers are started by.
     wrapper: Vec<String>,
     /// User and group id of worker processes.
     worker_user: Option<u32>,
@@ -114,7 +122,7 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix("fetchml-e2e-").tempdir().expect("a scratch directory");
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let listen = free.local_addr().expect("bound").to_string();
-        let (workers, worker_servers, extra) = (Vec::new(), Vec::new(), Vec::new());
+        let (workers, seats, extra) = (Vec::new(), Vec::new(), Vec::new());
         let (server, isolation, wrapper, worker_user) = (None, "none", Vec::new(), None);
         let worker_program = env!("CARGO_BIN_EXE_fetchml").into();
         Self {
@@ -122,7 +130,7 @@ impl Lab {
             listen,
             server,
             workers,
-            worker_servers,
+            seats,
             extra,
             isolation,
             wrapper,
@@ -147,8 +155,21 @@ impl Lab {
     }
 
     /// Workers are started by this program, which gets their command line as its last arguments.
-    pub(crate) fn worker_wrapped(mut self, wrapper: &[&str]) -> Self {
-        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+    pub(crate) fn worker_wrapped(mut self, wrapper: &[impl AsRef<str>]) -> Self {
+        self.wrap_next_workers(wrapper);
+        self
+    }
+
+    /// The same of those that are started first from now on.
+    pub(crate) fn wrap_next_workers(&mut self, wrapper: &[impl AsRef<str>]) {
+        self.wrapper = wrapper.iter().map(|word| word.as_ref().to_owned()).collect();
+    }
+
+    /// The server listens on another address of this machine than loopback.
+    pub(crate) fn listening_on(mut self, ip: &str) -> Self {
+        let free = TcpListener::bind((ip, 0)).expect("a free port");
+        self.listen = free.local_addr().expect("bound").to_string();
+        self.extra.push("--allow-plain-http".into());
         self
     }
 
@@ -176,7 +197,7 @@ impl Lab {
 
     /// Adds arguments to every later `serve`.
     pub(crate) fn serve_with(&mut self, arguments: &[&str]) {
-        self.extra = arguments.iter().map(ToString::to_string).collect();
+        self.extra.extend(arguments.iter().map(ToString::to_string));
     }
 
     /// Sets a variable for the next start of a process, and for that one only.
@@ -297,7 +318,7 @@ impl Lab {
     /// The same, with the server at that address.
     pub(crate) async fn worker_at(&mut self, number: usize, server: &str) {
         assert_eq!(number, self.workers.len() + 1, "workers are numbered in order");
-        self.worker_servers.push(server.to_owned());
+        self.seats.push(Seat { server: server.to_owned(), wrapper: self.wrapper.clone() });
         let key_file = self.path("worker.key");
         if !key_file.exists() {
             let created = self.output(&["keys", "create", "--role", "worker", "--user", "lab", "--json"]).await;
@@ -311,8 +332,8 @@ impl Lab {
 
     fn spawn_worker(&mut self, number: usize) -> Process {
         let data_dir = self.path(&format!("worker{number}"));
-        let server = &self.worker_servers[number - 1];
-        let mut words = self.wrapper.clone();
+        let Seat { server, wrapper } = &self.seats[number - 1];
+        let mut words = wrapper.clone();
         words.push(self.worker_program.to_str().expect("UTF-8").to_owned());
         words.extend(["worker", "--server", server, "--isolation", self.isolation].map(ToOwned::to_owned));
         let mut command = clean(Command::new(&words[0]));

@@ -26,6 +26,16 @@ pub(crate) fn bubblewrap() -> Result<()> {
     if works() { Ok(()) } else { bail!("bubblewrap is needed; install it (Debian: apt-get install bubblewrap)") }
 }
 
+/// Makes sure that tests have bad networks: namespaces, and packets that are dropped.
+pub(crate) fn networks() -> Result<()> {
+    // Where Debian has them is on root's path only.
+    let works = || succeeds(Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin:/sbin; ip -V && nft -V"]));
+    if !works() {
+        apt_install(&["iproute2", "nftables"])?;
+    }
+    if works() { Ok(()) } else { bail!("ip and nft are needed (Debian: apt-get install iproute2 nftables)") }
+}
+
 /// Directory of PostgreSQL's programs; installs the server's package where there is none.
 pub(crate) fn postgres_programs() -> Result<PathBuf> {
     if let Some(dir) = find_postgres() {

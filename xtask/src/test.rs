@@ -5,7 +5,7 @@ use crate::{
     command::{cargo, shown, succeeds},
     outcome::Outcome,
     postgres::Cluster,
-    prerequisites::{bubblewrap, python_with_venv},
+    prerequisites::{bubblewrap, networks, python_with_venv},
 };
 use anyhow::{Context as _, Result};
 use std::{
@@ -24,6 +24,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let started = Instant::now();
     python_with_venv()?;
     bubblewrap()?;
+    networks()?;
     let cluster = Cluster::start()?;
     println!("PostgreSQL for this run: {}", cluster.url());
 

@@ -50,6 +50,8 @@ pub(crate) const WORKER_NAME: &str = "FETCHML_WORKER_NAME";
 pub(crate) const SLOTS: &str = "FETCHML_SLOTS";
 /// Service slots of the worker.
 pub(crate) const SERVICE_SLOTS: &str = "FETCHML_SERVICE_SLOTS";
+/// Log kept of one attempt, MiB.
+pub(crate) const LOG_QUOTA: &str = "FETCHML_LOG_QUOTA";
 /// How the worker isolates tasks.
 pub(crate) const ISOLATION: &str = "FETCHML_ISOLATION";
 /// Filter of the server's and worker's log, such as `debug`.

@@ -50,7 +50,7 @@ pub const ENDED_REMEMBERED: usize = 16_384;
 
 /// Log bytes sent and not yet acknowledged, for each attempt.
 pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
-/// Log bytes kept of one attempt; the rest is counted in a marker.
+/// Log bytes kept of one attempt unless set; the rest is counted in a marker.
 pub const LOG_QUOTA_BYTES: u64 = 10 << 30;
 /// Pause between two looks at the logs while something grows.
 pub const LOG_POLL_ACTIVE: Duration = Duration::from_millis(50);

@@ -120,6 +120,7 @@ pub(super) async fn start(
         name: settings.name.clone(),
         batch_slots: settings.slots,
         service_slots: settings.service_slots,
+        log_quota_bytes: u64::from(settings.log_quota_mib) << 20,
         isolation,
         helper_command: serving::helper_command()?,
     };

@@ -261,6 +261,7 @@ fn defaults() -> Figment {
     add("server.disk_low_percent", 80.into());
     add("server.gc_every_hours", 1.into());
     add("worker.service_slots", 4.into());
+    add("worker.log_quota_mib", 10_240.into());
     if let Some(dir) = environment::data_dir() {
         add("server.data_dir", dir.to_string_lossy().into_owned().into());
         add("worker.data_dir", dir.join("worker").to_string_lossy().into_owned().into());

@@ -79,6 +79,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) slots: Option<u32>,
     /// Service slots.
     pub(crate) service_slots: u32,
+    /// Longest log kept of one attempt, MiB.
+    pub(crate) log_quota_mib: u32,
     /// How tasks are isolated; absent: as the command decides.
     pub(crate) isolation: Option<String>,
 }

@@ -86,6 +86,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("worker.name", env::WORKER_NAME, Kind::Text, "name of the worker: the host name unless set"),
     setting("worker.slots", env::SLOTS, Kind::Integer, "tasks at the same time: the cores unless set"),
     setting("worker.service_slots", env::SERVICE_SLOTS, Kind::Integer, "notebooks and tools at the same time"),
+    setting("worker.log_quota_mib", env::LOG_QUOTA, Kind::Integer, "longest log kept of one attempt, MiB"),
     setting(
         "worker.isolation",
         env::ISOLATION,

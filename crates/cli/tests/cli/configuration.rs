@@ -87,6 +87,7 @@ fn explain_shows_every_setting() {
     worker.name                    -                      not set                                FETCHML_WORKER_NAME             name of the worker: the host name unless set
     worker.slots                   -                      not set                                FETCHML_SLOTS                   tasks at the same time: the cores unless set
     worker.service_slots           4                      default                                FETCHML_SERVICE_SLOTS           notebooks and tools at the same time
+    worker.log_quota_mib           10240                  default                                FETCHML_LOG_QUOTA               longest log kept of one attempt, MiB
     worker.isolation               -                      not set                                FETCHML_ISOLATION               required, auto or none: required unless set, auto for `up` on loopback
     --- stderr
     no configuration file

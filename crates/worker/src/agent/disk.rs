@@ -21,7 +21,7 @@ pub(crate) struct Usage {
 }
 
 /// Looks until the core is gone.
-pub(crate) fn watch(data_dir: PathBuf, core: mpsc::Sender<Event>) {
+pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, core: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         let mut look = tokio::time::interval(limits::DISK_EVERY);
         let mut short = false;
@@ -33,7 +33,7 @@ pub(crate) fn watch(data_dir: PathBuf, core: mpsc::Sender<Event>) {
             }
             let dir = data_dir.clone();
             let measured = tokio::task::spawn_blocking(move || {
-                trim_logs(&dir, limits::LOG_QUOTA_BYTES);
+                trim_logs(&dir, log_quota_bytes);
                 is_short(&dir).then(|| usage(&dir))
             })
             .await;

@@ -66,6 +66,8 @@ pub struct Options {
     pub batch_slots: Option<u32>,
     /// Attempts of kind service run at once.
     pub service_slots: u32,
+    /// Log bytes kept of one attempt.
+    pub log_quota_bytes: u64,
     /// How users' processes are kept in their place.
     pub isolation: Isolation,
     /// Command that ends in [`crate::shim::helper_main`], and with [`crate::shim::INIT`] for its only
@@ -82,6 +84,7 @@ impl fmt::Debug for Options {
             .field("name", &self.name)
             .field("batch_slots", &self.batch_slots)
             .field("service_slots", &self.service_slots)
+            .field("log_quota_bytes", &self.log_quota_bytes)
             .field("isolation", &self.isolation)
             .field("helper_command", &self.helper_command)
             .finish()
@@ -95,6 +98,15 @@ pub enum StartError {
     /// Another agent has the data directory.
     #[error("the data directory {} is in use by another worker; stop it or name another with --data-dir", path.display())]
     InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Tasks that run belong to the directory that this one was copied from.
+    #[error(
+        "the data directory {} is a copy of one whose tasks run; name a new directory, a worker must not have another's",
+        path.display()
+    )]
+    Copied {
         /// The directory.
         path: PathBuf,
     },
@@ -185,7 +197,7 @@ impl Worker {
             Sandboxes::probe(options.isolation, &helper, data.path()).await.map_err(StartError::Isolation)?;
         capabilities.isolation = sandboxes.name().into();
         let isolation = sandboxes.describe();
-        let logs = Logs::start(limits::LOG_QUOTA_BYTES);
+        let logs = Logs::start(options.log_quota_bytes);
         let lease = match data.lease_mark() {
             Some(mark) => Lease::new(mark.sent_ms, mark.lost_after_s),
             None => Lease::new(0, 0),
@@ -217,7 +229,7 @@ impl Worker {
             inventory: Vec::new(),
             unfit: None,
         };
-        let left = recovery::find(&data).map_err(in_data_dir)?;
+        let left = recovery::find(&data)?;
         let events = mpsc::channel(limits::CORE_EVENTS);
         let to_core = events.0.clone();
         let (connected_in, connected) = watch::channel(false);
@@ -235,7 +247,7 @@ impl Worker {
         for (taken, begin) in left {
             core.take_up(taken, begin);
         }
-        disk::watch(options.data_dir.clone(), to_core.clone());
+        disk::watch(options.data_dir.clone(), options.log_quota_bytes, to_core.clone());
         let core = tokio::spawn(core.run(asked));
         let link = tokio::spawn(Link { target, core: to_core, spool, logs, lease }.run()).abort_handle();
         Ok(Self { id, isolation, connected, shutdown, core, link, ended: None })

@@ -3,6 +3,7 @@
 
 use crate::{
     agent::{
+        StartError,
         attempt::{self, Begin},
         core::Taken,
         identity::DataDir,
@@ -14,11 +15,12 @@ use fetchml_api::AttemptId;
 use std::{fs, io, path::Path};
 
 /// Every attempt in the data directory, in the order of assignment.
-pub(crate) fn find(data: &DataDir) -> io::Result<Vec<(Taken, Begin)>> {
-    fs::create_dir_all(data.path().join("trash"))?;
+pub(crate) fn find(data: &DataDir) -> Result<Vec<(Taken, Begin)>, StartError> {
+    let failed = |source| StartError::DataDir { path: data.path().to_owned(), source };
+    fs::create_dir_all(data.path().join("trash")).map_err(failed)?;
     let mut found = Vec::new();
-    for entry in fs::read_dir(data.attempts())? {
-        let entry = entry?;
+    for entry in fs::read_dir(data.attempts()).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         let Some(attempt) = name.to_str().and_then(|name| name.parse::<AttemptId>().ok()) else { continue };
         let dir = AttemptDir::new(data.path(), attempt);
@@ -31,7 +33,8 @@ pub(crate) fn find(data: &DataDir) -> io::Result<Vec<(Taken, Begin)>> {
                 continue;
             }
         };
-        let begin = begin(data, &dir, &taken);
+        let copied = || StartError::Copied { path: data.path().to_owned() };
+        let begin = begin(data, &dir, &taken).ok_or_else(copied)?;
         tracing::info!(%attempt, task = %taken.assignment.spec.id, begin = said(&begin), "taken up");
         found.push((taken, begin));
     }
@@ -44,10 +47,12 @@ fn read_taken(path: &Path, attempt: AttemptId) -> io::Result<Taken> {
     if taken.assignment.attempt == attempt { Ok(taken) } else { Err(io::Error::other("it is of another attempt")) }
 }
 
-fn begin(data: &DataDir, dir: &AttemptDir, taken: &Taken) -> Begin {
-    match reattach(dir.root()) {
+/// `None`: it runs, and from another directory.
+fn begin(data: &DataDir, dir: &AttemptDir, taken: &Taken) -> Option<Begin> {
+    Some(match reattach(dir.root()) {
         Ok(Reattached::Running(running)) => Begin::Running(running),
         Ok(Reattached::Ended(exit)) => Begin::Exited(exit),
+        Ok(Reattached::Copied) => return None,
         Ok(Reattached::Lost) => Begin::Over(attempt::lost("its supervisor and the agent were both gone when it ended")),
         // Of another boot: files that would tell may be lost, so nothing proves that it never ran.
         Ok(Reattached::NeverRan) if taken.boot_id != data.boot_id() => {
@@ -58,7 +63,7 @@ fn begin(data: &DataDir, dir: &AttemptDir, taken: &Taken) -> Begin {
             Err(error) => Begin::Over(attempt::launch_failed(&error)),
         },
         Err(error) => Begin::Over(attempt::lost(&format!("what is left of it cannot be read: {error}"))),
-    }
+    })
 }
 
 fn said(begin: &Begin) -> &'static str {

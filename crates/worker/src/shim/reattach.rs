@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{cgroup::Cgroup, limits};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
     fs::{FlockOperation, flock},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -24,10 +25,12 @@ pub enum Reattached {
     NeverRan,
     /// User code ran, or may have, and nobody saw its end; what was left of it has been killed.
     Lost,
+    /// Its shim lives and works for another directory: this one is a copy of that.
+    Copied,
 }
 
-/// Finds out what became of the attempt in `dir`, of which no other agent takes care; may wait for a moment. To be called within the runtime, as the result may
-/// watch a process. `NeverRan` for a missing `shim.json` holds within one boot: after a power cut
+/// Finds out what became of the attempt in `dir`, of which no other agent takes care; may wait for a moment. To be
+/// called within the runtime, as the result may watch a process. `NeverRan` for a missing `shim.json` holds within one boot: after a power cut
 /// files that were not synced may be gone, so a caller whose own record is of another boot (see
 /// [`super::boot_id`]) must take it for `Lost`.
 ///
@@ -39,11 +42,15 @@ pub fn reattach(dir: &Path) -> io::Result<Reattached> {
     }
     let Some(record) = read_json::<ShimRecord>(dir, files::SHIM)? else { return Ok(Reattached::NeverRan) };
     await_go(dir)?;
-    if is_locked(dir)?
-        && record.boot_id == boot_id()?
-        && let Some(process) = open_identified(&record)
-    {
-        return Ok(Reattached::Running(Running::new(dir.to_owned(), record, process)?));
+    let process = if record.boot_id == boot_id()? { open_identified(&record) } else { None };
+    if let Some(process) = process {
+        if is_locked(dir)? {
+            return Ok(Reattached::Running(Running::new(dir.to_owned(), record, process)?));
+        }
+        // A shim lets go of its lock only in death.
+        if is_alive(&process) {
+            return Ok(Reattached::Copied);
+        }
     }
     // The shim is gone; it may have written its last words since the first look.
     if let Some(exit) = read_record(dir, files::EXIT)? {
@@ -86,6 +93,12 @@ pub(super) fn open_identified(record: &ShimRecord) -> Option<OwnedFd> {
     let pid = Pid::from_raw(record.pid)?;
     let process = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
     Stat::of(pid).is_ok_and(|stat| stat.start_time == record.start_time).then_some(process)
+}
+
+fn is_alive(process: &OwnedFd) -> bool {
+    // The handle of a process that has ended is readable.
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready == 0)
 }
 
 /// Whether user code may have run.

@@ -119,6 +119,7 @@ impl Peer {
             name: Some("box".to_owned()),
             batch_slots: Some(1),
             service_slots: 1,
+            log_quota_bytes: fetchml_worker::limits::LOG_QUOTA_BYTES,
             isolation: fetchml_worker::isolation::Isolation::None,
             helper_command: rig::helper_command(),
         }

@@ -1,30 +1,17 @@
-//! Full disks. The server's: writes are refused, reads go on, and it recovers without a restart. The worker's: who
-//! fills it is stopped.
+//! Full and broken disks. The server's is full: writes are refused, reads go on, and it recovers without a restart; it
+//! does not sync: the server ends. The worker's: who fills it is stopped.
 
 use crate::support::{DEADLINE, Lab, eventually};
 use fetchml_api::{CreateTaskRequest, FailureCause, HealthStatus, TaskStatus};
-use std::{fs, process::Command};
+use sha2::{Digest as _, Sha256};
+use std::fs;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_are_refused_reads_go_on_and_it_recovers() {
     let mut lab = Lab::new();
-    let data_dir = lab.data_dir();
-    fs::create_dir(&data_dir).unwrap();
-    // The server gets a small file system of its own, in a mount namespace of its own.
-    let fetchml = env!("CARGO_BIN_EXE_fetchml");
-    let script = format!(
-        "mount -t tmpfs -o size=16m,mode=0700 tmpfs {dir} && exec {fetchml} serve --listen {listen} --data-dir {dir} --rate-limits off",
-        dir = data_dir.display(),
-        listen = lab.listen(),
-    );
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).env("HOME", lab.path("home"));
-    lab.server = Some(lab.spawn("serve", command));
-    lab.healthy().await;
-    let inside =
-        std::path::PathBuf::from(format!("/proc/{}/root{}", lab.server.as_ref().unwrap().pid(), data_dir.display()));
-    let key = fs::read_to_string(inside.join("admin.key")).unwrap();
-    let client = fetchml_client::Client::new(&lab.url(), key.trim()).unwrap();
+    lab.serve_with(&["--rate-limits", "off"]);
+    lab.serve_on_small_disk(16).await;
+    let (client, key) = (lab.client(), lab.admin_key());
     let http = reqwest::Client::new();
     let submit = async || {
         let request = CreateTaskRequest {
@@ -35,7 +22,7 @@ async fn writes_are_refused_reads_go_on_and_it_recovers() {
         };
         let answer = http
             .post(format!("{}/v1/tasks", lab.url()))
-            .header("X-API-Key", key.trim())
+            .header("X-API-Key", &key)
             .json(&request)
             .send()
             .await
@@ -46,7 +33,7 @@ async fn writes_are_refused_reads_go_on_and_it_recovers() {
     let (status, _, body) = submit().await;
     assert_eq!(status, 201);
     let first: fetchml_api::Task = serde_json::from_slice(&body).unwrap();
-    let filler = inside.join("filler");
+    let filler = lab.data_dir().join("filler");
     // Takes all that is left, so that the next growth of the database fails.
     let _ = fs::write(&filler, vec![1_u8; 64 << 20]);
 
@@ -64,6 +51,63 @@ async fn writes_are_refused_reads_go_on_and_it_recovers() {
     fs::remove_file(&filler).unwrap();
     eventually("submits are taken again", DEADLINE, async || (submit().await.0 == 201).then_some(())).await;
     assert_eq!(client.health().await.unwrap().status, HealthStatus::Healthy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g6_a_log_waits_for_room_on_the_servers_disk_and_is_whole() {
+    let mut lab = Lab::new();
+    lab.serve_on_small_disk(32).await;
+    lab.worker(1).await;
+    let gate = lab.path("gate");
+    let print = format!("while [ ! -e {} ]; do sleep 0.05; done; seq 1 900000", gate.display());
+    let task = lab.submit(&format!("bash -c '{print}'")).await;
+    let attempt = lab.until(task, TaskStatus::Running).await.attempt_id.unwrap().to_string();
+    let filler = lab.data_dir().join("filler");
+    let _ = fs::write(&filler, vec![1_u8; 64 << 20]);
+    fs::write(&gate, "").unwrap();
+    eventually("the server has no room", DEADLINE, async || {
+        let said = lab.server.as_ref().unwrap().stderr();
+        ["no space for logs", "the store cannot be written"].iter().any(|words| said.contains(words)).then_some(())
+    })
+    .await;
+    // The task does not wait for it.
+    let exit = lab.path("worker1/attempts").join(attempt).join("exit.json");
+    eventually("the task has ended", DEADLINE, async || exit.exists().then_some(())).await;
+    fs::remove_file(&filler).unwrap();
+    let ended = lab.until(task, TaskStatus::Completed).await;
+    assert_eq!((ended.retry_count, ended.requeue_count), (0, 0));
+    let expected = std::process::Command::new("seq").args(["1", "900000"]).output().unwrap().stdout;
+    assert_eq!(Sha256::digest(lab.log(task).await), Sha256::digest(expected));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_ends_the_server_and_nothing_acknowledged_is_lost() {
+    let mut lab = Lab::new();
+    lab.serve_with(&["--rate-limits", "off"]);
+    // From the hundredth on of each thread.
+    let syncs = ["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=100+"];
+    let out = lab.path("strace").display().to_string();
+    lab.wrap_server(&[&["strace", "-f", "--seccomp-bpf", "-qq", "-o", &out][..], &syncs].concat());
+    lab.serve().await;
+    let client = lab.client();
+    let mut acknowledged = Vec::new();
+    eventually("the server ends", DEADLINE, async || {
+        let request = CreateTaskRequest { job_name: "sync".into(), args: Some("true".into()), ..Default::default() };
+        if let Ok(task) = client.submit(&request, true).await {
+            acknowledged.push(task.id);
+        }
+        lab.server.as_mut().unwrap().has_ended().then_some(())
+    })
+    .await;
+    let mut server = lab.server.take().unwrap();
+    assert_ne!(server.wait().await, Some(0));
+    assert!(server.stderr().contains("the disk failed to sync; exiting"), "{}", server.stderr());
+    assert!(acknowledged.len() > 10, "{} submits were taken", acknowledged.len());
+    lab.wrap_server(&[]);
+    lab.serve().await;
+    for task in acknowledged {
+        assert_eq!(lab.client().task(task).await.unwrap().status, TaskStatus::Queued);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,27 @@
 //! Whole processes: the real binary, real files, real signals. Each test has its own data
 //! directories and port; nothing here sleeps to synchronise, every wait is for a condition with a
 //! deadline.
+//!
+//! Promises under faults, and where each is tested (by tests whose names begin with it):
+//!
+//! | Promise | Faults | Tests |
+//! |---|---|---|
+//! | G1 an acknowledged submit is durable | kill -9 of the server under load | `ledger` |
+//! | G2 one attempt has authority | partition, one-way cuts, SIGSTOP, a cloned worker | `network`, `fencing` |
+//! | | late and repeated frames, at the link | `crates/server/tests/api/fencing.rs` |
+//! | | the lease that each shim keeps | `crates/worker/tests/worker/fence.rs` |
+//! | G3 a server's restart kills no task | kill -9 with one and with fifty running | `restarts` |
+//! | | leases start again at boot | `crates/scheduler/tests/core/restore.rs` |
+//! | G4 a worker's restart re-attaches | kill -9 of the agent, upgrade, reboot | `restarts` |
+//! | G5 one terminal transition | repeated, reordered, conflicting reports | `crates/server/tests/api/reports.rs` |
+//! | G6 logs are whole and never block | kills, broken links, lost packets, full disk, garbage, quota | `logs`, `network`, `disk_full` |
+//! | G10 cancel kills the whole tree | double fork, setsid, SIGTERM ignored | `trees`, `crates/worker/tests/worker/sandbox.rs` |
+//! | all of these at once | anything killed at random and at named places | `crash` |
 
 mod bad_input;
 mod causes;
 mod checkpoints;
+mod clock;
 mod commands;
 mod crash;
 mod disk_full;
@@ -12,9 +29,11 @@ mod environments;
 mod escape;
 mod fencing;
 mod ledger;
+mod logs;
 mod namespace;
 mod network;
 mod proxy;
 mod restarts;
 mod retention;
 mod support;
+mod trees;

@@ -184,3 +184,66 @@ async fn stop_tasks_stops_tasks() {
     assert_eq!(server.terminate().await, Some(0), "{}", server.stderr());
     assert!(!fs::exists(format!("/proc/{}", pid.trim())).unwrap(), "the task is gone");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g4_after_a_reboot_an_exit_on_record_is_exact_and_what_ran_is_lost() {
+    let lab = Lab::new();
+    let boot = lab.path("boot_id");
+    let begin_boot = |name: &str| fs::write(&boot, format!("{name}\n")).unwrap();
+    begin_boot("00000000-0000-4000-8000-000000000001");
+    // The worker sees a boot of its own.
+    let mount = format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"", boot.display());
+    let own_mounts = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"];
+    let mut lab = lab.worker_wrapped(&[&["/usr/bin/env", "FETCHML_SLOTS=2"], &own_mounts[..]].concat());
+    lab.serve().await;
+    lab.worker(1).await;
+    let submit = async |script: String| {
+        let args = Some(format!("bash -c '{script}'"));
+        let request = CreateTaskRequest { job_name: "reboot".into(), args, cpu: Some(0), ..Default::default() };
+        let id = lab.client().submit(&request, true).await.unwrap().id;
+        lab.until(id, TaskStatus::Running).await
+    };
+    let gate = lab.path("gate");
+    let ends = submit(format!("while [ ! -e {} ]; do sleep 0.05; done; echo said; exit 9", gate.display())).await;
+    let runs = submit("[ $FETCHML_ATTEMPT = 2 ] || sleep 1000; echo again".to_owned()).await;
+    let of = |attempt: fetchml_api::AttemptId| lab.path("worker1/attempts").join(attempt.to_string());
+    let (recorded, shim) =
+        (of(ends.attempt_id.unwrap()).join("exit.json"), of(runs.attempt_id.unwrap()).join("shim.json"));
+    let shim: serde_json::Value = serde_json::from_slice(&fs::read(shim).unwrap()).unwrap();
+    assert_eq!(shim["boot_id"], "00000000-0000-4000-8000-000000000001");
+
+    lab.kill_worker(0);
+    fs::write(&gate, "").unwrap();
+    crate::support::eventually("the exit is on record", crate::support::DEADLINE, async || {
+        recorded.exists().then_some(())
+    })
+    .await;
+    // Everything dies with the machine, the shim before it can say a word.
+    let pid = |value: &serde_json::Value| rustix::process::Pid::from_raw(value.as_i64().unwrap() as i32).unwrap();
+    rustix::process::kill_process(pid(&shim["pid"]), rustix::process::Signal::KILL).unwrap();
+    kill_attempt(&runs.attempt_id.unwrap().to_string());
+    begin_boot("00000000-0000-4000-8000-000000000002");
+    lab.restart_worker(0).await;
+
+    let ended = lab.until(ends.id, TaskStatus::Failed).await;
+    assert_eq!(ended.failure.and_then(|failure| failure.exit_code), Some(9));
+    assert_eq!((ended.attempt_id, ended.requeue_count), (ends.attempt_id, 0));
+    assert_eq!(lab.log(ends.id).await, "said\n");
+    let again = lab.until(runs.id, TaskStatus::Completed).await;
+    assert_eq!((again.requeue_count, again.retry_count), (1, 0), "an exit that nobody saw is lost, never 0");
+    assert_eq!(lab.log(runs.id).await, "again\n");
+}
+
+/// Kills every process of an attempt.
+fn kill_attempt(attempt: &str) {
+    let mark = format!("FETCHML_ATTEMPT_ID={attempt}");
+    for entry in fs::read_dir("/proc").expect("procfs").flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            && let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+        {
+            let pid = rustix::process::Pid::from_raw(pid).expect("not 0");
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}

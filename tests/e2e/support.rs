@@ -106,6 +106,10 @@ pub(crate) struct Lab {
     seats: Vec<Seat>,
     extra: Vec<String>,
     isolation: &'static str,
+    /// What the server is started by.
+    server_wrapper: Vec<String>,
+    /// Where the server's files are seen, when it has a mount namespace of its own.
+    server_root: Option<PathBuf>,
     /// What the next workers are started by.
     wrapper: Vec<String>,
     /// User and group id of worker processes.
@@ -133,6 +137,8 @@ impl Lab {
             seats,
             extra,
             isolation,
+            server_wrapper: Vec::new(),
+            server_root: None,
             wrapper,
             worker_user,
             worker_program,
@@ -209,8 +215,13 @@ impl Lab {
         self.dir.path().join(name)
     }
 
+    /// Where the server keeps everything.
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.path("server")
+        let dir = self.path("server");
+        match &self.server_root {
+            Some(root) => root.join(dir.strip_prefix("/").expect("it is absolute")),
+            None => dir,
+        }
     }
 
     pub(crate) fn listen(&self) -> &str {
@@ -273,10 +284,28 @@ impl Lab {
 
     /// Starts `serve`.
     pub(crate) fn start_server(&mut self) {
-        let data_dir = self.data_dir();
-        let mut command = self.command(&["serve", "--listen", &self.listen]);
-        command.arg("--data-dir").arg(&data_dir).args(&self.extra);
+        let mut words = self.server_wrapper.clone();
+        words.extend([env!("CARGO_BIN_EXE_fetchml"), "serve", "--listen", &self.listen].map(ToOwned::to_owned));
+        let mut command = clean(Command::new(&words[0]));
+        command.args(&words[1..]).arg("--data-dir").arg(self.path("server")).args(&self.extra);
+        command.current_dir(self.dir.path()).env("HOME", self.path("home"));
         self.server = Some(self.spawn("serve", command));
+    }
+
+    /// The server is started by this program, which gets its command line as its last arguments.
+    pub(crate) fn wrap_server(&mut self, wrapper: &[&str]) {
+        self.server_wrapper = wrapper.iter().map(ToString::to_string).collect();
+    }
+
+    /// Starts `serve` with its data on a small file system of its own, and waits until it answers.
+    pub(crate) async fn serve_on_small_disk(&mut self, megabytes: usize) {
+        let dir = self.path("server");
+        fs::create_dir(&dir).expect("a directory");
+        let mount = format!("mount -t tmpfs -o size={megabytes}m,mode=0700 tmpfs {} && exec \"$@\"", dir.display());
+        self.wrap_server(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"]);
+        self.serve().await;
+        let pid = self.server.as_ref().expect("just started").pid();
+        self.server_root = Some(format!("/proc/{pid}/root").into());
     }
 
     /// Starts `up` and waits until it answers and its worker is there.

@@ -36,6 +36,16 @@ pub(crate) fn networks() -> Result<()> {
     if works() { Ok(()) } else { bail!("ip and nft are needed (Debian: apt-get install iproute2 nftables)") }
 }
 
+/// Makes sure that tests can make system calls fail and clocks jump.
+pub(crate) fn faults() -> Result<()> {
+    let has = |tool: &str| succeeds(Command::new(tool).arg("--version"));
+    if !(has("strace") && has("faketime")) {
+        apt_install(&["strace", "faketime"])?;
+    }
+    let works = has("strace") && has("faketime");
+    if works { Ok(()) } else { bail!("strace and faketime are needed (Debian: apt-get install strace faketime)") }
+}
+
 /// Directory of PostgreSQL's programs; installs the server's package where there is none.
 pub(crate) fn postgres_programs() -> Result<PathBuf> {
     if let Some(dir) = find_postgres() {

@@ -5,7 +5,7 @@ use crate::{
     command::{cargo, shown, succeeds},
     outcome::Outcome,
     postgres::Cluster,
-    prerequisites::{bubblewrap, networks, python_with_venv},
+    prerequisites::{bubblewrap, faults, networks, python_with_venv},
 };
 use anyhow::{Context as _, Result};
 use std::{
@@ -25,6 +25,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     python_with_venv()?;
     bubblewrap()?;
     networks()?;
+    faults()?;
     let cluster = Cluster::start()?;
     println!("PostgreSQL for this run: {}", cluster.url());
 

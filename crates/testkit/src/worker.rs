@@ -41,6 +41,26 @@ impl LinkWorker {
     /// # Panics
     /// It is refused.
     pub async fn connect_as(server: &TestServer, id: WorkerId, inventory: Vec<Held>) -> Self {
+        let mut worker = Self::hello(server, id, 1, inventory).await;
+        worker.welcome = worker.wait(|m| if let ToWorker::Welcome(w) = m { Some(w.clone()) } else { None }).await;
+        worker
+    }
+
+    /// Tries to connect as this run of an agent; why it is refused.
+    ///
+    /// # Panics
+    /// It is welcome.
+    pub async fn refused(server: &TestServer, id: WorkerId, agent_run: u64, inventory: Vec<Held>) -> String {
+        let mut worker = Self::hello(server, id, agent_run, inventory).await;
+        let answer = worker.wait(|m| match m {
+            ToWorker::Refused { reason, .. } => Some(Ok(reason.clone())),
+            ToWorker::Welcome(_) => Some(Err("it is welcome")),
+            _ => None,
+        });
+        answer.await.expect("it is refused")
+    }
+
+    async fn hello(server: &TestServer, id: WorkerId, agent_run: u64, inventory: Vec<Held>) -> Self {
         let key = server.worker().await.key.expect("a worker's client has a key");
         let url = format!("ws://{}/v1/workers/connect", server.server().address());
         let mut request = url.into_client_request().expect("the address makes a URL");
@@ -60,7 +80,7 @@ impl LinkWorker {
         let hello = Hello {
             protocol: PROTOCOL,
             worker_id: id,
-            agent_run: 1,
+            agent_run,
             name: "test".into(),
             capabilities,
             batch_slots: 4,
@@ -70,7 +90,6 @@ impl LinkWorker {
             unfit: None,
         };
         worker.send(&ToServer::Hello(Box::new(hello))).await;
-        worker.welcome = worker.wait(|m| if let ToWorker::Welcome(w) = m { Some(w.clone()) } else { None }).await;
         worker
     }
 
@@ -158,13 +177,20 @@ impl LinkWorker {
         self.report(assignment, Report::Ended(outcome)).await;
     }
 
+    /// Sends a binary frame.
+    ///
+    /// # Panics
+    /// The session is closed.
+    pub async fn send_frame(&mut self, frame: Vec<u8>) {
+        self.socket.send(Message::binary(frame)).await.unwrap_or_else(|e| panic!("the link is closed: {e}"));
+    }
+
     /// Sends log bytes; returns the durable length that the server acknowledges.
     ///
     /// # Panics
     /// The session is closed.
     pub async fn log(&mut self, attempt: AttemptId, offset: u64, bytes: &[u8]) -> u64 {
-        let frame = LogChunk { attempt, node: 0, offset, bytes }.encode();
-        self.socket.send(Message::binary(frame)).await.unwrap_or_else(|e| panic!("the link is closed: {e}"));
+        self.send_frame(LogChunk { attempt, node: 0, offset, bytes }.encode()).await;
         self.wait(|m| match m {
             ToWorker::LogAck { attempt: of, offset } if *of == attempt => Some(*offset),
             _ => None,

@@ -35,7 +35,7 @@ fn it_holds_what_it_held() {
 }
 
 #[test]
-fn leases_start_again_and_tasks_go_on() {
+fn g3_leases_start_again_at_boot_and_tasks_go_on() {
     let mut world = busy();
     world.sent.clear();
     world.pass(500);

@@ -12,6 +12,7 @@ mod coverage;
 mod document;
 mod events;
 mod gc;
+mod fencing;
 mod health;
 mod keys;
 mod life;

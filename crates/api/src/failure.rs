@@ -20,7 +20,7 @@ pub enum FailureCause {
     Timeout,
     /// No sign of progress for the task's stall limit.
     Stalled,
-    /// The worker was lost, or an exit was seen by nobody.
+    /// The worker was lost, an exit was seen by nobody, or the process failed on a faulty GPU.
     Lost,
     /// The process could not be started for a reason of the worker's.
     Launch,

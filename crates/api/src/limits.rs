@@ -27,6 +27,12 @@ pub const CPU_MAX: i64 = 4_096;
 pub const MEMORY_GB_MAX: i64 = 65_536;
 /// Most GPUs one node of a task may ask for.
 pub const GPU_MAX: i64 = 64;
+/// Most devices one worker may offer: those of sixteen GPUs that are split in seven.
+pub const WORKER_GPUS_MAX: usize = 128;
+/// Longest name, UUID or profile of a device, code points.
+pub const GPU_NAME_CHARS: usize = 96;
+/// Longest reason why a device is not available, code points.
+pub const GPU_REASON_CHARS: usize = 256;
 /// Longest `gpu_type`, code points.
 pub const GPU_TYPE_CHARS: usize = 64;
 /// Most retries a task may ask for.

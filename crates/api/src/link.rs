@@ -13,7 +13,7 @@ use crate::{
     ids::{AttemptEpoch, AttemptId, TaskId, WorkerId},
     log_rule::LogRuleMatch,
     record::TaskSpec,
-    worker::Capabilities,
+    worker::{Capabilities, Gpu, GpuUsage},
 };
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,12 @@ pub struct Heartbeat {
     /// As [`Hello::unfit`], as of now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfit: Option<String>,
+    /// All its devices, where they are not as it last told in this session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<Vec<Gpu>>,
+    /// What its devices do, after each look at them; absent: it did not look again since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_usage: Option<Vec<GpuUsage>>,
 }
 
 /// A report and its place in the worker's spool.
@@ -286,6 +292,16 @@ impl<'a> LogChunk<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_beat_of_before_devices_had_states_is_still_read() {
+        let beat = r#"{"type":"heartbeat","sent_ms":1,"held":[]}"#;
+        let read = Heartbeat { sent_ms: 1, held: Vec::new(), unfit: None, gpus: None, gpu_usage: None };
+        assert_eq!(serde_json::from_str::<ToServer>(beat).unwrap(), ToServer::Heartbeat(read.clone()));
+        assert_eq!(serde_json::to_string(&ToServer::Heartbeat(read)).unwrap(), beat);
+        let gpu = r#"{"index":0,"uuid":"GPU-1","name":"H100","memory_bytes":1}"#;
+        assert_eq!(serde_json::from_str::<Gpu>(gpu).unwrap().state, crate::GpuState::Available);
+    }
 
     proptest! {
         #[test]

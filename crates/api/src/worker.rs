@@ -17,17 +17,72 @@ pub enum SlotKind {
     Service,
 }
 
-/// One GPU device.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+/// One GPU device: a whole GPU, or a MIG device where its GPU is split.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Gpu {
-    /// Index on its worker, from 0.
+    /// Index on its worker, from 0. A device keeps it over restarts of the worker.
     pub index: u32,
-    /// NVML's UUID, or a made-up one for simulated devices.
+    /// NVML's UUID, or `simulated-<index>`.
     pub uuid: String,
     /// Device name, such as `NVIDIA H100 80GB HBM3`.
     pub name: String,
-    /// Device memory, bytes.
+    /// Device memory, bytes; 0: not known.
     pub memory_bytes: u64,
+    /// UUID of the GPU that a MIG device is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_uuid: Option<String>,
+    /// Profile of a MIG device, such as `1g.10gb`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig_profile: Option<String>,
+    /// Whether tasks are placed on it.
+    #[serde(default)]
+    pub state: GpuState,
+    /// Why not, in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How busy it was at the last look, at most 10 s ago; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilization_percent: Option<u32>,
+    /// Memory in use at the last look, bytes; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_used_bytes: Option<u64>,
+}
+
+/// Whether tasks are placed on a device. A task that runs on it already is left alone in any case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuState {
+    /// They are.
+    #[default]
+    Available,
+    /// Not now: a process that no task started uses it. It is given back by itself.
+    Withheld,
+    /// Not until somebody has looked after it: it has a fault, or does not answer.
+    Unhealthy,
+}
+
+impl GpuState {
+    /// The word used in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Withheld => "withheld",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// What a device does at the moment. Kept nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GpuUsage {
+    /// [`Gpu::index`].
+    pub index: u32,
+    /// How busy it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilization_percent: Option<u32>,
+    /// Memory in use, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_used_bytes: Option<u64>,
 }
 
 /// What a worker has.
@@ -57,6 +112,15 @@ pub struct Capabilities {
     /// Host name.
     #[serde(default)]
     pub hostname: String,
+}
+
+impl Capabilities {
+    /// Takes over the devices, with their number and type.
+    pub fn set_gpus(&mut self, gpus: Vec<Gpu>) {
+        self.gpu_count = gpus.len() as u32;
+        self.gpu_type = gpus.first().map(|gpu| gpu.name.clone());
+        self.gpus = gpus;
+    }
 }
 
 /// Slots of a worker.

@@ -1,8 +1,9 @@
-//! The audit events of tasks and of drains. Those of a task name the status after it, so that replaying
-//! them gives the tasks' final states.
+//! The audit events of tasks, drains and devices. Those of a task name the status after it, so that
+//! replaying them gives the tasks' final states.
 
 use fetchml_api::{
-    AttemptRecord, AuditDraft, AuditKind, FailureCause, Micros, QuotaRecord, QuotaScope, TaskState, WorkerRecord,
+    AttemptRecord, AuditDraft, AuditKind, FailureCause, Gpu, GpuState, Micros, QuotaRecord, QuotaScope, TaskState,
+    WorkerId, WorkerRecord,
 };
 use std::collections::BTreeMap;
 
@@ -149,4 +150,27 @@ pub(crate) fn worker_draft(
         error: None,
         metadata,
     }
+}
+
+/// An event for each device that is unhealthy now and was not, or the other way round. That one is withheld
+/// for a while is no event: it may happen with every process that somebody starts by hand.
+pub(crate) fn gpu_drafts(now: Micros, worker: WorkerId, before: &[Gpu], after: &[Gpu]) -> Vec<AuditDraft> {
+    let is_unhealthy =
+        |gpus: &[Gpu], index| gpus.iter().any(|gpu| gpu.index == index && gpu.state == GpuState::Unhealthy);
+    let changed = after.iter().filter(|gpu| is_unhealthy(before, gpu.index) != (gpu.state == GpuState::Unhealthy));
+    let draft = |gpu: &Gpu| {
+        let unhealthy = gpu.state == GpuState::Unhealthy;
+        AuditDraft {
+            at: now,
+            kind: AuditKind::SchedulerDrain,
+            user_id: SYSTEM.to_owned(),
+            resource: format!("workers/{worker}/gpus/{}", gpu.index),
+            action: if unhealthy { "gpu_drain" } else { "gpu_undrain" }.to_owned(),
+            success: true,
+            ip_address: None,
+            error: gpu.reason.clone().filter(|_| unhealthy),
+            metadata: BTreeMap::from([("uuid".to_owned(), gpu.uuid.clone())]),
+        }
+    };
+    changed.map(draft).collect()
 }

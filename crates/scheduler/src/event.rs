@@ -2,7 +2,7 @@
 //! driver that owns it.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Quota, QuotaRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, Quota, QuotaRecord,
     QuotaScope, Role, ShareRecord, TaskId, TaskState, WorkerId, WorkerRecord,
     link::{Held, Report},
 };
@@ -139,6 +139,13 @@ pub enum Event {
     WorkerHeard {
         /// The worker.
         worker: WorkerId,
+    },
+    /// What a worker says of its devices, all of them, is not what it said before.
+    GpusChanged {
+        /// The worker.
+        worker: WorkerId,
+        /// Its devices.
+        gpus: Vec<Gpu>,
     },
     /// The link of a worker closed. Its attempts keep their lease.
     WorkerDisconnected {

@@ -115,6 +115,7 @@ impl Scheduler {
                 self.on_worker_joined(hello, &inventory, effects)
             }
             Event::WorkerHeard { worker } => self.on_worker_heard(worker),
+            Event::GpusChanged { worker, gpus } => self.on_gpus_changed(worker, gpus, effects),
             Event::WorkerDisconnected { worker } => self.on_worker_disconnected(worker),
             Event::AttemptReported { worker, attempt, task, epoch, report } => {
                 let fence = report::Fence { worker, attempt, task, epoch };

@@ -4,11 +4,14 @@
 use crate::{
     Answer, Effect, Message, Scheduler,
     attempt::Holding,
+    audit,
     report::Fence,
     timers::Timer,
     worker::{Occupancy, Worker},
 };
-use fetchml_api::{AttemptId, AttemptPhase, Capabilities, FailureCause, Micros, WorkerId, WorkerRecord, link::Held};
+use fetchml_api::{
+    AttemptId, AttemptPhase, Capabilities, FailureCause, Gpu, Micros, WorkerId, WorkerRecord, link::Held,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a worker says of itself.
@@ -36,6 +39,9 @@ impl Scheduler {
             unfit: hello.unfit,
             connected_at: self.now,
         };
+        let known = self.fleet.get(id).map_or(&[][..], |worker| &worker.record.capabilities.gpus);
+        effects
+            .extend(audit::gpu_drafts(self.now, id, known, &record.capabilities.gpus).into_iter().map(Effect::Audit));
         effects.push(Effect::PutWorker(record.clone()));
         if self.fleet.get(id).is_none() {
             self.fleet.insert(Worker::new(record.clone(), self.now));
@@ -58,6 +64,25 @@ impl Scheduler {
             return Answer::Unchanged;
         }
         self.hear(id);
+        Answer::Done
+    }
+
+    /// Nothing is taken from a task that runs on a device which is not available any more.
+    pub(crate) fn on_gpus_changed(&mut self, id: WorkerId, gpus: Vec<Gpu>, effects: &mut Vec<Effect>) -> Answer {
+        let Some(worker) = self.fleet.get(id) else { return Answer::Unchanged };
+        if worker.record.capabilities.gpus == gpus {
+            return Answer::Unchanged;
+        }
+        let audits = audit::gpu_drafts(self.now, id, &worker.record.capabilities.gpus, &gpus);
+        effects.extend(audits.into_iter().map(Effect::Audit));
+        let owners = self.device_owners(id);
+        let record = self.fleet.change(id, |worker| {
+            worker.record.capabilities.set_gpus(gpus);
+            worker.read_devices(&owners);
+            worker.record.clone()
+        });
+        effects.extend(record.map(Effect::PutWorker));
+        self.fleet.has_changed();
         Answer::Done
     }
 

@@ -2,7 +2,9 @@
 //! what it likes about itself; nothing here may underflow for it.
 
 use crate::{gpu, limits, queue::PerSlot};
-use fetchml_api::{AttemptEpoch, AttemptId, Demand, Gpu, Micros, SlotKind, Slots, WorkerRecord, time::SECOND};
+use fetchml_api::{
+    AttemptEpoch, AttemptId, Demand, Gpu, GpuState, Micros, SlotKind, Slots, WorkerRecord, time::SECOND,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A worker. Only `record` outlives a restart; the rest is volatile or follows from its attempts.
@@ -40,6 +42,14 @@ pub(crate) struct Used {
 struct Device {
     tokens: Vec<String>,
     owner: Option<AttemptId>,
+    /// Whether its worker says that tasks may be placed on it.
+    available: bool,
+}
+
+impl Device {
+    const fn is_free(&self) -> bool {
+        self.owner.is_none() && self.available
+    }
 }
 
 /// How long the last attempts held their slots: a moving mean.
@@ -98,8 +108,10 @@ impl Worker {
 
     /// Takes over the devices that the record names; `owners` are the attempts that hold one.
     pub(crate) fn read_devices(&mut self, owners: &BTreeMap<u32, AttemptId>) {
-        let device =
-            |gpu: &Gpu| (gpu.index, Device { tokens: gpu::tokens(&gpu.name), owner: owners.get(&gpu.index).copied() });
+        let device = |gpu: &Gpu| {
+            let (owner, available) = (owners.get(&gpu.index).copied(), gpu.state == GpuState::Available);
+            (gpu.index, Device { tokens: gpu::tokens(&gpu.name), owner, available })
+        };
         self.devices = self.record.capabilities.gpus.iter().map(device).collect();
     }
 
@@ -131,7 +143,7 @@ impl Worker {
     /// Whether it could take this if it held nothing.
     pub(crate) fn could_host(&self, demand: &Demand, gpu_tokens: &[String]) -> bool {
         let capabilities = &self.record.capabilities;
-        let devices = self.devices.values().filter(|device| gpu::matches(&device.tokens, gpu_tokens)).count();
+        let devices = self.devices.values().filter(|d| d.available && gpu::matches(&d.tokens, gpu_tokens)).count();
         self.slots_total(demand.slot) > 0
             && capabilities.cpu_cores >= demand.cpu
             && capabilities.memory_gb >= demand.memory_gb
@@ -149,13 +161,13 @@ impl Worker {
 
     /// The lowest free devices of a type, if there are as many as wanted.
     pub(crate) fn devices_free(&self, count: u32, gpu_tokens: &[String]) -> Option<Vec<u32>> {
-        let free = self.devices.iter().filter(|(_, d)| d.owner.is_none() && gpu::matches(&d.tokens, gpu_tokens));
+        let free = self.devices.iter().filter(|(_, d)| d.is_free() && gpu::matches(&d.tokens, gpu_tokens));
         let indexes: Vec<u32> = free.map(|(&index, _)| index).take(count as usize).collect();
         (indexes.len() == count as usize).then_some(indexes)
     }
 
     pub(crate) fn devices_free_count(&self) -> usize {
-        self.devices.values().filter(|device| device.owner.is_none()).count()
+        self.devices.values().filter(|device| device.is_free()).count()
     }
 
     /// Devices and who holds them.

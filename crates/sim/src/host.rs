@@ -120,8 +120,13 @@ pub(crate) struct Shim {
 
 impl Host {
     pub(crate) fn new(id: HostId, worker: WorkerId, cores: u32, gpus: u32) -> Self {
-        let gpu =
-            |index| Gpu { index, uuid: format!("GPU-{index}"), name: "NVIDIA H100".into(), memory_bytes: 1 << 36 };
+        let gpu = |index| Gpu {
+            index,
+            uuid: format!("GPU-{index}"),
+            name: "NVIDIA H100".into(),
+            memory_bytes: 1 << 36,
+            ..Gpu::default()
+        };
         let capabilities = Capabilities {
             gpu_count: gpus,
             cpu_cores: cores,

@@ -200,7 +200,12 @@ impl LinkWorker {
 
     /// Sends a sign of life.
     pub async fn beat(&mut self, held: Vec<AttemptId>) {
-        self.send(&ToServer::Heartbeat(Heartbeat { sent_ms: 1, held, unfit: None })).await;
+        self.beat_with(Heartbeat { sent_ms: 1, held, unfit: None, gpus: None, gpu_usage: None }).await;
+    }
+
+    /// Sends a sign of life that says more.
+    pub async fn beat_with(&mut self, beat: Heartbeat) {
+        self.send(&ToServer::Heartbeat(beat)).await;
         self.wait(|m| matches!(m, ToWorker::BeatAck { .. }).then_some(())).await;
     }
 }

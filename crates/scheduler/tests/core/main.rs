@@ -2,6 +2,7 @@
 
 mod aging;
 mod cancel;
+mod devices;
 mod drain;
 mod fairness;
 mod placement;

@@ -171,7 +171,13 @@ fn workers_are_shown_with_what_is_free() {
 #[test]
 fn a_worker_may_claim_anything() {
     let mut world = World::new();
-    let gpu = fetchml_api::Gpu { index: 7, uuid: "G".into(), name: "H100".into(), memory_bytes: u64::MAX };
+    let gpu = fetchml_api::Gpu {
+        index: 7,
+        uuid: "G".into(),
+        name: "H100".into(),
+        memory_bytes: u64::MAX,
+        ..Default::default()
+    };
     let capabilities = fetchml_api::Capabilities {
         gpu_count: 9,
         cpu_cores: u32::MAX,

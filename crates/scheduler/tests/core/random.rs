@@ -4,7 +4,7 @@
 
 use crate::support::{T, W, World, exit, failed, number, ok, ruled, t, task, w, worker};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, LogAction, Quota, QuotaScope, Role, SlotKind, TaskStatus,
+    AttemptEpoch, AttemptId, FailureCause, Gpu, GpuState, LogAction, Quota, QuotaScope, Role, SlotKind, TaskStatus,
     link::{Held, Report},
 };
 use fetchml_scheduler::{Answer, Drain, Event};
@@ -38,6 +38,11 @@ enum Act {
         lie: bool,
     },
     Heard(u32),
+    /// Devices of a worker change their states, or in number.
+    Gpus {
+        n: u32,
+        states: Vec<GpuState>,
+    },
     Disconnect(u32),
     /// A report on any attempt that ever was.
     Report {
@@ -75,6 +80,8 @@ fn acts() -> impl Strategy<Value = Act> {
             .prop_map(|(user, running, gpus)| Act::Quota { user, running, gpus }),
         2 => (0..4_u32).prop_map(Act::Heard),
         1 => (0..4_u32).prop_map(Act::Disconnect),
+        1 => (0..4_u32, vec(prop::sample::select(vec![GpuState::Available, GpuState::Withheld, GpuState::Unhealthy]), 0..3))
+            .prop_map(|(n, states)| Act::Gpus { n, states }),
         8 => (any::<usize>(), 0..11_usize).prop_map(|(attempt, report)| Act::Report { attempt, report }),
         1 => (any::<usize>(), 0..11_usize, 0..4_u8).prop_map(|(attempt, report, forgery)| Act::Forged { attempt, report, forgery }),
         4 => any::<usize>().prop_map(Act::Quick),
@@ -156,6 +163,10 @@ fn act(world: &mut World, act: Act) {
         }
         Act::Heard(n) => {
             world.heard(n);
+        }
+        Act::Gpus { n, states } => {
+            let gpus = (0..).zip(states).map(|(index, state)| Gpu { index, state, ..Gpu::default() }).collect();
+            world.step(Event::GpusChanged { worker: worker(n), gpus });
         }
         Act::Disconnect(n) => {
             world.step(Event::WorkerDisconnected { worker: worker(n) });

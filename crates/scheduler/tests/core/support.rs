@@ -2,7 +2,7 @@
 //! all that must always hold.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, LogAction,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, GpuState, LogAction,
     LogRuleMatch, Micros, QuotaRecord, QuotaScope, Role, ShareRecord, SlotKind, TaskId, TaskState, TaskStatus,
     WorkerId, WorkerRecord,
     link::{Held, Outcome, Report},
@@ -108,10 +108,21 @@ impl W {
                 uuid: format!("GPU-{index}"),
                 name: (*name).into(),
                 memory_bytes: 1 << 30,
+                ..Gpu::default()
             })
             .collect();
         self.capabilities.gpu_count = names.len() as u32;
         self
+    }
+    /// The devices, with these in another state.
+    pub(crate) fn devices(&self, states: &[(u32, GpuState)]) -> Vec<Gpu> {
+        let mut gpus = self.capabilities.gpus.clone();
+        for (index, state) in states {
+            let gpu = gpus.iter_mut().find(|gpu| gpu.index == *index).expect("it has that device");
+            gpu.state = *state;
+            gpu.reason = (*state != GpuState::Available).then(|| format!("is {}", state.as_str()));
+        }
+        gpus
     }
     pub(crate) fn slots(mut self, batch: u32, service: u32) -> Self {
         (self.batch, self.service) = (batch, service);
@@ -246,6 +257,11 @@ impl World {
                 } else {
                     assert!(record.epoch > self.last_epoch, "epochs grow");
                     self.last_epoch = record.epoch;
+                    let has = &self.workers[&record.worker_id].capabilities.gpus;
+                    for index in &record.gpus {
+                        let device = has.iter().find(|gpu| gpu.index == *index).expect("its worker has it");
+                        assert_eq!(device.state, GpuState::Available, "{device:?} is given to {record:?}");
+                    }
                 }
                 self.attempts.insert(record.id, record);
             }
@@ -275,9 +291,13 @@ impl World {
             self.audited.push(format!("{} {} by {}", draft.resource, draft.action, draft.user_id));
             return;
         }
-        if let Some(id) = draft.resource.strip_prefix("workers/") {
+        if let Some(rest) = draft.resource.strip_prefix("workers/") {
+            let (id, device) = rest.split_once('/').unwrap_or((rest, ""));
             let id: WorkerId = id.parse().expect("a worker's id");
-            self.audited.push(format!("w{} {} by {}", number(id.0), draft.action, draft.user_id));
+            let who =
+                if device.is_empty() { format!("w{}", number(id.0)) } else { format!("w{} {device}", number(id.0)) };
+            let why = draft.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            self.audited.push(format!("{who} {} by {}{why}", draft.action, draft.user_id));
             return;
         }
         let id: TaskId =

@@ -2,7 +2,7 @@
 
 use fetchml_api::{
     AttemptId, Quota, QuotaScope, Role, TaskId, TaskSpec, WorkerId,
-    link::{Hello, SpooledReport, ToWorker},
+    link::{Heartbeat, Hello, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Drain, Refusal};
 use fetchml_store::StoredTask;
@@ -125,7 +125,7 @@ pub(super) enum Input {
     Drain { worker: WorkerId, mode: Drain, by: String, ip: Option<IpAddr> },
     Undrain { worker: WorkerId, by: String, ip: Option<IpAddr> },
     Join { hello: Arc<Hello>, session: SessionHandle },
-    Heard { worker: WorkerId, session: u64, sent_ms: u64, unfit: Option<String> },
+    Heard { worker: WorkerId, session: u64, beat: Arc<Heartbeat> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
     Closed { worker: WorkerId, session: u64 },
 }

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    AuditDraft, AuditKind, HealthStatus, Micros, OnLost, ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
+    AuditDraft, AuditKind, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord, Task, TaskId, TaskSpec, Worker,
+    WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
@@ -49,6 +50,8 @@ struct Session {
     handle: SessionHandle,
     agent_run: u64,
     heard: Instant,
+    /// What the worker's devices do, as it last said.
+    gpu_usage: Vec<GpuUsage>,
 }
 
 struct Outage {
@@ -289,14 +292,20 @@ impl Engine {
                 let event = Event::UndrainRequested { worker: *worker, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
             }
-            Input::Heard { worker, session, sent_ms, unfit } => {
+            Input::Heard { worker, session, beat } => {
                 if self.is_current(*worker, *session, turn) {
                     self.step(now, Event::WorkerHeard { worker: *worker }, None, turn);
-                    let checked = Event::WorkerChecked { worker: *worker, unfit: unfit.clone() };
+                    let checked = Event::WorkerChecked { worker: *worker, unfit: beat.unfit.clone() };
                     self.step(now, checked, None, turn);
-                    turn.beats.push((*worker, *sent_ms));
+                    if let Some(gpus) = &beat.gpus {
+                        self.step(now, Event::GpusChanged { worker: *worker, gpus: gpus.clone() }, None, turn);
+                    }
+                    turn.beats.push((*worker, beat.sent_ms));
                     if let Some(session) = self.sessions.get_mut(worker) {
                         session.heard = Instant::now();
+                        if let Some(usage) = &beat.gpu_usage {
+                            session.gpu_usage.clone_from(usage);
+                        }
                     }
                     self.told.outdate();
                 }
@@ -376,7 +385,12 @@ impl Engine {
         self.step(now, event, None, turn);
         let (keep, forget) =
             hello.inventory.iter().map(|held| held.attempt).partition(|attempt| self.core.holds(worker, *attempt));
-        let session = Session { handle: handle.clone(), agent_run: hello.agent_run, heard: Instant::now() };
+        let session = Session {
+            handle: handle.clone(),
+            agent_run: hello.agent_run,
+            heard: Instant::now(),
+            gpu_usage: Vec::new(),
+        };
         turn.joined.push((worker, session));
         self.told.outdate();
         JoinAnswer::Welcome { incarnation: self.views.incarnation(), forget, keep }
@@ -614,7 +628,16 @@ impl Engine {
         }
     }
 
-    fn show_workers(&mut self, workers: Vec<Worker>) {
+    /// With what their devices do, which streams are not told of: it changes all the time.
+    fn show_workers(&mut self, mut workers: Vec<Worker>) {
+        for worker in &mut workers {
+            let usage = self.sessions.get(&worker.id).map_or(&[][..], |session| &session.gpu_usage);
+            for gpu in &mut worker.capabilities.gpus {
+                let found = usage.iter().find(|usage| usage.index == gpu.index);
+                gpu.utilization_percent = found.and_then(|usage| usage.utilization_percent);
+                gpu.memory_used_bytes = found.and_then(|usage| usage.memory_used_bytes);
+            }
+        }
         self.views.set_workers(workers);
         self.show_status();
     }

@@ -217,11 +217,10 @@ impl Driver {
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
-    /// Notes a sign of life, and what the worker's own checks found. The beat is answered through the
-    /// session once the core has heard it: what is answered renews the worker's lease.
+    /// Notes a sign of life, what the worker's own checks found, and how its devices are. The beat is answered
+    /// through the session once the core has heard it: what is answered renews the worker's lease.
     pub(crate) async fn heard(&self, worker: WorkerId, session: u64, beat: Heartbeat) -> Result<(), CommandError> {
-        let Heartbeat { sent_ms, unfit, .. } = beat;
-        self.push(Item { input: Input::Heard { worker, session, sent_ms, unfit }, reply: Reply::None }).await
+        self.push(Item { input: Input::Heard { worker, session, beat: Arc::new(beat) }, reply: Reply::None }).await
     }
 
     /// Hands over reports; they are acknowledged through the session when durable.

@@ -18,14 +18,14 @@ use crate::{
 };
 use axum::extract::ws::{Message, WebSocket};
 use fetchml_api::{
-    AttemptId, TaskId, WorkerId,
-    limits::{CPU_MAX, GPU_MAX, MEMORY_GB_MAX, NAME_CHARS, UNFIT_CHARS},
-    link::{Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome},
+    AttemptId, Gpu, GpuUsage, TaskId, WorkerId,
+    limits::{CPU_MAX, GPU_NAME_CHARS, GPU_REASON_CHARS, MEMORY_GB_MAX, NAME_CHARS, UNFIT_CHARS, WORKER_GPUS_MAX},
+    link::{Heartbeat, Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome},
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use logs::LogPump;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -84,7 +84,7 @@ async fn read_hello(incoming: &mut futures_util::stream::SplitStream<WebSocket>)
     let Some(Ok(Message::Text(text))) = frame else {
         return Err("the first message must be a hello".into());
     };
-    let hello = match serde_json::from_str(&text) {
+    let mut hello = match serde_json::from_str(&text) {
         Ok(ToServer::Hello(hello)) => hello,
         Ok(_) => return Err("the first message must be a hello".into()),
         Err(error) => {
@@ -97,10 +97,11 @@ async fn read_hello(incoming: &mut futures_util::stream::SplitStream<WebSocket>)
             hello.protocol
         ));
     }
-    match claim_problem(&hello) {
-        Some(problem) => Err(problem),
-        None => Ok(hello),
+    if let Some(problem) = claim_problem(&hello) {
+        return Err(problem);
     }
+    hello.capabilities.gpus = without_usage(std::mem::take(&mut hello.capabilities.gpus));
+    Ok(hello)
 }
 
 /// What a worker says of itself that cannot be: a lie must not attract work or fill memory.
@@ -113,8 +114,11 @@ fn claim_problem(hello: &Hello) -> Option<String> {
     if slots > limits::WORKER_SLOTS_MAX || i64::from(hello.capabilities.cpu_cores) > CPU_MAX {
         return Some(format!("at most {} slots of a kind and {CPU_MAX} cores are believed", limits::WORKER_SLOTS_MAX));
     }
-    if hello.capabilities.gpus.len() as i64 > GPU_MAX || i64::from(hello.capabilities.memory_gb) > MEMORY_GB_MAX {
-        return Some(format!("at most {GPU_MAX} GPUs and {MEMORY_GB_MAX} GiB of memory are believed"));
+    if i64::from(hello.capabilities.memory_gb) > MEMORY_GB_MAX {
+        return Some(format!("at most {MEMORY_GB_MAX} GiB of memory are believed"));
+    }
+    if let Some(problem) = gpus_problem(&hello.capabilities.gpus) {
+        return Some(problem);
     }
     if let Some(problem) = unfit_problem(hello.unfit.as_deref()) {
         return Some(problem);
@@ -128,6 +132,43 @@ fn claim_problem(hello: &Hello) -> Option<String> {
 fn unfit_problem(unfit: Option<&str>) -> Option<String> {
     let bad = unfit.is_some_and(|text| text.chars().count() > UNFIT_CHARS || text.contains(char::is_control));
     bad.then(|| format!("what is wrong with a worker is said in {UNFIT_CHARS} characters without control characters"))
+}
+
+/// The same for its devices.
+fn gpus_problem(gpus: &[Gpu]) -> Option<String> {
+    if gpus.len() > WORKER_GPUS_MAX {
+        return Some(format!("at most {WORKER_GPUS_MAX} GPUs are believed"));
+    }
+    let is_text = |text: &str, most: usize| text.chars().count() <= most && !text.contains(char::is_control);
+    let is_fine = |gpu: &Gpu| {
+        let names = [Some(&gpu.name), Some(&gpu.uuid), gpu.parent_uuid.as_ref(), gpu.mig_profile.as_ref()];
+        names.into_iter().flatten().all(|name| is_text(name, GPU_NAME_CHARS))
+            && gpu.reason.as_ref().is_none_or(|reason| is_text(reason, GPU_REASON_CHARS))
+    };
+    let indexes: BTreeSet<u32> = gpus.iter().map(|gpu| gpu.index).collect();
+    if !gpus.iter().all(is_fine) || indexes.len() < gpus.len() {
+        return Some(format!(
+            "GPUs have an index of their own, names of at most {GPU_NAME_CHARS} and reasons of at most \
+             {GPU_REASON_CHARS} characters, without control characters"
+        ));
+    }
+    None
+}
+
+/// Devices without figures, which must not be kept: the driver fills them in where they are shown.
+fn without_usage(mut gpus: Vec<Gpu>) -> Vec<Gpu> {
+    for gpu in &mut gpus {
+        (gpu.utilization_percent, gpu.memory_used_bytes) = (None, None);
+    }
+    gpus
+}
+
+fn believable(mut usage: Vec<GpuUsage>) -> Vec<GpuUsage> {
+    usage.truncate(WORKER_GPUS_MAX);
+    for usage in &mut usage {
+        usage.utilization_percent = usage.utilization_percent.map(|percent| percent.min(100));
+    }
+    usage
 }
 
 async fn refuse(outgoing: &mut Outgoing, reason: String, retry: bool) {
@@ -243,7 +284,11 @@ impl Session<'_> {
                 if let Some(problem) = unfit_problem(beat.unfit.as_deref()) {
                     return Err(problem);
                 }
-                self.app.driver.heard(self.worker, self.id, beat).await
+                if let Some(problem) = beat.gpus.as_deref().and_then(gpus_problem) {
+                    return Err(problem);
+                }
+                let (gpus, gpu_usage) = (beat.gpus.map(without_usage), beat.gpu_usage.map(believable));
+                self.app.driver.heard(self.worker, self.id, Heartbeat { gpus, gpu_usage, ..beat }).await
             }
             ToServer::Reports { mut reports } => {
                 debug!(worker = %self.worker, count = reports.len(), "reports");

@@ -1,10 +1,15 @@
-//! `fork` as a safe function for a process that is known to have one thread, and two ways to leave behind
-//! what a process inherited: closing descriptors on exec, and a new session keyring. The only `unsafe` code of the project; it must stay this small.
+//! `fork` as a safe function for a process that is known to have one thread, two ways to leave behind
+//! what a process inherited (closing descriptors on exec, and a new session keyring), and [`mig_instance`].
+//! The only `unsafe` code of the project; it must stay this small.
 //!
 //! Forking is unsafe in general because the child of a process with several threads may use nothing
 //! but async-signal-safe functions: another thread may have held a lock (the allocator's, say) at
 //! the moment of the fork. With one thread there is no such lock, so [`fork`] counts the threads
 //! first and refuses when there is more than one.
+
+mod mig;
+
+pub use mig::mig_instance;
 
 use rustix::process::Pid;
 use std::io;

@@ -3,11 +3,13 @@
 //! come and go; shims and what is in the data directory stay.
 //!
 //! [`agent`] decides and speaks, [`shim`] owns processes, [`executor`] says what to start, [`staging`]
-//! brings in code and environment, [`hardware`] says what the machine has.
+//! brings in code and environment, [`hardware`] says what the machine has,
+//! [`gpu`] looks after its GPUs.
 
 pub mod agent;
 pub mod cgroup;
 pub mod executor;
+pub mod gpu;
 pub mod hardware;
 pub mod isolation;
 pub mod limits;

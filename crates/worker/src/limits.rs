@@ -59,6 +59,23 @@ pub const LOG_POLL_IDLE: Duration = Duration::from_millis(500);
 /// Acknowledged offsets are written to disk at most this often.
 pub const LOG_MARK_EVERY: Duration = Duration::from_secs(2);
 
+/// How often GPUs are looked at.
+pub const GPU_LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Longest wait for the driver's answers to one look; then every GPU counts as unhealthy until it answers.
+pub const GPU_ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait until processes of an ended attempt are gone from its GPUs; then those are withheld.
+pub const GPU_RELEASE_MAX: Duration = Duration::from_secs(10);
+/// Pause between two looks meanwhile.
+pub const GPU_RELEASE_RETRY: Duration = Duration::from_millis(200);
+/// XID events of one GPU read at each look.
+pub const GPU_EVENTS_MAX: usize = 256;
+/// Lines about its GPUs that one attempt gets into its log.
+pub const GPU_NOTES_MAX: u32 = 16;
+/// Parents followed from a process to the shim that it may belong to.
+pub const ANCESTORS_MAX: usize = 256;
+/// Longest name of a process that is shown, characters: the kernel keeps 15.
+pub const PROCESS_NAME_CHARS: usize = 15;
+
 /// Uploads at once, over all attempts.
 pub const UPLOADS_AT_ONCE: usize = 4;
 /// End of a failed task's log that is searched for why it failed, bytes.

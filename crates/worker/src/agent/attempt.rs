@@ -12,17 +12,18 @@ use crate::{
         stall::StallWatch,
     },
     executor::{self, AttemptDir, Execution},
+    gpu::Gpus,
     isolation::Sandboxes,
     limits,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
     staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
 };
 use fetchml_api::{
-    AttemptId, FailureCause, Gpu, OnLost,
+    AttemptId, FailureCause, OnLost,
     link::{Assignment, Outcome},
 };
 use fetchml_client::Client;
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, fs, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::Instant,
@@ -37,7 +38,7 @@ pub(crate) struct Workshop {
     pub(crate) blobs: BlobCache,
     pub(crate) environments: Environments,
     pub(crate) uploads: Semaphore,
-    pub(crate) gpus: Vec<Gpu>,
+    pub(crate) gpus: Gpus,
     pub(crate) sandboxes: Sandboxes,
     pub(crate) lease: Arc<Lease>,
     pub(crate) lease_file: PathBuf,
@@ -119,8 +120,20 @@ impl Runner {
             Begin::Over(outcome) => outcome,
         };
         fetchml_failpoint::reach("agent.exited");
-        diagnosis::refine(&mut outcome, &self.dir.log(), !self.assignment.gpus.is_empty());
+        self.leave_gpus(&mut outcome).await;
         self.collect(outcome).await;
+    }
+
+    /// Its devices are the next one's when this is over. A fault of one of them explains a failure.
+    async fn leave_gpus(&self, outcome: &mut Outcome) {
+        let Assignment { attempt, gpus, .. } = &*self.assignment;
+        if gpus.is_empty() {
+            return;
+        }
+        self.shop.gpus.released(*attempt).await;
+        if self.ran {
+            diagnosis::refine(outcome, &self.dir.log(), self.shop.gpus.fault(gpus));
+        }
     }
 
     async fn tell(&self, progress: Progress) {
@@ -152,14 +165,15 @@ impl Runner {
         if let Some(stop) = orders.stop {
             return Err(outcome_of_stop(stop));
         }
+        let granted = self.shop.gpus.grant(&self.assignment.gpus).map_err(|problem| launch_failed(&problem))?;
         let execution = Execution {
             assignment: &self.assignment,
             dir: &self.dir,
             slot: self.slot,
             python: python.as_ref(),
-            gpus: &self.shop.gpus,
+            gpus: &granted.gpus,
             mounts: Vec::new(),
-            devices: Vec::new(),
+            devices: granted.nodes,
         };
         let spec = executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?;
         let spec = LaunchSpec { fence: self.fence(), ..spec };
@@ -350,7 +364,7 @@ fn outcome_of_stop(stop: Stop) -> Outcome {
 }
 
 /// The outcome of an attempt that this worker could not start.
-pub(crate) fn launch_failed(error: &io::Error) -> Outcome {
+pub(crate) fn launch_failed(error: &impl fmt::Display) -> Outcome {
     Outcome {
         cause: Some(FailureCause::Launch),
         transient: true,

@@ -219,7 +219,9 @@ impl Core {
             let Demanded { demand, gpus } = Demanded::of(&held);
             self.admission.occupy(attempt, demand, gpus);
         }
-        if !reported {
+        if reported {
+            self.shop.gpus.vacate(attempt);
+        } else {
             self.start_runner(attempt, begin);
         }
     }
@@ -248,6 +250,7 @@ impl Core {
     fn start_runner(&mut self, attempt: AttemptId, begin: Begin) {
         let held = self.attempts.get_mut(&attempt).expect("held by the caller");
         self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir));
+        self.shop.gpus.occupy(attempt, held.dir.root(), &held.assignment.gpus);
         let runner = Runner {
             shop: Arc::clone(&self.shop),
             assignment: Arc::clone(&held.assignment),
@@ -318,7 +321,13 @@ impl Core {
                 .or_else(|| offsets.get(attempt).copied())
                 .unwrap_or_else(|| attempt::log_mark(&held.dir)),
         });
-        Hello { inventory: inventory.collect(), incarnation_seen: self.data.incarnation_seen(), ..self.hello.clone() }
+        let mut hello = Hello {
+            inventory: inventory.collect(),
+            incarnation_seen: self.data.incarnation_seen(),
+            ..self.hello.clone()
+        };
+        hello.capabilities.set_gpus(self.shop.gpus.devices().to_vec());
+        hello
     }
 
     fn on_welcome(&mut self, welcome: &Welcome) {
@@ -446,6 +455,7 @@ impl Core {
                 held.phase = Phase::Dead;
                 let (forgotten, returning) = (held.forgotten, held.returning);
                 self.admission.release(attempt);
+                self.shop.gpus.vacate(attempt);
                 if forgotten {
                     self.drop_attempt(attempt);
                 } else if returning {
@@ -548,6 +558,7 @@ impl Core {
             runner.abort();
         }
         self.admission.release(attempt);
+        self.shop.gpus.vacate(attempt);
         self.shop.logs.forget(attempt);
         fetchml_failpoint::reach("agent.forgotten");
         self.trash.discard(held.dir.root());

@@ -17,10 +17,15 @@ const GPU_MEMORY: &[&str] = &[
     "RESOURCE_EXHAUSTED: OOM when allocating",
 ];
 
-/// Makes a failure of the process itself one of GPU memory, when its last words say so and it had a GPU.
-pub(crate) fn refine(outcome: &mut Outcome, log: &Path, has_gpus: bool) {
-    let own = matches!(outcome.cause, Some(FailureCause::ExitNonzero | FailureCause::Signal));
-    if !own || !has_gpus {
+/// Says more of a failure of the process itself that had a GPU. One with a `fault` of its GPU is not the
+/// task's: its run was lost with the device. One whose last words say so is of GPU memory.
+pub(crate) fn refine(outcome: &mut Outcome, log: &Path, fault: Option<String>) {
+    if !matches!(outcome.cause, Some(FailureCause::ExitNonzero | FailureCause::Signal)) {
+        return;
+    }
+    if let Some(fault) = fault {
+        outcome.cause = Some(FailureCause::Lost);
+        outcome.error = Some(format!("the process failed, and its {fault}"));
         return;
     }
     // An unreadable log tells nothing; that it cannot be read is found when it is sent.
@@ -47,11 +52,11 @@ fn tail(log: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn refined(cause: Option<FailureCause>, log: &[u8], has_gpus: bool) -> Option<FailureCause> {
+    fn refined(cause: Option<FailureCause>, log: &[u8], fault: Option<&str>) -> Option<FailureCause> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), log).unwrap();
         let mut outcome = Outcome { cause, exit_code: Some(1), ..Outcome::default() };
-        refine(&mut outcome, file.path(), has_gpus);
+        refine(&mut outcome, file.path(), fault.map(Into::into));
         assert_eq!(outcome.exit_code, Some(1));
         outcome.cause
     }
@@ -60,15 +65,23 @@ mod tests {
     fn the_last_words_tell_gpu_memory_from_other_failures() {
         use FailureCause::{ExitNonzero, OomGpu, Timeout};
         let torch = b"Traceback\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.\n";
-        assert_eq!(refined(Some(ExitNonzero), torch, true), Some(OomGpu));
-        // Without a GPU the words are somebody's test data.
-        assert_eq!(refined(Some(ExitNonzero), torch, false), Some(ExitNonzero));
-        assert_eq!(refined(Some(ExitNonzero), b"ValueError: out of memory lane\n", true), Some(ExitNonzero));
+        assert_eq!(refined(Some(ExitNonzero), torch, None), Some(OomGpu));
+        assert_eq!(refined(Some(ExitNonzero), b"ValueError: out of memory lane\n", None), Some(ExitNonzero));
         // It went on after it, or ended for a reason of its own.
-        assert_eq!(refined(None, torch, true), None);
-        assert_eq!(refined(Some(Timeout), torch, true), Some(Timeout));
+        assert_eq!(refined(None, torch, None), None);
+        assert_eq!(refined(Some(Timeout), torch, None), Some(Timeout));
         let long_ago = [&torch[..], &vec![b'.'; limits::DIAGNOSIS_TAIL_BYTES as usize]].concat();
-        assert_eq!(refined(Some(ExitNonzero), &long_ago, true), Some(ExitNonzero));
-        assert_eq!(refined(Some(ExitNonzero), b"\xff\xfeCUDA_ERROR_OUT_OF_MEMORY\xff", true), Some(OomGpu));
+        assert_eq!(refined(Some(ExitNonzero), &long_ago, None), Some(ExitNonzero));
+        assert_eq!(refined(Some(ExitNonzero), b"\xff\xfeCUDA_ERROR_OUT_OF_MEMORY\xff", None), Some(OomGpu));
+    }
+
+    #[test]
+    fn a_failure_on_a_faulty_gpu_is_not_the_tasks() {
+        use FailureCause::{ExitNonzero, Lost, Signal, Timeout};
+        let fault = Some("GPU 0 (H100) is unhealthy: it fell off the bus");
+        assert_eq!(refined(Some(ExitNonzero), b"CUDA out of memory", fault), Some(Lost));
+        assert_eq!(refined(Some(Signal), b"", fault), Some(Lost));
+        assert_eq!(refined(None, b"", fault), None, "it ended well all the same");
+        assert_eq!(refined(Some(Timeout), b"", fault), Some(Timeout));
     }
 }

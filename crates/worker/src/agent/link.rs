@@ -3,10 +3,12 @@
 
 use crate::{
     agent::{clock, core::Event, lease::Lease, logs::Logs, outbox::SharedSpool},
+    gpu::{Gpus, Told},
     limits,
 };
 use bytes::Bytes;
 use fetchml_api::{
+    Gpu, GpuUsage,
     limits::{LINK_LOG_CHUNK_BYTES, LINK_MESSAGE_BYTES},
     link::{Heartbeat, LogChunk, ToServer, ToWorker, Welcome},
 };
@@ -17,7 +19,7 @@ use futures_util::{
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::{
@@ -86,6 +88,7 @@ pub(crate) struct Link {
     pub(crate) spool: Arc<SharedSpool>,
     pub(crate) logs: Logs,
     pub(crate) lease: Arc<Lease>,
+    pub(crate) gpus: Gpus,
 }
 
 impl Link {
@@ -129,6 +132,7 @@ impl Link {
         let hello_ms = clock::boottime_ms();
         let hello = self.ask(Event::HelloWanted).await?;
         let incarnation_seen = hello.incarnation_seen;
+        let mut devices = DevicesTold { news: self.gpus.subscribe(), gpus: hello.capabilities.gpus.clone(), looks: 0 };
         socket.send(text(&ToServer::Hello(Box::new(hello)))).await?;
         let welcome = timeout(limits::WELCOME_TIMEOUT, read_welcome(&mut socket))
             .await
@@ -156,7 +160,7 @@ impl Link {
         let (sink, stream) = socket.split();
         // Reading goes on while a send waits, so the two ends cannot wait for each other.
         tokio::select! {
-            ended = self.write(sink, logs, beat_every) => ended,
+            ended = self.write(sink, logs, beat_every, &mut devices) => ended,
             ended = self.read(stream) => ended,
             ended = self.watchdog() => ended,
         }
@@ -200,6 +204,7 @@ impl Link {
         mut sink: SplitSink<Socket, Message>,
         mut logs: mpsc::Receiver<Bytes>,
         beat_every: Duration,
+        devices: &mut DevicesTold,
     ) -> Ended {
         let mut beat = tokio::time::interval(beat_every);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -207,12 +212,9 @@ impl Link {
         loop {
             tokio::select! {
                 biased;
-                _ = beat.tick() => {
-                    let (held, unfit) = self.ask(Event::BeatWanted).await?;
-                    let sent_ms = clock::boottime_ms();
-                    self.lease.beat_sent(sent_ms);
-                    sink.send(text(&ToServer::Heartbeat(Heartbeat { sent_ms, held, unfit }))).await?;
-                }
+                _ = beat.tick() => self.beat(&mut sink, devices).await?,
+                // Before the reports: what a task leaves behind on its device must be known when it is offered.
+                () = devices.changed() => self.beat(&mut sink, devices).await?,
                 () = self.spool.changed() => {
                     if !self.spool.lock().is_urgent() {
                         sleep(limits::REPORT_LINGER).await;
@@ -228,6 +230,14 @@ impl Link {
                 }
             }
         }
+    }
+
+    async fn beat(&self, sink: &mut SplitSink<Socket, Message>, devices: &mut DevicesTold) -> Result<(), End> {
+        let (held, unfit) = self.ask(Event::BeatWanted).await?;
+        let sent_ms = clock::boottime_ms();
+        self.lease.beat_sent(sent_ms);
+        let (gpus, gpu_usage) = devices.take();
+        Ok(sink.send(text(&ToServer::Heartbeat(Heartbeat { sent_ms, held, unfit, gpus, gpu_usage }))).await?)
     }
 
     async fn send_reports(&self, sink: &mut SplitSink<Socket, Message>) -> Result<(), End> {
@@ -303,6 +313,34 @@ impl Link {
                 return Err(End::Again("the server does not answer heartbeats".to_owned()));
             }
         }
+    }
+}
+
+/// What this session has told of the devices, and how to hear that there is more.
+struct DevicesTold {
+    news: watch::Receiver<Told>,
+    gpus: Vec<Gpu>,
+    looks: u64,
+}
+
+impl DevicesTold {
+    /// There is something new.
+    async fn changed(&mut self) {
+        if self.news.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What is to be told now: devices that are not as told, and what they do if there was a look.
+    fn take(&mut self) -> (Option<Vec<Gpu>>, Option<Vec<GpuUsage>>) {
+        let told = self.news.borrow_and_update();
+        let gpus = (*told.gpus != self.gpus).then(|| told.gpus.to_vec());
+        let usage = (told.looks != self.looks).then(|| told.usage.clone());
+        self.looks = told.looks;
+        if let Some(gpus) = &gpus {
+            self.gpus.clone_from(gpus);
+        }
+        (gpus, usage)
     }
 }
 

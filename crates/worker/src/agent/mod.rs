@@ -24,7 +24,10 @@ mod spool;
 mod stall;
 mod trash;
 
+pub(crate) use identity::write_json;
+
 use crate::{
+    gpu::{self, Gpus},
     hardware,
     isolation::{Isolation, Sandboxes},
     limits,
@@ -70,6 +73,8 @@ pub struct Options {
     pub log_quota_bytes: u64,
     /// How users' processes are kept in their place.
     pub isolation: Isolation,
+    /// Where its GPUs come from.
+    pub gpus: gpu::Source,
     /// Command that ends in [`crate::shim::helper_main`], and with [`crate::shim::INIT`] for its only
     /// argument in [`crate::shim::init_main`].
     pub helper_command: Vec<OsString>,
@@ -86,6 +91,7 @@ impl fmt::Debug for Options {
             .field("service_slots", &self.service_slots)
             .field("log_quota_bytes", &self.log_quota_bytes)
             .field("isolation", &self.isolation)
+            .field("gpus", &self.gpus)
             .field("helper_command", &self.helper_command)
             .finish()
     }
@@ -168,6 +174,7 @@ pub(crate) struct Shutdown {
 pub struct Worker {
     id: WorkerId,
     isolation: String,
+    gpus: Gpus,
     connected: watch::Receiver<bool>,
     shutdown: mpsc::Sender<Shutdown>,
     core: JoinHandle<ExitReason>,
@@ -190,6 +197,8 @@ impl Worker {
         let batch_slots = options.batch_slots.unwrap_or(capabilities.cpu_cores).max(1);
         capabilities.hostname = presentable(&capabilities.hostname);
         let name = presentable(options.name.as_deref().unwrap_or(&capabilities.hostname));
+        let left = recovery::find(&data)?;
+        let gpus = Gpus::start(options.gpus.clone(), data.path(), &recovery::devices(&left)).await;
         let spool = Spool::open(&data.path().join("spool"), data.boot_id()).map_err(in_data_dir)?;
         let spool = Arc::new(SharedSpool::new(spool));
         let helper = Arc::new(Helper::start(&options.helper_command).await.map_err(StartError::Helper)?);
@@ -209,7 +218,7 @@ impl Worker {
             environments: Environments::new(data.path(), Arc::clone(&helper)),
             helper,
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
-            gpus: capabilities.gpus.clone(),
+            gpus: gpus.clone(),
             sandboxes,
             lease: Arc::clone(&lease),
             lease_file: data.lease_file(),
@@ -229,7 +238,6 @@ impl Worker {
             inventory: Vec::new(),
             unfit: None,
         };
-        let left = recovery::find(&data)?;
         let events = mpsc::channel(limits::CORE_EVENTS);
         let to_core = events.0.clone();
         let (connected_in, connected) = watch::channel(false);
@@ -249,8 +257,9 @@ impl Worker {
         }
         disk::watch(options.data_dir.clone(), options.log_quota_bytes, to_core.clone());
         let core = tokio::spawn(core.run(asked));
-        let link = tokio::spawn(Link { target, core: to_core, spool, logs, lease }.run()).abort_handle();
-        Ok(Self { id, isolation, connected, shutdown, core, link, ended: None })
+        let link =
+            tokio::spawn(Link { target, core: to_core, spool, logs, lease, gpus: gpus.clone() }.run()).abort_handle();
+        Ok(Self { id, isolation, gpus, connected, shutdown, core, link, ended: None })
     }
 
     /// The worker's id: the same over all its starts.
@@ -261,6 +270,11 @@ impl Worker {
     /// How tasks are isolated, in one line for people.
     pub fn isolation(&self) -> &str {
         &self.isolation
+    }
+
+    /// Its GPUs.
+    pub fn gpus(&self) -> &Gpus {
+        &self.gpus
     }
 
     /// Resolves when the server has welcomed this agent for the first time; never, if it ends before.

@@ -42,6 +42,12 @@ pub(crate) fn find(data: &DataDir) -> Result<Vec<(Taken, Begin)>, StartError> {
     Ok(found)
 }
 
+/// The devices of those that were found.
+pub(crate) fn devices(found: &[(Taken, Begin)]) -> Vec<(AttemptId, Vec<u32>)> {
+    let with_devices = found.iter().map(|(taken, _)| &taken.assignment).filter(|its| !its.gpus.is_empty());
+    with_devices.map(|its| (its.attempt, its.gpus.clone())).collect()
+}
+
 fn read_taken(path: &Path, attempt: AttemptId) -> io::Result<Taken> {
     let taken: Taken = serde_json::from_slice(&fs::read(path)?)?;
     if taken.assignment.attempt == attempt { Ok(taken) } else { Err(io::Error::other("it is of another attempt")) }

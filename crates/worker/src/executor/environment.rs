@@ -91,7 +91,13 @@ mod tests {
 
     #[test]
     fn devices_are_named_by_uuid_and_none_is_empty() {
-        let gpu = |index, uuid: &str| Gpu { index, uuid: uuid.into(), name: "H100".into(), memory_bytes: 1 };
+        let gpu = |index, uuid: &str| Gpu {
+            index,
+            uuid: uuid.into(),
+            name: "H100".into(),
+            memory_bytes: 1,
+            ..Gpu::default()
+        };
         let gpus = [gpu(0, "GPU-a"), gpu(1, "simulated-1"), gpu(2, "GPU-c")];
         assert_eq!(visible_devices(&[2, 0], &gpus), "GPU-c,GPU-a");
         assert_eq!(visible_devices(&[1, 7], &gpus), "1,7");

@@ -33,7 +33,7 @@ pub struct Execution<'a> {
     pub slot: u32,
     /// Its Python environment.
     pub python: Option<&'a PythonEnvironment>,
-    /// The worker's devices.
+    /// Its GPUs.
     pub gpus: &'a [Gpu],
     /// What it sees besides its own directories, such as datasets.
     pub mounts: Vec<Mount>,

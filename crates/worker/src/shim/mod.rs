@@ -43,3 +43,4 @@ pub use init::{INIT, init_main};
 pub use landlock::is_available as has_landlock;
 pub use reattach::{Reattached, reattach};
 pub use record::{Exit, ExitCause, boot_id, files};
+pub use tree::is_in_tree_of;

@@ -2,7 +2,8 @@
 //! parent to child; a process that its parent left goes to the shim, which is the nearest subreaper,
 //! so none can leave the tree.
 
-use super::record::Stat;
+use super::record::{ShimRecord, Stat, files, read_record};
+use crate::limits;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 use std::{collections::HashMap, fs, io, path::Path};
 
@@ -66,6 +67,27 @@ impl Children {
                 .collect(),
         }
     }
+}
+
+/// Whether a process descends from the shim that works in `dir`, which lives.
+pub fn is_in_tree_of(dir: &Path, pid: i32) -> bool {
+    let record = read_record::<ShimRecord>(dir, files::SHIM).ok().flatten();
+    let lives = |record: &ShimRecord| {
+        let stat = Pid::from_raw(record.pid).and_then(|pid| Stat::of(pid).ok());
+        stat.is_some_and(|stat| stat.start_time == record.start_time)
+    };
+    let Some(shim) = record.filter(lives).map(|record| record.pid) else { return false };
+    let mut at = pid;
+    for _ in 0..limits::ANCESTORS_MAX {
+        if at == shim {
+            return true;
+        }
+        match Pid::from_raw(at).and_then(|pid| Stat::of(pid).ok()) {
+            Some(stat) => at = stat.parent,
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Every process there is.

@@ -14,10 +14,10 @@ use axum::{
     routing::{any, get},
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, Demand, FailureCause, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec,
+    AttemptEpoch, AttemptId, Demand, FailureCause, Gpu, GpuUsage, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec,
     link::{Assignment, Hello, LogChunk, Outcome, Report, SpooledReport, ToServer, ToWorker, Welcome},
 };
-use fetchml_worker::{Options, Worker};
+use fetchml_worker::{Options, Worker, gpu::Source};
 use std::{
     collections::{BTreeMap, VecDeque},
     path::Path as FilePath,
@@ -121,6 +121,7 @@ impl Peer {
             service_slots: 1,
             log_quota_bytes: fetchml_worker::limits::LOG_QUOTA_BYTES,
             isolation: fetchml_worker::isolation::Isolation::None,
+            gpus: Source::Simulated { count: 0, kind: None },
             helper_command: rig::helper_command(),
         }
     }
@@ -154,6 +155,9 @@ pub(crate) struct Session {
     /// Whether log bytes are acknowledged.
     pub(crate) ack_logs: bool,
     pub(crate) held: Vec<AttemptId>,
+    /// Devices as last told.
+    pub(crate) gpus: Vec<Gpu>,
+    pub(crate) gpu_usage: Vec<GpuUsage>,
     pub(crate) report_messages: u64,
     reports: VecDeque<SpooledReport>,
 }
@@ -165,6 +169,8 @@ impl Session {
         let ToServer::Hello(hello) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
         Self {
             socket,
+            gpus: hello.capabilities.gpus.clone(),
+            gpu_usage: Vec::new(),
             hello: *hello,
             lost_after_s: 600,
             logs: BTreeMap::new(),
@@ -198,6 +204,8 @@ impl Session {
                 ToServer::Hello(_) => panic!("a second hello"),
                 ToServer::Heartbeat(beat) => {
                     self.held = beat.held;
+                    self.gpus = beat.gpus.unwrap_or_else(|| std::mem::take(&mut self.gpus));
+                    self.gpu_usage = beat.gpu_usage.unwrap_or_else(|| std::mem::take(&mut self.gpu_usage));
                     self.send(ToWorker::BeatAck { sent_ms: beat.sent_ms }).await;
                 }
                 ToServer::Reports { reports } => {

@@ -133,7 +133,7 @@ fn the_environment_is_an_allow_list_with_fetchmls_own_on_top() {
     env.insert("LR".into(), "0.1".into());
     env.insert("HOME".into(), "/mine".into());
     env.insert("FETCHML_TASK_ID".into(), "forged".into());
-    let gpu = Gpu { index: 1, uuid: "GPU-1".into(), name: "H100".into(), memory_bytes: 1 };
+    let gpu = Gpu { index: 1, uuid: "GPU-1".into(), name: "H100".into(), memory_bytes: 1, ..Gpu::default() };
     let python = PythonEnvironment { root: "/envs/1".into(), hash: "1".repeat(64), reused: true };
     let spec = process(&attempt, Some(&python), &[gpu]).unwrap();
     let last = |name: &str| spec.env.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_os_str());

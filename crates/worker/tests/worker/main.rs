@@ -6,7 +6,11 @@ mod agent_faults;
 mod agent_peer;
 mod environment;
 mod executor;
+#[path = "../../../../tests/fake_nvml/mod.rs"]
+mod fake_nvml;
 mod fence;
+mod gpu;
+mod gpu_tasks;
 mod rig;
 mod sandbox;
 mod shim;

@@ -52,6 +52,12 @@ pub(crate) const SLOTS: &str = "FETCHML_SLOTS";
 pub(crate) const SERVICE_SLOTS: &str = "FETCHML_SERVICE_SLOTS";
 /// Log kept of one attempt, MiB.
 pub(crate) const LOG_QUOTA: &str = "FETCHML_LOG_QUOTA";
+/// Simulated GPUs of the worker.
+pub(crate) const GPUS: &str = "FETCHML_GPUS";
+/// What simulated GPUs are called.
+pub(crate) const GPU_TYPE: &str = "FETCHML_GPU_TYPE";
+/// NVIDIA's library that the worker reads its GPUs with.
+pub(crate) const NVML_LIBRARY: &str = "FETCHML_NVML_LIBRARY";
 /// How the worker isolates tasks.
 pub(crate) const ISOLATION: &str = "FETCHML_ISOLATION";
 /// Filter of the server's and worker's log, such as `debug`.

@@ -1,6 +1,9 @@
 //! `fetchml worker`.
 
-use super::serving::{self, Signals};
+use super::{
+    serving::{self, Signals},
+    workers,
+};
 use crate::{
     environment,
     failure::{Exit, Failure},
@@ -8,7 +11,12 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_worker::{ExitReason, Options, StartError, isolation::Isolation};
+use fetchml_api::limits::{GPU_MAX, GPU_TYPE_CHARS};
+use fetchml_worker::{
+    ExitReason, Options, StartError,
+    gpu::{Source, Timing},
+    isolation::Isolation,
+};
 use std::path::{Path, PathBuf};
 
 /// Flags of everything that contains a worker.
@@ -23,6 +31,12 @@ pub(super) struct SlotFlags {
     /// Notebooks and tools at the same time [env: FETCHML_SERVICE_SLOTS] [default: 4]
     #[arg(long, value_name = "COUNT")]
     service_slots: Option<u32>,
+    /// Offer simulated GPUs instead of the machine's, to try out scheduling; 0: no GPU at all [env: FETCHML_GPUS]
+    #[arg(long, value_name = "COUNT")]
+    gpus: Option<u32>,
+    /// What simulated GPUs are called, such as H100 [env: FETCHML_GPU_TYPE]
+    #[arg(long, value_name = "NAME")]
+    gpu_type: Option<String>,
     /// How tasks are isolated: required, auto or none [env: FETCHML_ISOLATION] [default: required; auto for `up` on loopback]
     #[arg(long, value_name = "HOW")]
     isolation: Option<String>,
@@ -34,6 +48,8 @@ impl SlotFlags {
             .set("worker.name", "--name", self.name.clone())
             .set("worker.slots", "--slots", self.slots)
             .set("worker.service_slots", "--service-slots", self.service_slots)
+            .set("worker.gpus", "--gpus", self.gpus)
+            .set("worker.gpu_type", "--gpu-type", self.gpu_type.clone())
             .set("worker.isolation", "--isolation", self.isolation.clone())
     }
 }
@@ -87,6 +103,7 @@ impl Worker {
             terminal::say(&format!("FetchML {} worker for {server}", env!("FETCHML_VERSION")));
             terminal::say(&format!("  data      {}", settings.data_dir.display()));
             terminal::say(&format!("  isolation {}", worker.isolation()));
+            say_gpus(&worker);
             tokio::select! {
                 () = signals.received() => {}
                 reason = worker.wait() => return Err(failed(&reason)),
@@ -113,6 +130,7 @@ pub(super) async fn start(
         Some(wanted) => wanted.parse().map_err(Failure::usage)?,
         None => isolation,
     };
+    let gpus = gpu_source(settings)?;
     let options = Options {
         server_url,
         key,
@@ -122,6 +140,7 @@ pub(super) async fn start(
         service_slots: settings.service_slots,
         log_quota_bytes: u64::from(settings.log_quota_mib) << 20,
         isolation,
+        gpus,
         helper_command: serving::helper_command()?,
     };
     fetchml_worker::Worker::start(options).await.map_err(|error| match error {
@@ -130,6 +149,36 @@ pub(super) async fn start(
             .into(),
         error => error.into(),
     })
+}
+
+/// Where these settings say that GPUs come from.
+fn gpu_source(settings: &WorkerSettings) -> Result<Source, Failure> {
+    let Some(count) = settings.gpus else {
+        if settings.gpu_type.is_some() {
+            return Err(Failure::usage("a GPU type without a number of simulated GPUs")
+                .hint("give --gpus COUNT too; the type of real GPUs is what their driver says"));
+        }
+        return Ok(Source::Nvml { library: settings.nvml_library.clone(), timing: Timing::default() });
+    };
+    if i64::from(count) > GPU_MAX {
+        return Err(Failure::usage(format!("{count} simulated GPUs are too many: at most {GPU_MAX}")));
+    }
+    let kind = settings.gpu_type.clone();
+    let is_name = |kind: &str| {
+        !kind.trim().is_empty() && kind.chars().count() <= GPU_TYPE_CHARS && !kind.contains(char::is_control)
+    };
+    if kind.as_deref().is_some_and(|kind| !is_name(kind)) {
+        return Err(Failure::usage(format!("a GPU type is 1 to {GPU_TYPE_CHARS} printable characters, such as H100")));
+    }
+    Ok(Source::Simulated { count, kind })
+}
+
+/// One line, if there are any.
+pub(super) fn say_gpus(worker: &fetchml_worker::Worker) {
+    let gpus = worker.gpus().devices();
+    if !gpus.is_empty() {
+        terminal::say(&format!("  gpus      {}", workers::gpus(&gpus)));
+    }
 }
 
 /// Why a worker ended by itself.

@@ -81,6 +81,12 @@ pub(crate) struct WorkerSettings {
     pub(crate) service_slots: u32,
     /// Longest log kept of one attempt, MiB.
     pub(crate) log_quota_mib: u32,
+    /// Simulated GPUs; absent: the machine's own.
+    pub(crate) gpus: Option<u32>,
+    /// What simulated GPUs are called.
+    pub(crate) gpu_type: Option<String>,
+    /// NVIDIA's library, instead of the system's.
+    pub(crate) nvml_library: Option<PathBuf>,
     /// How tasks are isolated; absent: as the command decides.
     pub(crate) isolation: Option<String>,
 }

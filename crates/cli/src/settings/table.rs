@@ -87,6 +87,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("worker.slots", env::SLOTS, Kind::Integer, "tasks at the same time: the cores unless set"),
     setting("worker.service_slots", env::SERVICE_SLOTS, Kind::Integer, "notebooks and tools at the same time"),
     setting("worker.log_quota_mib", env::LOG_QUOTA, Kind::Integer, "longest log kept of one attempt, MiB"),
+    setting("worker.gpus", env::GPUS, Kind::Integer, "simulated GPUs, instead of the machine's; 0: none at all"),
+    setting("worker.gpu_type", env::GPU_TYPE, Kind::Text, "what simulated GPUs are called, such as H100"),
+    setting("worker.nvml_library", env::NVML_LIBRARY, Kind::Text, "NVIDIA's libnvidia-ml.so.1, where it is not found"),
     setting(
         "worker.isolation",
         env::ISOLATION,

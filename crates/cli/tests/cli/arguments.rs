@@ -66,7 +66,7 @@ fn the_list_of_commands() {
       artifacts    List and download the files a task left
       queue        Show how much waits and runs
       status       Show queue depths, what runs, and the workers
-      workers      List the workers and what they have
+      workers      List the workers and what they have, or show one
       keys         Make, list and revoke API keys (admins only)
       admin        Look after the server (admins only)
       config       Show the settings
@@ -184,4 +184,33 @@ fn a_reader_that_leaves_early_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn simulated_gpus_are_counted_and_named() {
+    let home = Home::new();
+    home.write("worker.key", "fml_abcdefghijkl_test");
+    let worker = |arguments: &[&str]| {
+        let fixed = ["worker", "--server", "http://127.0.0.1:1", "--key-file", "worker.key"];
+        home.run(&[&fixed[..], arguments].concat())
+    };
+    assert_snapshot!(worker(&["--gpu-type", "H100"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: a GPU type without a number of simulated GPUs
+    hint: give --gpus COUNT too; the type of real GPUs is what their driver says
+    "#);
+    assert_snapshot!(worker(&["--gpus", "65"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: 65 simulated GPUs are too many: at most 64
+    "#);
+    assert_snapshot!(worker(&["--gpus", "1", "--gpu-type", " "]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: a GPU type is 1 to 64 printable characters, such as H100
+    "#);
 }

@@ -88,6 +88,9 @@ fn explain_shows_every_setting() {
     worker.slots                   -                      not set                                FETCHML_SLOTS                   tasks at the same time: the cores unless set
     worker.service_slots           4                      default                                FETCHML_SERVICE_SLOTS           notebooks and tools at the same time
     worker.log_quota_mib           10240                  default                                FETCHML_LOG_QUOTA               longest log kept of one attempt, MiB
+    worker.gpus                    -                      not set                                FETCHML_GPUS                    simulated GPUs, instead of the machine's; 0: none at all
+    worker.gpu_type                -                      not set                                FETCHML_GPU_TYPE                what simulated GPUs are called, such as H100
+    worker.nvml_library            -                      not set                                FETCHML_NVML_LIBRARY            NVIDIA's libnvidia-ml.so.1, where it is not found
     worker.isolation               -                      not set                                FETCHML_ISOLATION               required, auto or none: required unless set, auto for `up` on loopback
     --- stderr
     no configuration file

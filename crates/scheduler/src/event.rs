@@ -23,6 +23,8 @@ pub struct NewTask {
     pub role: Role,
     /// Counted retries allowed.
     pub max_retries: u32,
+    /// Longest time user code runs, seconds.
+    pub time_limit_s: Option<u32>,
     /// How long its attempts outlive the silence of their worker.
     pub lease: Lease,
 }

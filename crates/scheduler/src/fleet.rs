@@ -6,7 +6,7 @@ use crate::{
     share::Amounts,
     worker::Worker,
 };
-use fetchml_api::{SlotKind, WorkerId};
+use fetchml_api::{SlotKind, TaskId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All workers ever admitted.
@@ -20,6 +20,7 @@ pub(crate) struct Fleet {
     /// Busy workers that may get work ahead: those with least ahead first.
     ahead: BTreeSet<(usize, WorkerId)>,
     generation: u64,
+    roster: u64,
     /// What the workers have that take work.
     totals: Amounts,
     prefetch_per_slot: u32,
@@ -76,6 +77,7 @@ impl Fleet {
             open_gpu: PerSlot::default(),
             ahead: BTreeSet::new(),
             generation: 0,
+            roster: 0,
             totals: Amounts::default(),
             prefetch_per_slot: settings.prefetch_per_slot,
             prefetch_short_ms: settings.prefetch_short_ms,
@@ -100,8 +102,19 @@ impl Fleet {
         self.generation
     }
 
+    /// Grows whenever other workers take work, or have other things.
+    pub(crate) const fn roster(&self) -> u64 {
+        self.roster
+    }
+
     /// What a worker has may have changed in a way the indexes do not show, such as its kind of GPU.
     pub(crate) const fn has_changed(&mut self) {
+        self.generation += 1;
+        self.roster += 1;
+    }
+
+    /// Something may fit that did not, for a reason the indexes do not show.
+    pub(crate) const fn has_room(&mut self) {
         self.generation += 1;
     }
 
@@ -117,6 +130,9 @@ impl Fleet {
         let before = Standing::of(worker, self.prefetch_per_slot, self.prefetch_short_ms);
         let result = change(worker);
         let after = Standing::of(worker, self.prefetch_per_slot, self.prefetch_short_ms);
+        if after.totals != before.totals {
+            self.roster += 1;
+        }
         if after != before {
             if after.has_more_than(&before) {
                 self.generation += 1;
@@ -132,28 +148,56 @@ impl Fleet {
         self.open.of(kind).is_empty()
     }
 
-    /// The worker that fits best, and its devices.
-    pub(crate) fn pick(&self, needs: &Needs, gpu_tokens: &[String]) -> Option<(WorkerId, Vec<u32>)> {
+    /// The worker that fits a task best, and its devices.
+    pub(crate) fn pick(&self, task: TaskId, needs: &Needs, gpu_tokens: &[String]) -> Option<(WorkerId, Vec<u32>)> {
+        self.fitting(task, needs, gpu_tokens).next()
+    }
+
+    /// The workers that fit a task now, best first, and their devices.
+    fn fitting(
+        &self,
+        task: TaskId,
+        needs: &Needs,
+        gpu_tokens: &[String],
+    ) -> impl Iterator<Item = (WorkerId, Vec<u32>)> {
         let Needs { demand, excluded } = needs;
         let (cpu, memory) = (u64::from(demand.cpu), u64::from(demand.memory_gb));
-        if demand.gpu > 0 {
-            let candidates =
-                self.open_gpu.of(demand.slot).range((demand.gpu as usize, 0, WorkerId(uuid::Uuid::nil()))..);
-            return (candidates.filter(|&&(_, free, id)| free >= cpu && !excluded.contains(&id))).find_map(
-                |&(_, _, id)| {
-                    let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= memory)?;
-                    Some((id, worker.devices_free(demand.gpu, gpu_tokens)?))
-                },
-            );
-        }
+        let nil = WorkerId(uuid::Uuid::nil());
+        // The lists are in order of what is asked for most: GPUs, or cores; the rest is looked at.
+        let with_gpus = (demand.gpu > 0).then(|| {
+            let open = self.open_gpu.of(demand.slot).range((demand.gpu as usize, 0, nil)..);
+            open.filter(move |&&(_, free, _)| free >= cpu).map(|&(_, _, id)| id)
+        });
         // GPUs are kept for those who need them.
-        [false, true].into_iter().find_map(|free_gpus| {
-            let first = (free_gpus, cpu, 0, WorkerId(uuid::Uuid::nil()));
-            let last = (free_gpus, u64::MAX, u64::MAX, WorkerId(uuid::Uuid::max()));
-            let mut candidates = self.open.of(demand.slot).range(first..=last);
-            candidates
-                .find(|&&(_, _, free, id)| free >= memory && !excluded.contains(&id))
-                .map(|&(_, _, _, id)| (id, Vec::new()))
+        let without = (demand.gpu == 0).then(|| {
+            [false, true].into_iter().flat_map(move |free_gpus| {
+                let last = (free_gpus, u64::MAX, u64::MAX, WorkerId(uuid::Uuid::max()));
+                let open = self.open.of(demand.slot).range((free_gpus, cpu, 0, nil)..=last);
+                open.filter(move |&&(_, _, free, _)| free >= memory).map(|&(_, _, _, id)| id)
+            })
+        });
+        let candidates = with_gpus.into_iter().flatten().chain(without.into_iter().flatten());
+        candidates.filter(|id| !excluded.contains(id)).filter_map(move |id| {
+            let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= memory)?;
+            if !worker.may_take(task, demand) {
+                return None;
+            }
+            Some((id, if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand.gpu, gpu_tokens)? }))
+        })
+    }
+
+    /// The first of these workers that fits now whatever it is held for, and its devices.
+    pub(crate) fn pick_among(
+        &self,
+        workers: &[WorkerId],
+        needs: &Needs,
+        gpu_tokens: &[String],
+    ) -> Option<(WorkerId, Vec<u32>)> {
+        let Needs { demand, excluded } = needs;
+        workers.iter().filter(|id| !excluded.contains(id)).find_map(|&id| {
+            let fits = |worker: &&Worker| worker.takes_work() && worker.ahead.is_empty() && worker.has_room(demand);
+            let worker = self.workers.get(&id).filter(fits)?;
+            Some((id, worker.devices_free(demand.gpu, gpu_tokens)?))
         })
     }
 

@@ -17,6 +17,7 @@ impl Scheduler {
         self.assert_rooms();
         self.assert_timers();
         self.assert_accounts();
+        self.assert_holds();
     }
 
     fn assert_waiting(&self) {

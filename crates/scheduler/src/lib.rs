@@ -14,6 +14,7 @@ mod ending;
 pub mod event;
 mod fleet;
 mod gpu;
+mod hold;
 mod intern;
 mod invariants;
 pub mod limits;
@@ -39,6 +40,7 @@ pub use task::priority_aged;
 use attempt::Attempt;
 use fetchml_api::{AttemptId, Micros, TaskId};
 use fleet::Fleet;
+use hold::Hold;
 use intern::Interner;
 use queue::{PerSlot, Queues};
 use quota::Quotas;
@@ -50,7 +52,7 @@ use timers::Timers;
 /// The core. Holds every task that has not ended, their current attempts, and all workers.
 ///
 /// Volatile, and so not in [`Scheduler::durable_state`]: link state, last sign of life and leases of
-/// workers, their mean slot occupancy, which attempts are assigned ahead, and patience with those.
+/// workers, holds, their mean slot occupancy, which attempts are assigned ahead, and patience with those.
 #[derive(Debug)]
 pub struct Scheduler {
     settings: Settings,
@@ -68,6 +70,7 @@ pub struct Scheduler {
     delayed: PerSlot<usize>,
     attempts: BTreeMap<AttemptId, Attempt>,
     fleet: Fleet,
+    holds: BTreeMap<TaskId, Hold>,
     timers: Timers,
 }
 
@@ -85,6 +88,7 @@ impl Scheduler {
             delayed: PerSlot::default(),
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
+            holds: BTreeMap::new(),
             timers: Timers::default(),
             settings,
         }

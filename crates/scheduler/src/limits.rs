@@ -11,3 +11,11 @@ pub const OCCUPANCY_WEIGHT: i64 = 8;
 pub const PREFETCH_MISSES_MAX: usize = 64;
 /// How long a worker that is gone stays listed, microseconds.
 pub const GONE_WORKER_LISTED: i64 = 24 * 3_600 * SECOND;
+/// Tasks that have workers held for them at the same time.
+pub const HOLDS_MAX: usize = 4;
+/// Heads looked at in one turn for whether they need a hold.
+pub const HOLD_LOOKS_MAX: usize = 64;
+/// Tasks of one queue that are tried for backfill.
+pub const BACKFILL_TRIES_MAX: usize = 100;
+/// Tasks looked at for backfill in one turn.
+pub const BACKFILL_LOOKS_MAX: usize = 2_000;

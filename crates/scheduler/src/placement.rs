@@ -18,8 +18,12 @@ use std::collections::BTreeSet;
 impl Scheduler {
     pub(crate) fn on_turn_ended(&mut self, effects: &mut Vec<Effect>) -> Answer {
         let epochs_before = self.epochs_used;
-        self.place(SlotKind::Service, effects);
-        self.place(SlotKind::Batch, effects);
+        self.review_holds();
+        self.place_held(effects);
+        for kind in [SlotKind::Service, SlotKind::Batch] {
+            self.place(kind, effects);
+            self.backfill(kind, effects);
+        }
         self.place_ahead(effects);
         if self.epochs_used == epochs_before { Answer::Unchanged } else { Answer::Done }
     }
@@ -44,7 +48,7 @@ impl Scheduler {
                 None => {}
             }
             let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
-            match self.fleet.pick(self.queues.shapes.key(head.shape), tokens) {
+            match self.fleet.pick(head.task(), self.queues.shapes.key(head.shape), tokens) {
                 Some((worker, gpus)) => {
                     let attempt = self.assign(head, worker, gpus, effects);
                     self.take_room(attempt);
@@ -55,7 +59,7 @@ impl Scheduler {
         }
     }
 
-    fn contest(&self, kind: SlotKind, stopped_at: Option<u64>) -> Contest {
+    pub(crate) fn contest(&self, kind: SlotKind, stopped_at: Option<u64>) -> Contest {
         let interval = self.settings.aging_interval();
         Contest::new(&self.queues, kind, self.now, interval, stopped_at, |user| self.share(user))
     }
@@ -100,8 +104,15 @@ impl Scheduler {
     }
 
     /// Makes a new attempt of a waiting task, assigned ahead until it takes its room.
-    fn assign(&mut self, head: Head, worker: WorkerId, gpus: Vec<u32>, effects: &mut Vec<Effect>) -> AttemptId {
+    pub(crate) fn assign(
+        &mut self,
+        head: Head,
+        worker: WorkerId,
+        gpus: Vec<u32>,
+        effects: &mut Vec<Effect>,
+    ) -> AttemptId {
         let (id, now) = (head.task(), self.now);
+        self.drop_hold(id);
         self.queues.remove(head.shape, head.user, head.place);
         self.epochs_used += 1;
         let epoch = AttemptEpoch { incarnation: self.settings.incarnation, n: self.epochs_used };

@@ -28,6 +28,8 @@ pub(crate) struct Shape {
     queues: BTreeMap<u32, BTreeSet<Place>>,
     /// State of the fleet (see [`crate::fleet::Fleet::generation`]) in which nothing fitted.
     stopped_at: Option<u64>,
+    /// The roster of workers (see [`crate::fleet::Fleet::roster`]) of which too few could ever take one.
+    pub(crate) hostless_at: Option<u64>,
 }
 
 /// The best waiting task of a shape and user.
@@ -98,6 +100,7 @@ impl Queues {
             gpu_tokens: needs.demand.gpu_type.as_deref().map(gpu::tokens).unwrap_or_default(),
             queues: BTreeMap::new(),
             stopped_at: None,
+            hostless_at: None,
         })
     }
 
@@ -119,6 +122,11 @@ impl Queues {
     /// Whether a task stands in this place.
     pub(crate) fn contains(&self, shape: u32, user: u32, place: Place) -> bool {
         self.shapes.value(shape).queues.get(&user).is_some_and(|queue| queue.contains(&place))
+    }
+
+    /// A queue from its head on.
+    pub(crate) fn queue(&self, shape: u32, user: u32) -> impl Iterator<Item = Place> {
+        self.shapes.value(shape).queues.get(&user).into_iter().flatten().copied()
     }
 
     /// Users with tasks that wait for a kind of slot.

@@ -54,6 +54,8 @@ pub struct DurableTask {
     pub demand: Demand,
     /// Counted retries allowed.
     pub max_retries: u32,
+    /// Longest time user code runs, seconds.
+    pub time_limit_s: Option<u32>,
     /// How long its attempts outlive the silence of their worker.
     pub lease: Lease,
     /// Who submitted it.
@@ -77,7 +79,7 @@ impl Scheduler {
             core.users.take(record.user_id, |_| account);
         }
         for (task, state) in rows.tasks {
-            core.restore_task(task, state);
+            core.restore_task(&task, state);
         }
         core.restore_attempts(rows.attempts);
         for (id, task) in &core.tasks {
@@ -94,6 +96,7 @@ impl Scheduler {
             let durable = DurableTask {
                 demand: self.queues.demand(task.shape).clone(),
                 max_retries: task.max_retries,
+                time_limit_s: task.time_limit(),
                 lease: task.lease,
                 user_id: self.users.key(task.user).clone(),
                 state: task.state(id),
@@ -111,15 +114,15 @@ impl Scheduler {
         }
     }
 
-    fn restore_task(&mut self, new: NewTask, state: TaskState) {
+    fn restore_task(&mut self, new: &NewTask, state: TaskState) {
         if state.status.is_terminal() {
             return;
         }
         self.count_epoch(state.epoch);
         let (id, not_before) = (state.id, state.not_before);
-        let shape = self.queues.shape_take(new.demand, state.excluded_workers.clone());
-        let user = self.users.take(new.user_id, |_| Account::default());
-        let task = Task::from_state(state, new.max_retries, new.lease, shape, user);
+        let shape = self.queues.shape_take(new.demand.clone(), state.excluded_workers.clone());
+        let user = self.users.take(new.user_id.clone(), |_| Account::default());
+        let task = Task::from_state(state, new, shape, user);
         let waits = task.status == TaskStatus::Queued;
         let account = self.users.value_mut(user);
         account.role = new.role;

@@ -21,6 +21,8 @@ pub struct Settings {
     pub prefetch_per_slot: u32,
     /// An attempt assigned ahead that has not started by then is asked back, milliseconds.
     pub prefetch_patience_ms: i64,
+    /// A task that has waited this long and fits nowhere gets workers held for it, seconds.
+    pub hold_after_s: i64,
     /// Quotas of roles, where none are set.
     pub quotas: BTreeMap<Role, Quota>,
     /// Only workers whose mean slot occupancy is below this get work ahead, milliseconds.
@@ -38,12 +40,18 @@ impl Default for Settings {
             prefetch_per_slot: 2,
             prefetch_patience_ms: 2_000,
             prefetch_short_ms: 2_000,
+            hold_after_s: 900,
             quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
         }
     }
 }
 
 impl Settings {
+    /// How long a task waits before workers are held for it, microseconds.
+    pub(crate) fn hold_after(&self) -> i64 {
+        self.hold_after_s.max(0).saturating_mul(SECOND)
+    }
+
     /// The aging interval in microseconds, at least one second.
     pub(crate) fn aging_interval(&self) -> i64 {
         self.aging_interval_s.max(1).saturating_mul(SECOND)

@@ -94,6 +94,7 @@ impl Scheduler {
         if self.end_backoff(id) {
             return;
         }
+        self.drop_hold(id);
         let task = &self.tasks[&id];
         let place = (task.key(self.settings.aging_interval()), id);
         self.queues.remove(task.shape, task.user, place);

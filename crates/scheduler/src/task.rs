@@ -14,6 +14,8 @@ pub(crate) struct Task {
     pub(crate) shape: u32,
     pub(crate) user: u32,
     pub(crate) max_retries: u32,
+    /// Seconds; 0: none.
+    time_limit_s: u32,
     pub(crate) lease: Lease,
     pub(crate) priority: u8,
     pub(crate) status: TaskStatus,
@@ -50,6 +52,7 @@ impl Task {
             shape,
             user,
             max_retries: new.max_retries,
+            time_limit_s: new.time_limit_s.unwrap_or(0),
             lease: new.lease,
             priority: new.priority,
             status: TaskStatus::Queued,
@@ -57,7 +60,7 @@ impl Task {
         }
     }
 
-    pub(crate) fn from_state(state: TaskState, max_retries: u32, lease: Lease, shape: u32, user: u32) -> Self {
+    pub(crate) fn from_state(state: TaskState, new: &NewTask, shape: u32, user: u32) -> Self {
         let fresh = state.attempt_count == 0 && state.not_before.is_none() && state.cancelled_by.is_none();
         let history = History {
             not_before: state.not_before,
@@ -83,8 +86,9 @@ impl Task {
             waited_before: state.waited_before,
             shape,
             user,
-            max_retries,
-            lease,
+            max_retries: new.max_retries,
+            time_limit_s: new.time_limit_s.unwrap_or(0),
+            lease: new.lease,
             priority: state.priority,
             status: state.status,
             history: (!fresh || history.hidden).then(|| Box::new(history)),
@@ -117,6 +121,11 @@ impl Task {
             log_rule: h.log_rule,
             excluded_workers: h.excluded_workers,
         }
+    }
+
+    /// Longest time user code runs, seconds.
+    pub(crate) fn time_limit(&self) -> Option<u32> {
+        (self.time_limit_s > 0).then_some(self.time_limit_s)
     }
 
     pub(crate) fn history_mut(&mut self) -> &mut History {

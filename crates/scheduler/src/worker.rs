@@ -1,9 +1,9 @@
 //! One worker as the core sees it: what it has, what of it is used, what it holds. A worker says
 //! what it likes about itself; nothing here may underflow for it.
 
-use crate::{gpu, limits, queue::PerSlot};
+use crate::{gpu, hold::HeldFor, limits, queue::PerSlot};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, Demand, Gpu, GpuState, Micros, SlotKind, Slots, WorkerRecord, time::SECOND,
+    AttemptEpoch, AttemptId, Demand, Gpu, GpuState, Micros, SlotKind, Slots, TaskId, WorkerRecord, time::SECOND,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +24,7 @@ pub(crate) struct Worker {
     /// Attempts assigned ahead, oldest first: they hold nothing until they are promoted.
     pub(crate) ahead: BTreeMap<AttemptEpoch, AttemptId>,
     pub(crate) occupancy: Occupancy,
+    pub(crate) held_for: Option<HeldFor>,
     pub(crate) silent_timer: Option<Micros>,
     pub(crate) lease_timer: Option<Micros>,
     used: Used,
@@ -97,6 +98,7 @@ impl Worker {
             attempts: BTreeSet::new(),
             ahead: BTreeMap::new(),
             occupancy: Occupancy::default(),
+            held_for: None,
             silent_timer: None,
             lease_timer: None,
             used: Used::default(),
@@ -138,6 +140,19 @@ impl Worker {
         self.slots_free(demand.slot) > 0
             && self.cpu_free() >= u64::from(demand.cpu)
             && self.memory_free() >= u64::from(demand.memory_gb)
+    }
+
+    /// Whether it may take this in spite of being held for another task: it takes nothing which that
+    /// task still waits for.
+    pub(crate) fn may_take(&self, task: TaskId, demand: &Demand) -> bool {
+        let Some(held) = self.held_for.as_ref().filter(|held| held.task != task) else { return true };
+        let waits = &held.demand;
+        let spares = |free: u64, wanted: u32, waited: u32| wanted == 0 || free >= u64::from(wanted) + u64::from(waited);
+        let slot = u32::from(waits.slot == demand.slot);
+        spares(self.slots_free(demand.slot).into(), 1, slot)
+            && spares(self.cpu_free(), demand.cpu, waits.cpu)
+            && spares(self.memory_free(), demand.memory_gb, waits.memory_gb)
+            && (demand.gpu == 0 || waits.gpu == 0)
     }
 
     /// Whether it could take this if it held nothing.
@@ -226,6 +241,7 @@ impl Worker {
     pub(crate) fn takes_ahead(&self, per_slot: u32, short_ms: i64) -> bool {
         let most = u64::from(self.record.batch_slots) * u64::from(per_slot);
         self.takes_work()
+            && self.held_for.is_none()
             && self.slots_free(SlotKind::Batch) == 0
             && (self.ahead.len() as u64) < most
             && self.occupancy.is_below(short_ms.saturating_mul(SECOND / 1_000))

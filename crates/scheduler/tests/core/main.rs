@@ -5,6 +5,7 @@ mod cancel;
 mod devices;
 mod drain;
 mod fairness;
+mod hold;
 mod placement;
 mod prefetch;
 mod priority;

@@ -115,6 +115,7 @@ fn act(world: &mut World, act: Act) {
             let new: T = t(submitted as u32).cpu(cpu).memory(memory).gpu(gpu).priority(priority);
             let new = new.user(USERS[usize::from(user)]).retries(retries);
             let new = if service { new.service() } else { new };
+            let new = if retries == 1 { new.limit(600) } else { new };
             // A quota may refuse it.
             world.step(Event::TaskSubmitted(new.0));
         }

@@ -38,9 +38,9 @@ fn it_holds_what_it_held() {
 fn g3_leases_start_again_at_boot_and_tasks_go_on() {
     let mut world = busy();
     world.sent.clear();
-    world.pass(500);
+    world.pass(400);
     world.restart();
-    world.pass(500);
+    world.pass(400);
     assert_eq!(world.says(1), "running", "the time before the restart does not count");
     assert_eq!(world.join_holding(w(1, 3).gpus(&["NVIDIA H100"]), &[1, 2]), [""; 0]);
     assert_eq!(world.turn(), ["w1: assign t3#2"]);

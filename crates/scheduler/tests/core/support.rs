@@ -38,6 +38,7 @@ pub(crate) fn t(n: u32) -> T {
         priority: 5,
         role: Role::Admin,
         max_retries: 0,
+        time_limit_s: None,
         lease: Lease::AsSet,
     })
 }
@@ -69,6 +70,10 @@ impl T {
     }
     pub(crate) fn user(mut self, user: &str) -> Self {
         self.0.user_id = user.into();
+        self
+    }
+    pub(crate) fn limit(mut self, seconds: u32) -> Self {
+        self.0.time_limit_s = Some(seconds);
         self
     }
     pub(crate) fn role(mut self, role: Role) -> Self {

@@ -673,6 +673,7 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
         demand: spec.demand.clone(),
         priority,
         role: spec.role,
+        time_limit_s: spec.time_limit_s,
         max_retries: spec.max_retries,
         lease: lease(spec),
     }

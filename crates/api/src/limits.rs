@@ -33,6 +33,8 @@ pub const WORKER_GPUS_MAX: usize = 128;
 pub const GPU_NAME_CHARS: usize = 96;
 /// Longest reason why a device is not available, code points.
 pub const GPU_REASON_CHARS: usize = 256;
+/// Most nodes of a task.
+pub const NODE_COUNT_MAX: i64 = 4_096;
 /// Longest `gpu_type`, code points.
 pub const GPU_TYPE_CHARS: usize = 64;
 /// Most retries a task may ask for.

@@ -115,6 +115,13 @@ pub struct SpooledReport {
 pub enum Report {
     /// The worker holds it.
     Accepted,
+    /// One of several nodes: everything is at hand, it waits for its release.
+    Ready {
+        /// Where the other nodes reach this one.
+        address: String,
+        /// A port that is free there.
+        port: u16,
+    },
     /// User code runs.
     Running,
     /// The process tree is dead: slot and devices are free.
@@ -183,6 +190,15 @@ pub enum ToWorker {
         /// The attempt.
         attempt: AttemptId,
     },
+    /// Every node is ready: start.
+    Release {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Where the first node is reached.
+        address: String,
+        /// The port that was free there.
+        port: u16,
+    },
     /// The attempt is over for the server: stop it if it still runs, report nothing, delete it.
     Forget {
         /// The attempt.
@@ -242,6 +258,9 @@ pub struct Assignment {
     pub spec: TaskSpec,
     /// Devices given to it, by index.
     pub gpus: Vec<u32>,
+    /// Rank of this node; how many there are is in the demand.
+    #[serde(default)]
+    pub node: u32,
     /// Time between SIGTERM and SIGKILL when its time limit passes, seconds.
     pub grace_s: u32,
 }

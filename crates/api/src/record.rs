@@ -7,7 +7,7 @@ use crate::{
     key::Role,
     link::Outcome,
     log_rule::LogRuleMatch,
-    task::{Network, OnLost, TaskStatus},
+    task::{Network, NodeAssignment, OnLost, TaskStatus},
     time::Micros,
     worker::{Capabilities, SlotKind},
 };
@@ -29,6 +29,18 @@ pub struct Demand {
     /// Token that the device name must hold, any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_type: Option<String>,
+    /// Workers it runs on at the same time; each must have all of the above.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub nodes: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_one(nodes: &u32) -> bool {
+    *nodes == 1
 }
 
 /// The part of a task that never changes after its submit.
@@ -133,6 +145,8 @@ pub struct TaskState {
     pub hidden: bool,
     /// The rule that the log of the last failed attempt matched.
     pub log_rule: Option<LogRuleMatch>,
+    /// The nodes of the current or last attempt, where it has several.
+    pub nodes: Vec<NodeAssignment>,
     /// Workers that rules keep this task off; one for each attempt at most.
     pub excluded_workers: Vec<WorkerId>,
 }
@@ -145,6 +159,8 @@ pub enum AttemptPhase {
     Assigned,
     /// The worker holds it: staging, or waiting for a local slot.
     Accepted,
+    /// A node that waits for the others; an attempt of which every node may start.
+    Ready,
     /// User code runs.
     Running,
     /// User code is dead, its slot and devices are free; logs and artifacts are being uploaded.
@@ -161,6 +177,7 @@ impl AttemptPhase {
         match self {
             Self::Assigned => "assigned",
             Self::Accepted => "accepted",
+            Self::Ready => "ready",
             Self::Running => "running",
             Self::Collecting => "collecting",
             Self::Ended => "ended",
@@ -174,7 +191,24 @@ impl AttemptPhase {
     }
 }
 
-/// One try of a task on one worker.
+/// The part of an attempt that runs on one of several workers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Where it runs. No two nodes of an attempt share a worker.
+    pub worker_id: WorkerId,
+    /// Devices given to it, by index on its worker.
+    pub gpus: Vec<u32>,
+    /// Where it is.
+    pub phase: AttemptPhase,
+    /// Where the other nodes reach it, once it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// A port that was free there, once it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// One try of a task.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AttemptRecord {
     /// The attempt.
@@ -197,8 +231,20 @@ pub struct AttemptRecord {
     pub started_at: Option<Micros>,
     /// When it was over.
     pub ended_at: Option<Micros>,
-    /// How it ended, when it was reported.
+    /// How it ended, when it was reported. Of several nodes: what ends it, as soon as that is known.
     pub outcome: Option<Outcome>,
+    /// All nodes by rank, where there are several; `worker_id` and `gpus` are those of the first.
+    pub nodes: Vec<NodeRecord>,
+}
+
+impl AttemptRecord {
+    /// Whether it has a part on a worker that is not over.
+    pub fn is_on(&self, worker: WorkerId) -> bool {
+        if self.nodes.is_empty() {
+            return self.worker_id == worker;
+        }
+        self.nodes.iter().any(|node| node.worker_id == worker && !node.phase.is_over())
+    }
 }
 
 /// A worker, as far as it outlives a restart of the server. Link state and last-heard are volatile.

@@ -323,6 +323,11 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 64, nullable = false)]
     pub gpu_type: Option<String>,
+    /// Workers that run it at the same time, each with the cores, memory and GPUs asked for; absent: 1. No user
+    /// code starts before all are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4096, nullable = false)]
+    pub node_count: Option<i32>,
     /// How often a failure of the task's own is tried again; absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 10, nullable = false)]
@@ -434,10 +439,13 @@ impl Task {
             resume_from: spec.resume_from,
             env: spec.env.clone(),
             metadata: spec.metadata.clone(),
-            node_assignments: assigned
-                .map(|worker_id| NodeAssignment { node_id: 0, worker_id, slot_assigned: state.status.is_active() })
-                .into_iter()
-                .collect(),
+            node_assignments: match assigned {
+                Some(_) if !state.nodes.is_empty() => state.nodes.clone(),
+                Some(worker_id) => {
+                    vec![NodeAssignment { node_id: 0, worker_id, slot_assigned: state.status.is_active() }]
+                }
+                None => Vec::new(),
+            },
             priority_aged: priority_aged(state, now, aging_interval_s),
             attempt_id: state.attempt,
             excluded_workers: state.excluded_workers.clone(),

@@ -79,6 +79,7 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             limits::METADATA_VALUE_CHARS,
         ),
         gpu_type: fields.text("gpu_type", limits::GPU_TYPE_CHARS),
+        node_count: fields.int("node_count", 1, limits::NODE_COUNT_MAX).map(|n| n as i32),
         max_retries: fields.int("max_retries", 0, limits::MAX_RETRIES_MAX).map(|n| n as i32),
         time_limit_s: fields.int("time_limit_s", 1, limits::TIME_LIMIT_S_MAX),
         network: fields.word("network", &[("on", Network::On), ("none", Network::None)]),
@@ -136,9 +137,6 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             Some(Value::Array(_)) => fields.problem(name, "not supported yet"),
             Some(other) => fields.wrong_type(name, "an array", &other),
         }
-    }
-    if fields.int("node_count", 1, 4_096).is_some_and(|n| n > 1) {
-        fields.problem("node_count", "not supported yet: only 1 node");
     }
     for name in NOT_SUPPORTED_YET {
         if fields.take(name).is_some() {
@@ -374,7 +372,7 @@ mod tests {
         let found = problems(json!({
             "job_name": "no spaces", "priority": 11, "cpu": 1.5, "gpu": -1, "memory_gb": "8", "max_retries": 11,
             "time_limit_s": 0, "args": "a\0b", "env": {"1A": "x", "FETCHML_X": "y", "OK": 3}, "metadata": [],
-            "datasets": ["d"], "node_count": 2, "depends_on": [], "snapshot_id": "abc", "gpu_type": "H100"
+            "datasets": ["d"], "node_count": 0, "depends_on": [], "snapshot_id": "abc", "gpu_type": "H100"
         }));
         let fields: Vec<&str> = found.iter().map(|(f, _)| f.as_str()).collect();
         for field in [

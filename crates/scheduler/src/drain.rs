@@ -3,7 +3,7 @@
 //! when its lease has ended.
 
 use crate::{Answer, Drain, Effect, Message, Scheduler, audit};
-use fetchml_api::{AttemptId, FailureCause, WorkerId, WorkerRecord};
+use fetchml_api::{AttemptId, FailureCause, WorkerId, WorkerRecord, link::Outcome};
 use std::collections::BTreeMap;
 
 impl Scheduler {
@@ -35,7 +35,7 @@ impl Scheduler {
         if dies {
             // What it gives up first must not move up what waits behind: asked back first, then ended.
             for attempt in self.attempts_of(id).into_iter().rev() {
-                self.give_up(attempt, format!("the worker was declared dead by {by}"), effects);
+                self.lose(attempt, id, &format!("the worker was declared dead by {by}"), effects);
             }
         } else if evicting {
             for attempt in self.attempts_of(id) {
@@ -75,7 +75,12 @@ impl Scheduler {
     }
 
     /// Asks a worker to stop an attempt whose task is to run elsewhere.
-    pub(crate) fn evict(&self, attempt: AttemptId, effects: &mut Vec<Effect>) {
+    pub(crate) fn evict(&mut self, attempt: AttemptId, effects: &mut Vec<Effect>) {
+        if self.is_gang(attempt) {
+            let error = Some("stopped because one of its workers is drained".to_owned());
+            let outcome = Outcome { cause: Some(FailureCause::Preempted), error, ..Outcome::default() };
+            return self.fail_gang(attempt, outcome, effects);
+        }
         let record = &self.attempts[&attempt].record;
         let message = Message::Cancel { attempt, cause: FailureCause::Preempted };
         effects.push(Effect::Send { worker: record.worker_id, message });

@@ -67,12 +67,30 @@ impl Scheduler {
         outcome.error = outcome.error.as_deref().map(cleaned);
         let record = self.end_attempt(attempt, AttemptPhase::Ended, Some(outcome.clone()), effects);
         effects.push(Effect::Send { worker: record.worker_id, message: Message::Forget { attempt } });
+        self.settle_outcome(&record, &outcome, effects);
+    }
+
+    /// Decides about a task whose attempt is over with this outcome.
+    pub(crate) fn settle_outcome(&mut self, record: &AttemptRecord, outcome: &Outcome, effects: &mut Vec<Effect>) {
         match outcome.cause {
-            Some(cause) => self.settle(&record, &Failing::reported(cause, &outcome), effects),
-            None if self.tasks[&record.task_id].cancelled_by().is_some() => {
-                self.settle(&record, &Failing::reported(FailureCause::Cancelled, &outcome), effects);
+            // It is the core that says so of a gang, and nothing is to be waited for.
+            Some(FailureCause::Lost) if !record.nodes.is_empty() => {
+                self.settle(record, &Failing::lost(outcome.error.clone().unwrap_or_default()), effects);
             }
-            None => self.finish_completed(&record, &outcome, effects),
+            Some(cause) => self.settle(record, &Failing::reported(cause, outcome), effects),
+            None if self.tasks[&record.task_id].cancelled_by().is_some() => {
+                self.settle(record, &Failing::reported(FailureCause::Cancelled, outcome), effects);
+            }
+            None => self.finish_completed(record, outcome, effects),
+        }
+    }
+
+    /// A worker is lost, or has lost what it held of an attempt.
+    pub(crate) fn lose(&mut self, attempt: AttemptId, worker: WorkerId, why: &str, effects: &mut Vec<Effect>) {
+        if self.is_gang(attempt) {
+            self.node_lost(attempt, worker, why, effects);
+        } else {
+            self.give_up(attempt, why.to_owned(), effects);
         }
     }
 
@@ -188,7 +206,8 @@ impl Scheduler {
 
     /// Whether the core asked for the end of an attempt that was to run elsewhere.
     fn was_evicted(&self, record: &AttemptRecord) -> bool {
-        self.fleet.get(record.worker_id).is_some_and(|worker| worker.record.evicting)
+        let evicts = |id| self.fleet.get(id).is_some_and(|worker| worker.record.evicting);
+        evicts(record.worker_id) || record.nodes.iter().any(|node| evicts(node.worker_id))
     }
 
     /// Queues a task again after a failed attempt; time in backoff is not queued time.

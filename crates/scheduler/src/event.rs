@@ -221,6 +221,8 @@ pub enum Message {
         number: u32,
         /// Its epoch.
         epoch: AttemptEpoch,
+        /// Rank of the node.
+        node: u32,
         /// Devices by index.
         gpus: Vec<u32>,
     },
@@ -240,6 +242,15 @@ pub enum Message {
     Forget {
         /// The attempt.
         attempt: AttemptId,
+    },
+    /// Start a node of a gang.
+    Release {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Where the first node is reached.
+        address: String,
+        /// The port that was free there.
+        port: u16,
     },
     /// Nothing new comes, or may come again. Only shown.
     Drain {

@@ -9,6 +9,16 @@ use crate::{
 use fetchml_api::{SlotKind, TaskId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A worker for a node, and its devices.
+pub(crate) type Place = (WorkerId, Vec<u32>);
+
+/// One place for each node, if there are as many.
+fn enough(places: impl Iterator<Item = Place>, needs: &Needs) -> Option<Vec<Place>> {
+    let nodes = needs.demand.nodes as usize;
+    let places: Vec<_> = places.take(nodes).collect();
+    (places.len() == nodes && nodes > 0).then_some(places)
+}
+
 /// All workers ever admitted.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -148,18 +158,13 @@ impl Fleet {
         self.open.of(kind).is_empty()
     }
 
-    /// The worker that fits a task best, and its devices.
-    pub(crate) fn pick(&self, task: TaskId, needs: &Needs, gpu_tokens: &[String]) -> Option<(WorkerId, Vec<u32>)> {
-        self.fitting(task, needs, gpu_tokens).next()
+    /// The workers that fit a task best, one for each node, and their devices.
+    pub(crate) fn pick(&self, task: TaskId, needs: &Needs, gpu_tokens: &[String]) -> Option<Vec<Place>> {
+        enough(self.fitting(task, needs, gpu_tokens), needs)
     }
 
     /// The workers that fit a task now, best first, and their devices.
-    fn fitting(
-        &self,
-        task: TaskId,
-        needs: &Needs,
-        gpu_tokens: &[String],
-    ) -> impl Iterator<Item = (WorkerId, Vec<u32>)> {
+    fn fitting(&self, task: TaskId, needs: &Needs, gpu_tokens: &[String]) -> impl Iterator<Item = Place> {
         let Needs { demand, excluded } = needs;
         let (cpu, memory) = (u64::from(demand.cpu), u64::from(demand.memory_gb));
         let nil = WorkerId(uuid::Uuid::nil());
@@ -186,19 +191,16 @@ impl Fleet {
         })
     }
 
-    /// The first of these workers that fits now whatever it is held for, and its devices.
-    pub(crate) fn pick_among(
-        &self,
-        workers: &[WorkerId],
-        needs: &Needs,
-        gpu_tokens: &[String],
-    ) -> Option<(WorkerId, Vec<u32>)> {
+    /// Those of these workers that fit now whatever they are held for, one for each node, and their
+    /// devices.
+    pub(crate) fn pick_among(&self, workers: &[WorkerId], needs: &Needs, gpu_tokens: &[String]) -> Option<Vec<Place>> {
         let Needs { demand, excluded } = needs;
-        workers.iter().filter(|id| !excluded.contains(id)).find_map(|&id| {
+        let fitting = workers.iter().filter(|id| !excluded.contains(id)).filter_map(|&id| {
             let fits = |worker: &&Worker| worker.takes_work() && worker.ahead.is_empty() && worker.has_room(demand);
             let worker = self.workers.get(&id).filter(fits)?;
             Some((id, worker.devices_free(demand.gpu, gpu_tokens)?))
-        })
+        });
+        enough(fitting, needs)
     }
 
     /// Busy workers that may get work ahead, those with least of it first.

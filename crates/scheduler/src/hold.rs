@@ -4,7 +4,7 @@
 //!
 //! Holds are volatile: after a restart they are made again, from what waits and what runs.
 
-use crate::{Effect, Scheduler, attempt::Holding, limits, queue::Head};
+use crate::{Effect, Scheduler, attempt::Holding, fleet::Place, limits, queue::Head};
 use fetchml_api::{Demand, Micros, SlotKind, TaskId, TaskStatus, WorkerId};
 
 /// The workers that are held for a task.
@@ -94,7 +94,7 @@ impl Scheduler {
                 (ends.is_none(), ends, id)
             })
             .collect();
-        let wanted = 1;
+        let wanted = needs.demand.nodes as usize;
         if hosts.len() < wanted {
             self.queues.shapes.value_mut(head.shape).hostless_at = Some(roster);
             return None;
@@ -141,8 +141,8 @@ impl Scheduler {
             let head = self.head_of(id);
             let needs = self.queues.shapes.key(task.shape);
             let tokens = &self.queues.shapes.value(task.shape).gpu_tokens;
-            if let Some((worker, gpus)) = self.fleet.pick_among(&hold.workers, needs, tokens) {
-                let attempt = self.assign(head, worker, gpus, effects);
+            if let Some(places) = self.fleet.pick_among(&hold.workers, needs, tokens) {
+                let attempt = self.assign(head, places, effects);
                 self.take_room(attempt);
             }
         }
@@ -165,8 +165,8 @@ impl Scheduler {
             let Some(head) = contest.next(&self.queues) else { return };
             looks += 1;
             for &(worker, start) in &held {
-                while let Some((short, gpus)) = self.short_enough(head, worker, start, &mut looks) {
-                    let attempt = self.assign(short, worker, gpus, effects);
+                while let Some((short, places)) = self.short_enough(head, worker, start, &mut looks) {
+                    let attempt = self.assign(short, places, effects);
                     self.take_room(attempt);
                 }
             }
@@ -181,10 +181,10 @@ impl Scheduler {
         worker: WorkerId,
         before: Micros,
         looks: &mut usize,
-    ) -> Option<(Head, Vec<u32>)> {
+    ) -> Option<(Head, Vec<Place>)> {
         let needs = self.queues.shapes.key(head.shape);
         let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
-        let (_, gpus) = self.fleet.pick_among(&[worker], needs, tokens)?;
+        let places = self.fleet.pick_among(&[worker], needs, tokens)?;
         if self.stopped_by_quota(head.user, &needs.demand).is_some() {
             return None;
         }
@@ -193,7 +193,7 @@ impl Scheduler {
             let ends = self.tasks[id].time_limit().map(|limit| self.now.plus_seconds(limit.into()));
             ends.is_some_and(|ends| ends <= before) && !self.holds.contains_key(id)
         });
-        found.map(|place| (Head { place, ..head }, gpus))
+        found.map(|place| (Head { place, ..head }, places))
     }
 
     /// The place of a task that waits in a queue.

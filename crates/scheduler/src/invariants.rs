@@ -2,7 +2,7 @@
 //! does not.
 
 use crate::{Scheduler, attempt::Holding, timers::Timer, worker::Used};
-use fetchml_api::{AttemptId, AttemptPhase, TaskId, TaskStatus};
+use fetchml_api::{AttemptId, AttemptPhase, AttemptRecord, TaskId, TaskStatus};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Scheduler {
@@ -79,7 +79,16 @@ impl Scheduler {
             let mut devices: BTreeMap<u32, AttemptId> = BTreeMap::new();
             for attempt_id in &worker.attempts {
                 let attempt = &self.attempts[attempt_id];
-                assert_eq!(attempt.record.worker_id, id, "an attempt is on its worker");
+                assert!(attempt.record.is_on(id), "an attempt is on its worker");
+                if let Some(node) = self.node(*attempt_id, id) {
+                    if node.phase < AttemptPhase::Collecting {
+                        used.add(self.queues.demand(self.tasks[&attempt.record.task_id].shape));
+                        for &gpu in &node.gpus {
+                            assert_eq!(devices.insert(gpu, *attempt_id), None, "GPU {gpu} of {id} has one owner");
+                        }
+                    }
+                    continue;
+                }
                 match attempt.holding {
                     Holding::Ahead { .. } => {
                         ahead.insert(attempt.record.epoch, *attempt_id);
@@ -103,7 +112,19 @@ impl Scheduler {
                 assert_eq!(owner, devices.get(&index).copied(), "owner of GPU {index} of {id}");
             }
         }
-        assert_eq!(on_workers, self.attempts.len(), "every attempt is on one worker");
+        let parts = self.attempts.values().map(|attempt| {
+            let nodes = &attempt.record.nodes;
+            if nodes.is_empty() { 1 } else { nodes.iter().filter(|node| !node.phase.is_over()).count() }
+        });
+        assert_eq!(on_workers, parts.sum::<usize>(), "every attempt is on its workers");
+        for (id, attempt) in self.attempts.iter().filter(|(_, attempt)| !attempt.record.nodes.is_empty()) {
+            let AttemptRecord { nodes, phase, .. } = &attempt.record;
+            let runs = nodes.iter().any(|node| node.phase == AttemptPhase::Running);
+            assert!(!runs || *phase >= AttemptPhase::Ready, "no node of {id} runs before its release");
+            let holds = nodes.iter().any(|node| node.phase < AttemptPhase::Collecting);
+            assert_eq!(holds, attempt.holding != Holding::Nothing, "{id} holds room while one of its nodes does");
+            assert!(nodes.iter().any(|node| !node.phase.is_over()), "{id} is over when all its nodes are");
+        }
     }
 
     fn assert_timers(&self) {
@@ -115,6 +136,7 @@ impl Scheduler {
             expected.extend(lease.map(|at| (at, Timer::LeaseEnds(id))));
         }
         for (&id, attempt) in &self.attempts {
+            expected.extend(self.prepare_ends(&attempt.record).map(|at| (at, Timer::PrepareEnds(id))));
             if let Holding::Ahead { patience_ends } = attempt.holding {
                 expected.insert((patience_ends, Timer::PatienceEnds(id)));
             }

@@ -13,6 +13,7 @@ mod drain;
 mod ending;
 pub mod event;
 mod fleet;
+mod gang;
 mod gpu;
 mod hold;
 mod intern;

@@ -2,16 +2,18 @@
 //! ahead to a worker whose attempts are short, which hides the time a commit takes.
 
 use crate::{
-    Answer, Effect, Message, Refusal, Scheduler,
+    Answer, Effect, Refusal, Scheduler,
     attempt::{Attempt, Holding, attempt_id},
     contest::Contest,
-    limits,
+    fleet::Place,
+    gang, limits,
     queue::{Head, Needs},
     share,
     timers::Timer,
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, Micros, SlotKind, TaskStatus, WorkerId, time::SECOND,
+    AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, Micros, NodeRecord, SlotKind, TaskStatus, WorkerId,
+    time::SECOND,
 };
 use std::collections::BTreeSet;
 
@@ -49,8 +51,8 @@ impl Scheduler {
             }
             let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
             match self.fleet.pick(head.task(), self.queues.shapes.key(head.shape), tokens) {
-                Some((worker, gpus)) => {
-                    let attempt = self.assign(head, worker, gpus, effects);
+                Some(places) => {
+                    let attempt = self.assign(head, places, effects);
                     self.take_room(attempt);
                 }
                 None => self.queues.stop(head.shape, generation),
@@ -90,7 +92,7 @@ impl Scheduler {
             let found = workers.find(|(_, worker)| worker.fits_one_slot(demand)).map(|(id, _)| id);
             drop(workers);
             if let Some(worker) = found {
-                let attempt = self.assign(head, worker, Vec::new(), effects);
+                let attempt = self.assign(head, vec![(worker, Vec::new())], effects);
                 let epoch = self.attempts[&attempt].record.epoch;
                 self.fleet.change(worker, |worker| worker.ahead.insert(epoch, attempt));
             } else {
@@ -104,19 +106,23 @@ impl Scheduler {
     }
 
     /// Makes a new attempt of a waiting task, assigned ahead until it takes its room.
-    pub(crate) fn assign(
-        &mut self,
-        head: Head,
-        worker: WorkerId,
-        gpus: Vec<u32>,
-        effects: &mut Vec<Effect>,
-    ) -> AttemptId {
+    pub(crate) fn assign(&mut self, head: Head, places: Vec<Place>, effects: &mut Vec<Effect>) -> AttemptId {
         let (id, now) = (head.task(), self.now);
         self.drop_hold(id);
         self.queues.remove(head.shape, head.user, head.place);
         self.epochs_used += 1;
         let epoch = AttemptEpoch { incarnation: self.settings.incarnation, n: self.epochs_used };
         let attempt = attempt_id(now, epoch);
+        let (worker, gpus) = places.first().cloned().expect("an attempt has a place");
+        let workers: Vec<WorkerId> = places.iter().map(|&(worker, _)| worker).collect();
+        let node = |(worker_id, gpus)| NodeRecord {
+            worker_id,
+            gpus,
+            phase: AttemptPhase::Assigned,
+            address: None,
+            port: None,
+        };
+        let nodes = if places.len() > 1 { places.into_iter().map(node).collect() } else { Vec::new() };
 
         let task = self.task_mut(id);
         task.status = TaskStatus::Preparing;
@@ -130,28 +136,34 @@ impl Scheduler {
         history.attempt_count += 1;
         let number = history.attempt_count;
 
+        task.history_mut().nodes = gang::shown(&nodes);
         let record = AttemptRecord {
             id: attempt,
             task_id: id,
             number,
             epoch,
             worker_id: worker,
-            gpus: gpus.clone(),
+            gpus,
             phase: AttemptPhase::Assigned,
             created_at: now,
             started_at: None,
             ended_at: None,
             outcome: None,
+            nodes,
         };
         effects.push(Effect::PutAttempt(record.clone()));
         self.put_task(id, effects);
-        effects.push(Effect::Send { worker, message: Message::Assign { attempt, task: id, number, epoch, gpus } });
+        effects.extend(workers.iter().map(|&worker| gang::assignment(&record, worker)));
 
         let patience_ends = self.patience_ends();
         self.timers.set(Timer::PatienceEnds(attempt), None, Some(patience_ends));
         self.attempts.insert(attempt, Attempt { record, holding: Holding::Ahead { patience_ends } });
-        self.fleet.change(worker, |worker| worker.attempts.insert(attempt));
-        self.arm(worker);
+        let prepare_ends = self.prepare_ends(&self.attempts[&attempt].record);
+        self.timers.set(Timer::PrepareEnds(attempt), None, prepare_ends);
+        for worker in workers {
+            self.fleet.change(worker, |worker| worker.attempts.insert(attempt));
+            self.arm(worker);
+        }
         self.users.value_mut(head.user).queued -= 1;
         self.begin_holding(id);
         if share::is_charged(&self.attempts[&attempt].record, self.queues.demand(head.shape)) {
@@ -170,10 +182,15 @@ impl Scheduler {
         attempt.holding = Holding::Room { since: self.now };
         let record = &attempt.record;
         let demand = self.queues.demand(self.tasks[&record.task_id].shape);
-        self.fleet.change(record.worker_id, |worker| {
-            worker.ahead.remove(&record.epoch);
-            worker.hold(id, demand, &record.gpus);
-        });
+        if record.nodes.is_empty() {
+            self.fleet.change(record.worker_id, |worker| {
+                worker.ahead.remove(&record.epoch);
+                worker.hold(id, demand, &record.gpus);
+            });
+        }
+        for node in &record.nodes {
+            self.fleet.change(node.worker_id, |worker| worker.hold(id, demand, &node.gpus));
+        }
     }
 
     /// Lets attempts that were assigned ahead move up, oldest first, as their worker does by itself.

@@ -1,7 +1,11 @@
 //! How much a user may have at once. A quota makes tasks wait; a submit is refused only when too many
 //! tasks of the user wait already, or when the task alone asks for more than it may ever have.
 
-use crate::{Answer, Effect, Scheduler, audit, event::Refusal, share::Account};
+use crate::{
+    Answer, Effect, Scheduler, audit,
+    event::Refusal,
+    share::{Account, Amounts},
+};
 use fetchml_api::{Demand, Quota, QuotaRecord, QuotaScope, Role};
 use std::collections::BTreeMap;
 
@@ -45,7 +49,7 @@ pub(crate) fn stops(quota: &Quota, account: &Account, demand: &Demand) -> Option
     if let Some(limit) = quota.running.filter(|&limit| account.attempts >= limit) {
         return Some(Refusal::Running { limit });
     }
-    let gpus = account.held.gpu + u64::from(demand.gpu);
+    let gpus = account.held.gpu + Amounts::of(demand).gpu;
     quota.gpus.filter(|&limit| demand.gpu > 0 && gpus > u64::from(limit)).map(|limit| Refusal::Gpus { limit })
 }
 

@@ -27,6 +27,9 @@ impl Scheduler {
             effects.push(Effect::Send { worker: fence.worker, message });
             return Answer::Stale;
         }
+        if self.is_gang(id) {
+            return self.on_node_reported(fence, report, effects);
+        }
         let phase = self.attempts[&id].record.phase;
         match report {
             Report::Accepted if phase < AttemptPhase::Accepted => self.advance(id, AttemptPhase::Accepted, effects),
@@ -40,7 +43,8 @@ impl Scheduler {
                 self.task_mut(fence.task).status = TaskStatus::Collecting;
                 self.put_task(fence.task, effects);
             }
-            Report::Accepted | Report::Running | Report::Collecting => return Answer::Unchanged,
+            // Who is alone waits for nobody.
+            Report::Ready { .. } | Report::Accepted | Report::Running | Report::Collecting => return Answer::Unchanged,
             Report::Ended(outcome) => self.on_ended(id, outcome, effects),
             Report::Returned if phase < AttemptPhase::Running => self.on_returned(id, effects),
             // It says it gave back what had started: nobody runs it, and nobody saw its end.
@@ -55,12 +59,12 @@ impl Scheduler {
 
     pub(crate) fn is_current(&self, fence: Fence) -> bool {
         self.attempts.get(&fence.attempt).is_some_and(|Attempt { record, .. }| {
-            record.worker_id == fence.worker && record.task_id == fence.task && record.epoch == fence.epoch
+            record.is_on(fence.worker) && record.task_id == fence.task && record.epoch == fence.epoch
         })
     }
 
     /// User code runs.
-    fn start(&mut self, id: AttemptId, effects: &mut Vec<Effect>) {
+    pub(crate) fn start(&mut self, id: AttemptId, effects: &mut Vec<Effect>) {
         let now = self.now;
         let attempt = self.attempts.get_mut(&id).expect("the attempt is current");
         attempt.record.started_at = Some(now);

@@ -142,6 +142,10 @@ impl Scheduler {
         records.sort_by_key(|record| (record.phase < AttemptPhase::Running, record.epoch));
         for record in records {
             self.count_epoch(Some(record.epoch));
+            if !record.nodes.is_empty() {
+                self.restore_gang(record);
+                continue;
+            }
             let (id, worker_id, epoch, phase) = (record.id, record.worker_id, record.epoch, record.phase);
             let demand = self.queues.demand(self.tasks[&record.task_id].shape);
             let (patience_ends, may_wait) =

@@ -3,8 +3,8 @@
 
 use crate::{
     Answer, Effect, Message, Scheduler,
-    attempt::Holding,
-    audit,
+    attempt::{Attempt, Holding},
+    audit, gang,
     report::Fence,
     timers::Timer,
     worker::{Occupancy, Worker},
@@ -115,6 +115,7 @@ impl Scheduler {
                 }
                 Timer::LeaseEnds(worker) => self.lease_ended(worker, effects),
                 Timer::PatienceEnds(attempt) => self.ask_back(attempt, effects),
+                Timer::PrepareEnds(attempt) => self.prepare_ended(attempt, effects),
             }
         }
         answer
@@ -134,14 +135,14 @@ impl Scheduler {
     /// When the first of what a worker holds is given up, if it stays silent.
     pub(crate) fn lease_ends(&self, id: WorkerId) -> Option<Micros> {
         let worker = self.fleet.get(id)?;
-        worker.attempts.iter().filter_map(|&attempt| self.given_up_at(attempt)).min()
+        worker.attempts.iter().filter_map(|&attempt| self.given_up_at(attempt, id)).min()
     }
 
-    /// When an attempt is given up, if its worker stays silent.
-    fn given_up_at(&self, attempt: AttemptId) -> Option<Micros> {
+    /// When what a worker holds of an attempt is given up, if it stays silent.
+    fn given_up_at(&self, attempt: AttemptId, worker: WorkerId) -> Option<Micros> {
         let record = &self.attempts.get(&attempt)?.record;
         let seconds = self.tasks.get(&record.task_id)?.lease.seconds(self.settings.lost_after_s)?;
-        Some(self.fleet.get(record.worker_id)?.lease_from.plus_seconds(seconds))
+        Some(self.fleet.get(worker)?.lease_from.plus_seconds(seconds))
     }
 
     /// Sets a worker's timers to what they should be.
@@ -173,7 +174,13 @@ impl Scheduler {
             let record = &self.attempts[&attempt].record;
             let task = record.task_id;
             let cancelled = self.tasks[&task].cancelled_by().is_some();
-            if present.contains(&attempt) {
+            if self.is_gang(attempt) {
+                if !self.reconcile_node(attempt, id, present.contains(&attempt), cancelled, effects) {
+                    self.node_lost(attempt, id, "the worker came back without the task", effects);
+                } else if evicting && present.contains(&attempt) {
+                    self.evict(attempt, effects);
+                }
+            } else if present.contains(&attempt) {
                 if cancelled {
                     let message = Message::Cancel { attempt, cause: FailureCause::Cancelled };
                     effects.push(Effect::Send { worker: id, message });
@@ -181,9 +188,7 @@ impl Scheduler {
                     self.evict(attempt, effects);
                 }
             } else if record.phase == AttemptPhase::Assigned && !cancelled && !evicting {
-                let (number, epoch, gpus) = (record.number, record.epoch, record.gpus.clone());
-                let message = Message::Assign { attempt, task, number, epoch, gpus };
-                effects.push(Effect::Send { worker: id, message });
+                effects.push(gang::assignment(record, id));
             } else {
                 self.give_up(attempt, "the worker came back without the task".to_owned(), effects);
             }
@@ -201,8 +206,8 @@ impl Scheduler {
         let why = format!("worker {} was lost", name.as_deref().unwrap_or_default());
         // None of what it holds moves up while the rest is given up: asked back first, then ended.
         for attempt in self.attempts_of(id).into_iter().rev() {
-            if self.given_up_at(attempt).is_some_and(|at| at <= self.now) {
-                self.give_up(attempt, why.clone(), effects);
+            if self.given_up_at(attempt, id).is_some_and(|at| at <= self.now) {
+                self.lose(attempt, id, &why, effects);
                 effects.push(Effect::Send { worker: id, message: Message::Forget { attempt } });
             }
         }
@@ -226,7 +231,13 @@ impl Scheduler {
         let attempts = self.fleet.get(id).into_iter().flat_map(|worker| &worker.attempts);
         let held =
             attempts.map(|id| (id, &self.attempts[id])).filter(|(_, a)| matches!(a.holding, Holding::Room { .. }));
-        held.flat_map(|(&id, attempt)| attempt.record.gpus.iter().map(move |&gpu| (gpu, id))).collect()
+        let gpus = held.flat_map(|(&attempt, Attempt { record, .. })| {
+            let node = record.nodes.iter().find(|node| node.worker_id == id);
+            let gpus = node.map_or(&record.gpus, |node| &node.gpus);
+            let holds = node.is_none_or(|node| node.phase < AttemptPhase::Collecting);
+            gpus.iter().filter(move |_| holds).map(move |&gpu| (gpu, attempt))
+        });
+        gpus.collect()
     }
 
     /// Attempts of a worker, oldest first.

@@ -23,6 +23,8 @@ pub struct Settings {
     pub prefetch_patience_ms: i64,
     /// A task that has waited this long and fits nowhere gets workers held for it, seconds.
     pub hold_after_s: i64,
+    /// Time in which all nodes of a gang must be ready, seconds.
+    pub prepare_timeout_s: i64,
     /// Quotas of roles, where none are set.
     pub quotas: BTreeMap<Role, Quota>,
     /// Only workers whose mean slot occupancy is below this get work ahead, milliseconds.
@@ -41,6 +43,7 @@ impl Default for Settings {
             prefetch_patience_ms: 2_000,
             prefetch_short_ms: 2_000,
             hold_after_s: 900,
+            prepare_timeout_s: 1_800,
             quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
         }
     }

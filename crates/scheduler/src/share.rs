@@ -6,7 +6,7 @@
 //! are charged: those with GPUs from the moment these are set aside, others from the start of user
 //! code, all until their processes are dead.
 
-use crate::{Effect, Scheduler};
+use crate::{Effect, Scheduler, attempt::Holding};
 use fetchml_api::{
     AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, Role, ShareRecord, TaskId, TaskStatus, time::SECOND,
 };
@@ -32,7 +32,8 @@ pub(crate) struct Amounts {
 
 impl Amounts {
     pub(crate) fn of(demand: &Demand) -> Self {
-        Self { cpu: demand.cpu.into(), memory_gb: demand.memory_gb.into(), gpu: demand.gpu.into() }
+        let nodes = |amount: u32| u64::from(amount) * u64::from(demand.nodes);
+        Self { cpu: nodes(demand.cpu), memory_gb: nodes(demand.memory_gb), gpu: nodes(demand.gpu) }
     }
 
     pub(crate) const fn add(&mut self, other: Self) {
@@ -265,7 +266,7 @@ impl Scheduler {
         self.attempts.values().filter_map(move |attempt| {
             let task = attempt.record.task_id;
             let demand = self.queues.demand(self.tasks[&task].shape);
-            is_charged(&attempt.record, demand).then(|| {
+            (attempt.holding != Holding::Nothing && is_charged(&attempt.record, demand)).then(|| {
                 let used =
                     Amounts::of(demand).for_ms(milliseconds(charged_from(&attempt.record, demand), now.max(self.now)));
                 (task, used.cpu, used.gpu)
@@ -284,11 +285,13 @@ impl Scheduler {
         for attempt in self.attempts.values() {
             let (user, amounts) = self.amounts(attempt.record.task_id);
             let account = accounts.entry(user).or_default();
-            if attempt.holding != crate::attempt::Holding::Nothing {
+            if attempt.holding != Holding::Nothing {
                 account.0 += 1;
                 account.1.add(amounts);
             }
-            if is_charged(&attempt.record, self.queues.demand(self.tasks[&attempt.record.task_id].shape)) {
+            if attempt.holding != Holding::Nothing
+                && is_charged(&attempt.record, self.queues.demand(self.tasks[&attempt.record.task_id].shape))
+            {
                 account.2.add(amounts);
             }
         }

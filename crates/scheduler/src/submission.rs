@@ -46,6 +46,10 @@ impl Scheduler {
         let attempt = task.attempt().expect("an active task has an attempt");
         self.put_task(id, effects);
         self.put_audit(id, by, Action::CancelRequest, effects);
+        if self.is_gang(attempt) {
+            self.stop_nodes(attempt, FailureCause::Cancelled, effects);
+            return Answer::Done;
+        }
         let worker = self.attempts[&attempt].record.worker_id;
         let message = Message::Cancel { attempt, cause: FailureCause::Cancelled };
         effects.push(Effect::Send { worker, message });

@@ -3,7 +3,8 @@
 
 use crate::event::{Lease, NewTask};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, LogRuleMatch, Micros, TaskId, TaskState, TaskStatus, WorkerId, time::SECOND,
+    AttemptEpoch, AttemptId, FailureCause, LogRuleMatch, Micros, NodeAssignment, TaskId, TaskState, TaskStatus,
+    WorkerId, time::SECOND,
 };
 
 /// A task that has not ended. Its id is its key in the map that holds it.
@@ -42,6 +43,7 @@ pub(crate) struct History {
     pub(crate) hidden: bool,
     pub(crate) log_rule: Option<LogRuleMatch>,
     pub(crate) excluded_workers: Vec<WorkerId>,
+    pub(crate) nodes: Vec<NodeAssignment>,
 }
 
 impl Task {
@@ -80,6 +82,7 @@ impl Task {
             hidden: state.hidden,
             log_rule: state.log_rule,
             excluded_workers: state.excluded_workers,
+            nodes: state.nodes,
         };
         Self {
             queued_since: state.queued_since,
@@ -120,6 +123,7 @@ impl Task {
             hidden: h.hidden,
             log_rule: h.log_rule,
             excluded_workers: h.excluded_workers,
+            nodes: h.nodes,
         }
     }
 

@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     LeaseEnds(WorkerId),
     /// An attempt assigned ahead has waited too long.
     PatienceEnds(AttemptId),
+    /// The nodes of a gang must be ready.
+    PrepareEnds(AttemptId),
 }
 
 /// All set timers. Who sets one remembers its instant.

@@ -60,7 +60,14 @@ impl Scheduler {
 
     /// Whether a worker rightly holds an attempt: it is the current one of its task, and there.
     pub fn holds(&self, worker: WorkerId, attempt: AttemptId) -> bool {
-        self.attempts.get(&attempt).is_some_and(|attempt| attempt.record.worker_id == worker)
+        self.attempts.get(&attempt).is_some_and(|attempt| attempt.record.is_on(worker))
+    }
+
+    /// The rank of a worker's node within a current attempt; 0 where there is one node.
+    pub fn rank(&self, worker: WorkerId, attempt: AttemptId) -> u32 {
+        let nodes = self.attempts.get(&attempt).map(|attempt| &attempt.record.nodes);
+        let rank = nodes.and_then(|nodes| nodes.iter().position(|node| node.worker_id == worker)).unwrap_or(0);
+        u32::try_from(rank).expect("a gang is smaller than 2^32")
     }
 
     /// A current attempt.

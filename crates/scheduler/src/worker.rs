@@ -169,6 +169,7 @@ impl Worker {
     pub(crate) fn fits_one_slot(&self, demand: &Demand) -> bool {
         let slots = u64::from(self.record.batch_slots.max(1));
         demand.slot == SlotKind::Batch
+            && demand.nodes == 1
             && demand.gpu == 0
             && u64::from(demand.cpu) * slots <= u64::from(self.record.capabilities.cpu_cores)
             && u64::from(demand.memory_gb) * slots <= u64::from(self.record.capabilities.memory_gb)

@@ -175,7 +175,10 @@ impl Prepared {
         }
         // A record that was read back carries no artifacts: putting it again must not take them away.
         if !artifact_rows.is_empty() {
-            self.push(sql::ARTIFACT_CLEAR, vec![Value::word(record.id)]);
+            // Nodes end one by one, and each brings its own.
+            if record.nodes.is_empty() {
+                self.push(sql::ARTIFACT_CLEAR, vec![Value::word(record.id)]);
+            }
             self.statements.extend(sql::insert_statements(Table::Artifact, &artifact_rows));
         }
         Ok(())

@@ -35,12 +35,13 @@ pub(crate) fn task_state(state: &TaskState) -> Result<Vec<Value>, StoreError> {
         state.hidden.into(),
         state.log_rule.as_ref().map_or(Ok(Value::Null), Value::json)?,
         if state.excluded_workers.is_empty() { Value::Null } else { Value::json(&state.excluded_workers)? },
+        if state.nodes.is_empty() { Value::Null } else { Value::json(&state.nodes)? },
     ])
 }
 
 /// A whole new task row.
 pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, StoreError> {
-    let mut columns = Vec::with_capacity(29);
+    let mut columns = Vec::with_capacity(31);
     columns.extend([
         Value::word(spec.id),
         Value::text(spec.user_id.clone())?,
@@ -83,6 +84,7 @@ pub(crate) fn read_task(mut row: Row) -> Result<StoredTask, StoreError> {
         hidden: row.truth()?,
         log_rule: row.optional_json()?,
         excluded_workers: row.optional_json()?.unwrap_or_default(),
+        nodes: row.optional_json()?.unwrap_or_default(),
     };
     Ok(StoredTask { spec, state })
 }
@@ -106,6 +108,7 @@ pub(crate) fn attempt(record: &AttemptRecord) -> Result<Vec<Value>, StoreError> 
         record.started_at.into(),
         record.ended_at.into(),
         outcome,
+        if record.nodes.is_empty() { Value::Null } else { Value::json(&record.nodes)? },
     ])
 }
 
@@ -122,6 +125,7 @@ pub(crate) fn read_attempt(mut row: Row) -> Result<AttemptRecord, StoreError> {
         started_at: row.optional_time()?,
         ended_at: row.optional_time()?,
         outcome: row.optional_json()?,
+        nodes: row.optional_json()?.unwrap_or_default(),
     })
 }
 

@@ -22,8 +22,8 @@ impl Table {
                 "INSERT INTO task (id, user_id, job_name, created_at, spec, status, priority, queued_since, \
                  waited_before, not_before, attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, \
                  retry_count, requeue_count, attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, \
-                 excluded_workers, snapshot_id, resume_from)",
-                29,
+                 excluded_workers, nodes, snapshot_id, resume_from)",
+                30,
             ),
             Self::Artifact => ("INSERT INTO artifact (attempt_id, path, size_bytes, sha256)", 4),
             Self::Audit => (
@@ -95,7 +95,7 @@ pub(crate) const TASK_UPDATE: &str = "UPDATE task SET status = $2, priority = $3
     waited_before = $5, not_before = $6, attempt = $7, epoch_incarnation = $8, epoch_n = $9, worker_id = $10, \
     started_at = $11, ended_at = $12, retry_count = $13, requeue_count = $14, attempt_count = $15, \
     cancelled_by = $16, cause = $17, exit_code = $18, signal = $19, error = $20, hidden = $21, log_rule = $22, \
-    excluded_workers = $23 WHERE id = $1";
+    excluded_workers = $23, nodes = $24 WHERE id = $1";
 
 /// Takes a task out of the counters as it is stored now.
 pub(crate) const COUNTER_LEAVE: &str = "UPDATE counter SET tasks = tasks - 1 \
@@ -111,12 +111,12 @@ pub(crate) const COUNTER_ADD: &str = "INSERT INTO counter (user_id, status, task
     ON CONFLICT (user_id, status) DO UPDATE SET tasks = counter.tasks + excluded.tasks";
 
 pub(crate) const ATTEMPT_PUT: &str = "INSERT INTO attempt (id, task_id, number, epoch_incarnation, epoch_n, \
-    worker_id, gpus, phase, created_at, started_at, ended_at, outcome) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (id) DO UPDATE SET \
+    worker_id, gpus, phase, created_at, started_at, ended_at, outcome, nodes) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO UPDATE SET \
     number = excluded.number, epoch_incarnation = excluded.epoch_incarnation, epoch_n = excluded.epoch_n, \
     worker_id = excluded.worker_id, gpus = excluded.gpus, phase = excluded.phase, \
     created_at = excluded.created_at, started_at = excluded.started_at, ended_at = excluded.ended_at, \
-    outcome = excluded.outcome";
+    outcome = excluded.outcome, nodes = excluded.nodes";
 
 pub(crate) const ARTIFACT_CLEAR: &str = "DELETE FROM artifact WHERE attempt_id = $1";
 
@@ -177,27 +177,27 @@ pub(crate) const CHANGE_PRUNE: &str = "DELETE FROM change \
 
 pub(crate) const TASK_COLUMNS: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers FROM task";
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task";
 
 pub(crate) const TASK_GET: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers FROM task WHERE id = $1 AND hidden = 0";
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task WHERE id = $1 AND hidden = 0";
 
 pub(crate) const TASKS_LIVE: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers FROM task \
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task \
     WHERE status IN ('queued', 'preparing', 'running', 'collecting') ORDER BY id";
 
 pub(crate) const ATTEMPTS_LIVE: &str = "SELECT a.id, a.task_id, a.number, a.epoch_incarnation, a.epoch_n, \
-    a.worker_id, a.gpus, a.phase, a.created_at, a.started_at, a.ended_at, a.outcome FROM task t \
+    a.worker_id, a.gpus, a.phase, a.created_at, a.started_at, a.ended_at, a.outcome, a.nodes FROM task t \
     JOIN attempt a ON a.id = t.attempt WHERE t.status IN ('queued', 'preparing', 'running', 'collecting') \
     ORDER BY a.id";
 
 pub(crate) const ATTEMPTS_OF: &str = "SELECT id, task_id, number, epoch_incarnation, epoch_n, worker_id, gpus, \
-    phase, created_at, started_at, ended_at, outcome FROM attempt WHERE task_id = $1 ORDER BY number";
+    phase, created_at, started_at, ended_at, outcome, nodes FROM attempt WHERE task_id = $1 ORDER BY number";
 
 pub(crate) const ATTEMPT_GET: &str = "SELECT id, task_id, number, epoch_incarnation, epoch_n, worker_id, gpus, \
-    phase, created_at, started_at, ended_at, outcome FROM attempt WHERE id = $1";
+    phase, created_at, started_at, ended_at, outcome, nodes FROM attempt WHERE id = $1";
 
 pub(crate) const ARTIFACT_ATTEMPT: &str = "SELECT a.id FROM attempt a WHERE a.task_id = $1 \
     AND EXISTS (SELECT 1 FROM artifact f WHERE f.attempt_id = a.id) ORDER BY a.number DESC LIMIT 1";

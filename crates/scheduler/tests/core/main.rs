@@ -5,6 +5,7 @@ mod cancel;
 mod devices;
 mod drain;
 mod fairness;
+mod gang;
 mod hold;
 mod placement;
 mod prefetch;

@@ -20,6 +20,7 @@ enum Act {
         priority: u8,
         user: u8,
         retries: u32,
+        nodes: u32,
     },
     Cancel(usize),
     Priority(usize, u8),
@@ -68,8 +69,8 @@ const USERS: [&str; 3] = ["ada", "bob", "cy"];
 
 fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32)
-            .prop_map(|(cpu, memory, gpu, service, priority, user, retries)| Act::Submit { cpu, memory, gpu, service, priority, user, retries }),
+        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32, prop_oneof![6 => Just(1), 1 => 2..4_u32])
+            .prop_map(|(cpu, memory, gpu, service, priority, user, retries, nodes)| Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes }),
         1 => any::<usize>().prop_map(Act::Cancel),
         1 => (any::<usize>(), 1..=10_u8).prop_map(|(which, priority)| Act::Priority(which, priority)),
         1 => (0..4_u32, 0..6_u8).prop_map(|(n, mode)| Act::Drain(n, mode)),
@@ -82,8 +83,8 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => (0..4_u32).prop_map(Act::Disconnect),
         1 => (0..4_u32, vec(prop::sample::select(vec![GpuState::Available, GpuState::Withheld, GpuState::Unhealthy]), 0..3))
             .prop_map(|(n, states)| Act::Gpus { n, states }),
-        8 => (any::<usize>(), 0..11_usize).prop_map(|(attempt, report)| Act::Report { attempt, report }),
-        1 => (any::<usize>(), 0..11_usize, 0..4_u8).prop_map(|(attempt, report, forgery)| Act::Forged { attempt, report, forgery }),
+        8 => (any::<usize>(), 0..12_usize).prop_map(|(attempt, report)| Act::Report { attempt, report }),
+        1 => (any::<usize>(), 0..12_usize, 0..4_u8).prop_map(|(attempt, report, forgery)| Act::Forged { attempt, report, forgery }),
         4 => any::<usize>().prop_map(Act::Quick),
         2 => prop_oneof![6 => 0..3_000_i64, 2 => 10_000..20_000_i64, 1 => 600_000..700_000_i64]
             .prop_map(|milliseconds| Act::Pass { milliseconds }),
@@ -92,8 +93,13 @@ fn acts() -> impl Strategy<Value = Act> {
     ]
 }
 
+fn ready() -> Report {
+    Report::Ready { address: "10.0.0.1".into(), port: 4_000 }
+}
+
 fn report(n: usize) -> Report {
     match n {
+        11 => ready(),
         0 => Report::Accepted,
         1 => Report::Running,
         2 => Report::Collecting,
@@ -111,8 +117,8 @@ fn report(n: usize) -> Report {
 fn act(world: &mut World, act: Act) {
     let submitted = world.rows.len();
     match act {
-        Act::Submit { cpu, memory, gpu, service, priority, user, retries } => {
-            let new: T = t(submitted as u32).cpu(cpu).memory(memory).gpu(gpu).priority(priority);
+        Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes } => {
+            let new: T = t(submitted as u32).cpu(cpu).memory(memory).gpu(gpu).priority(priority).nodes(nodes);
             let new = new.user(USERS[usize::from(user)]).retries(retries);
             let new = if service { new.service() } else { new };
             let new = if retries == 1 { new.limit(600) } else { new };
@@ -174,8 +180,12 @@ fn act(world: &mut World, act: Act) {
         }
         Act::Report { attempt, report: n } => {
             let Some(a) = world.attempts.values().nth(attempt % world.attempts.len().max(1)).cloned() else { return };
-            let over = a.phase.is_over();
-            let (worker, attempt, task, epoch) = (a.worker_id, a.id, a.task_id, a.epoch);
+            let worker = match a.nodes.len() {
+                0 => a.worker_id,
+                nodes => a.nodes[attempt % nodes].worker_id,
+            };
+            let over = a.phase.is_over() || !a.is_on(worker);
+            let (attempt, task, epoch) = (a.id, a.task_id, a.epoch);
             let answer = world.step(Event::AttemptReported { worker, attempt, task, epoch, report: report(n) });
             assert_eq!(answer == Answer::Stale, over, "exactly what is over is stale");
         }
@@ -198,9 +208,9 @@ fn act(world: &mut World, act: Act) {
                 world.rows.values().filter(|row| row.state.status.is_active()).map(|r| r.spec.id).collect();
             if let Some(id) = active.get(which % active.len().max(1)) {
                 let n = number(id.0);
-                world.report(n, Report::Running);
-                world.report(n, Report::Collecting);
-                world.report(n, ok());
+                for what in [ready(), Report::Running, Report::Collecting, ok()] {
+                    world.report_all(n, &what);
+                }
             }
         }
         Act::Pass { milliseconds } => world.pass_ms(milliseconds),
@@ -222,16 +232,22 @@ fn drain(world: &mut World) {
         world.step(Event::WorkerDisconnected { worker: worker(n) });
     }
     world.pass(1_000);
-    let big: W = w(9, 8).gpus(&["NVIDIA H100", "NVIDIA H100"]).slots(4, 2);
-    world.join(big);
+    for n in 8..11 {
+        let big: W = w(n, 8).gpus(&["NVIDIA H100", "NVIDIA H100"]).slots(4, 2);
+        world.join(big);
+    }
     for _ in 0..10 * (world.rows.len() + 1) {
         world.pass(5);
-        world.heard(9);
+        (8..11).for_each(|n| {
+            world.heard(n);
+        });
         world.turn();
-        for record in world.core.worker_current_attempts(worker(9)).into_iter().cloned().collect::<Vec<_>>() {
+        let attempts: Vec<_> = world.attempts.values().filter(|a| !a.phase.is_over()).cloned().collect();
+        for record in attempts {
             let n = number(record.task_id.0);
-            world.report(n, Report::Running);
-            world.report(n, ok());
+            for what in [ready(), Report::Running, ok()] {
+                world.report_all(n, &what);
+            }
         }
         if world.rows.values().all(|row| row.state.status.is_terminal()) {
             break;

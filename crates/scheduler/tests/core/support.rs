@@ -30,7 +30,7 @@ pub(crate) fn number(id: Uuid) -> u32 {
 pub(crate) struct T(pub(crate) NewTask);
 
 pub(crate) fn t(n: u32) -> T {
-    let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None };
+    let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1 };
     T(NewTask {
         id: task(n),
         user_id: "ada".into(),
@@ -70,6 +70,10 @@ impl T {
     }
     pub(crate) fn user(mut self, user: &str) -> Self {
         self.0.user_id = user.into();
+        self
+    }
+    pub(crate) fn nodes(mut self, nodes: u32) -> Self {
+        self.0.demand.nodes = nodes;
         self
     }
     pub(crate) fn limit(mut self, seconds: u32) -> Self {
@@ -238,6 +242,7 @@ impl World {
             hidden: false,
             log_rule: None,
             excluded_workers: Vec::new(),
+            nodes: Vec::new(),
         };
         self.rows.insert(spec.id, Row { spec, state, replayed: TaskStatus::Queued });
     }
@@ -257,7 +262,9 @@ impl World {
             }
             Effect::PutAttempt(record) => {
                 if let Some(before) = self.attempts.get(&record.id) {
-                    assert!(before.phase < record.phase, "an attempt goes forward: {before:?} {record:?}");
+                    let forward = before.phase < record.phase;
+                    let nodes = !record.nodes.is_empty() && before.phase <= record.phase;
+                    assert!(forward || nodes, "an attempt goes forward: {before:?} {record:?}");
                     assert_eq!((before.epoch, before.task_id), (record.epoch, record.task_id));
                 } else {
                     assert!(record.epoch > self.last_epoch, "epochs grow");
@@ -320,8 +327,13 @@ impl World {
             None => "a stranger".to_owned(),
         };
         match message {
-            Message::Assign { attempt, gpus, .. } if gpus.is_empty() => format!("assign {}", of(attempt)),
-            Message::Assign { attempt, gpus, .. } => format!("assign {} gpus {gpus:?}", of(attempt)),
+            Message::Assign { attempt, gpus, node, .. } => {
+                let node =
+                    if self.attempts[attempt].nodes.is_empty() { String::new() } else { format!(" node {node}") };
+                let gpus = if gpus.is_empty() { String::new() } else { format!(" gpus {gpus:?}") };
+                format!("assign {}{node}{gpus}", of(attempt))
+            }
+            Message::Release { attempt, address, port } => format!("release {} {address}:{port}", of(attempt)),
             Message::Cancel { attempt, cause } => format!("cancel {} {}", of(attempt), cause.as_str()),
             Message::Revoke { attempt } => format!("revoke {}", of(attempt)),
             Message::Forget { attempt } => format!("forget {}", of(attempt)),
@@ -417,6 +429,19 @@ impl World {
     pub(crate) fn report(&mut self, n: u32, report: Report) -> Answer {
         let event = self.reported(n, report);
         self.step(event)
+    }
+
+    /// A report from every node of the current attempt of a task; late ones change nothing.
+    pub(crate) fn report_all(&mut self, n: u32, report: &Report) {
+        let Some(record) = self.core.task(task(n)).and_then(|state| self.attempts.get(&state.attempt?)).cloned() else {
+            return;
+        };
+        let nodes = record.nodes.iter().map(|node| node.worker_id);
+        let workers: Vec<_> = if record.nodes.is_empty() { vec![record.worker_id] } else { nodes.collect() };
+        for worker in workers {
+            let (attempt, epoch, report) = (record.id, record.epoch, report.clone());
+            self.step(Event::AttemptReported { worker, attempt, task: task(n), epoch, report });
+        }
     }
 
     pub(crate) fn reported(&self, n: u32, report: Report) -> Event {

@@ -64,8 +64,8 @@ pub enum JoinAnswer {
         incarnation: u64,
         /// Attempts of the inventory that are over for the server.
         forget: Vec<AttemptId>,
-        /// Attempts of the inventory that go on.
-        keep: Vec<AttemptId>,
+        /// Attempts of the inventory that go on, with the rank of the worker's node.
+        keep: Vec<(AttemptId, u32)>,
     },
     /// Not now.
     Refused {

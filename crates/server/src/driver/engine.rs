@@ -383,8 +383,9 @@ impl Engine {
             unfit: hello.unfit.clone(),
         };
         self.step(now, event, None, turn);
-        let (keep, forget) =
+        let (keep, forget): (Vec<_>, Vec<_>) =
             hello.inventory.iter().map(|held| held.attempt).partition(|attempt| self.core.holds(worker, *attempt));
+        let keep = keep.into_iter().map(|attempt| (attempt, self.core.rank(worker, attempt))).collect();
         let session = Session {
             handle: handle.clone(),
             agent_run: hello.agent_run,
@@ -532,18 +533,20 @@ impl Engine {
 
     fn to_worker(&self, message: Message) -> Option<ToWorker> {
         Some(match message {
-            Message::Assign { attempt, task, number, epoch, gpus } => ToWorker::Assign(Box::new(Assignment {
+            Message::Assign { attempt, task, number, epoch, node, gpus } => ToWorker::Assign(Box::new(Assignment {
                 attempt,
                 number,
                 epoch,
                 // Gone only when the task ended later in the same turn: nothing to run then.
                 spec: TaskSpec::clone(self.specs.get(&task)?),
                 gpus,
+                node,
                 grace_s: limits::GRACE_S,
             })),
             Message::Cancel { attempt, cause } => ToWorker::Cancel { attempt, cause, grace_s: limits::GRACE_S },
             Message::Revoke { attempt } => ToWorker::Revoke { attempt },
             Message::Forget { attempt } => ToWorker::Forget { attempt },
+            Message::Release { attempt, address, port } => ToWorker::Release { attempt, address, port },
             Message::Drain { on } => ToWorker::Drain { on },
         })
     }

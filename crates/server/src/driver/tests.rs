@@ -57,7 +57,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             user_id: "ada".into(),
             job_name: job_name.into(),
             created_at: Micros(0),
-            demand: Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None },
+            demand: Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1 },
             entrypoint: None,
             args: Some("true".into()),
             snapshot_id: None,

@@ -14,8 +14,20 @@ pub(super) struct LogPump {
     app: Arc<App>,
     /// Weak: the session must end when the driver drops its handle on it.
     outbox: mpsc::WeakSender<ToWorker>,
-    tasks: HashMap<AttemptId, TaskId>,
+    /// Task and node of each.
+    tasks: HashMap<AttemptId, (TaskId, u32)>,
     in_flight: FuturesOrdered<BoxFuture<'static, Option<(AttemptId, u64)>>>,
+}
+
+/// An attempt that a worker brought along.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) attempt: AttemptId,
+    pub(super) task: TaskId,
+    /// Rank of the worker's node.
+    pub(super) node: u32,
+    /// Log bytes that the worker knows to be durable.
+    pub(super) acked: u64,
 }
 
 impl LogPump {
@@ -24,22 +36,22 @@ impl LogPump {
     }
 
     /// The worker was given this attempt and may write its log.
-    pub(super) fn admit(&mut self, attempt: AttemptId, task: TaskId) {
-        self.tasks.insert(attempt, task);
+    pub(super) fn admit(&mut self, attempt: AttemptId, task: TaskId, node: u32) {
+        self.tasks.insert(attempt, (task, node));
     }
 
     /// Whether this session may speak of an attempt of that task.
     pub(super) fn admits(&self, attempt: AttemptId, task: TaskId) -> bool {
-        self.tasks.get(&attempt) == Some(&task)
+        self.tasks.get(&attempt).is_some_and(|(known, _)| *known == task)
     }
 
     /// Admits attempts that the worker brought along; cuts each log to what the worker knows to be
     /// durable and returns where it goes on.
-    pub(super) async fn resume(&mut self, kept: Vec<(AttemptId, (TaskId, u64))>) -> Vec<(AttemptId, u64)> {
+    pub(super) async fn resume(&mut self, kept: Vec<Kept>) -> Vec<(AttemptId, u64)> {
         let mut offsets = Vec::with_capacity(kept.len());
-        for (attempt, (task, acked)) in kept {
-            self.admit(attempt, task);
-            match self.app.logs.resume(task, attempt, 0, acked).await {
+        for Kept { attempt, task, node, acked } in kept {
+            self.admit(attempt, task, node);
+            match self.app.logs.resume(task, attempt, node, acked).await {
                 Ok(length) => offsets.push((attempt, length)),
                 Err(error) => warn!(%attempt, %error, "cannot go on with a log"),
             }
@@ -48,8 +60,9 @@ impl LogPump {
     }
 
     /// Takes a chunk. Waits while too much is in flight.
-    pub(super) async fn push(&mut self, attempt: AttemptId, node: u32, offset: u64, bytes: Bytes) {
-        let Some(task) = self.tasks.get(&attempt).copied() else { return };
+    pub(super) async fn push(&mut self, attempt: AttemptId, offset: u64, bytes: Bytes) {
+        // A worker writes the log of its own node, whatever it says.
+        let Some((task, node)) = self.tasks.get(&attempt).copied() else { return };
         while self.in_flight.len() >= limits::LOG_CHUNKS_IN_FLIGHT {
             self.settle().await;
         }

@@ -23,7 +23,7 @@ use fetchml_api::{
     link::{Heartbeat, Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome},
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
-use logs::LogPump;
+use logs::{Kept, LogPump};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
@@ -61,7 +61,12 @@ pub async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
     let joined = app.driver.join(hello, handle).await;
     let end = match joined {
         Ok(JoinAnswer::Welcome { incarnation, forget, keep }) => {
-            let kept = keep.into_iter().filter_map(|attempt| Some((attempt, *held.get(&attempt)?))).collect();
+            let kept = keep
+                .into_iter()
+                .filter_map(|(attempt, node)| {
+                    held.get(&attempt).map(|&(task, acked)| Kept { attempt, task, node, acked })
+                })
+                .collect();
             let logs = LogPump::new(&app, logs_outbox);
             let mut session = Session { app: &app, caller: &caller, worker, id, outgoing, inbox, logs };
             session.run(&mut incoming, incarnation, forget, kept).await
@@ -203,7 +208,7 @@ impl Session<'_> {
         incoming: &mut futures_util::stream::SplitStream<WebSocket>,
         incarnation: u64,
         forget: Vec<AttemptId>,
-        kept: Vec<(AttemptId, (TaskId, u64))>,
+        kept: Vec<Kept>,
     ) -> End {
         let log_offsets = self.logs.resume(kept).await;
         let welcome = Welcome {
@@ -246,7 +251,7 @@ impl Session<'_> {
         let mut next = Some(first);
         while let Some(message) = next {
             if let ToWorker::Assign(assignment) = &message {
-                self.logs.admit(assignment.attempt, assignment.spec.id);
+                self.logs.admit(assignment.attempt, assignment.spec.id, assignment.node);
             }
             send(&mut self.outgoing, &message).await?;
             next = self.inbox.try_recv().ok();
@@ -267,7 +272,7 @@ impl Session<'_> {
             Message::Binary(frame) => match LogChunk::decode(&frame) {
                 Some(chunk) => {
                     let bytes = frame.slice(LogChunk::HEADER_BYTES..);
-                    self.logs.push(chunk.attempt, chunk.node, chunk.offset, bytes).await;
+                    self.logs.push(chunk.attempt, chunk.offset, bytes).await;
                     Ok(())
                 }
                 None => Err("a binary frame is no log chunk".into()),

@@ -2,8 +2,8 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network, OnLost, Role, SlotKind, SnapshotRecord,
-    TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Role,
+    SlotKind, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -30,7 +30,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         user_id: user.into(),
         job_name: job.into(),
         created_at: Micros(NOW.0 + n as i64),
-        demand: Demand { slot: SlotKind::Batch, cpu: 2, memory_gb: 8, gpu: 1, gpu_type: Some("H100".into()) },
+        demand: Demand { slot: SlotKind::Batch, cpu: 2, memory_gb: 8, gpu: 1, gpu_type: Some("H100".into()), nodes: 1 },
         entrypoint: Some("train.py".into()),
         args: Some("--größe 'ß' \u{1} \\u0000 😀".into()),
         snapshot_id: Some("sha256:00".into()),
@@ -71,6 +71,7 @@ pub(crate) fn queued(n: u64) -> TaskState {
         hidden: false,
         log_rule: None,
         excluded_workers: Vec::new(),
+        nodes: Vec::new(),
     }
 }
 
@@ -96,6 +97,7 @@ pub(crate) fn full_state(n: u64) -> TaskState {
         error: Some("out of memory".into()),
         log_rule: Some(LogRuleMatch { pattern: "^größe\\d+$".into(), action: Some(LogAction::ExcludeWorker) }),
         excluded_workers: vec![worker_id(1), worker_id(2)],
+        nodes: vec![NodeAssignment { node_id: 1, worker_id: worker_id(2), slot_assigned: true }],
         ..queued(n)
     }
 }
@@ -112,6 +114,13 @@ pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
         epoch: AttemptEpoch { incarnation: 1, n },
         worker_id: worker_id(1),
         gpus: vec![0, 3],
+        nodes: vec![NodeRecord {
+            worker_id: worker_id(n),
+            gpus: vec![2],
+            phase: AttemptPhase::Ready,
+            address: Some("10.0.0.1".into()),
+            port: Some(65_535),
+        }],
         phase: AttemptPhase::Running,
         created_at: NOW,
         started_at: Some(Micros(NOW.0 + 1)),

@@ -11,7 +11,7 @@ use crate::{
         logs::{self, Logs},
         stall::StallWatch,
     },
-    executor::{self, AttemptDir, Execution},
+    executor::{self, AttemptDir, Execution, Rendezvous},
     gpu::Gpus,
     isolation::Sandboxes,
     limits,
@@ -23,7 +23,13 @@ use fetchml_api::{
     link::{Assignment, Outcome},
 };
 use fetchml_client::Client;
-use std::{fmt, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, fs, io,
+    net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::Instant,
@@ -47,10 +53,12 @@ pub(crate) struct Workshop {
 }
 
 /// What the core wants of an attempt. The latest counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Orders {
     /// It is its turn: user code may start.
     pub(crate) go: bool,
+    /// All nodes of its gang are ready: user code may start.
+    pub(crate) release: Option<Rendezvous>,
     /// It must end.
     pub(crate) stop: Option<Stop>,
 }
@@ -68,6 +76,8 @@ pub(crate) struct Stop {
 pub(crate) enum Progress {
     /// Everything is at hand; it waits for its turn.
     Staged,
+    /// A node of a gang waits for its release; this port is free.
+    Ready(u16),
     /// The process was started.
     Started,
     /// The process tree is dead, or there never was one; with the outcome when nothing is to be collected.
@@ -165,8 +175,10 @@ impl Runner {
         if let Some(stop) = orders.stop {
             return Err(outcome_of_stop(stop));
         }
+        let rendezvous = if self.assignment.spec.demand.nodes > 1 { Some(self.meet().await?) } else { None };
         let granted = self.shop.gpus.grant(&self.assignment.gpus).map_err(|problem| launch_failed(&problem))?;
         let execution = Execution {
+            rendezvous: rendezvous.as_ref(),
             assignment: &self.assignment,
             dir: &self.dir,
             slot: self.slot,
@@ -183,6 +195,19 @@ impl Runner {
                 Ok(running)
             }
             Err(error) => Err(launch_failed(&error)),
+        }
+    }
+
+    /// Says that this node is ready, and waits until all are.
+    async fn meet(&mut self) -> Result<Rendezvous, Outcome> {
+        // Kept open until the release, so that nobody here takes the port meanwhile.
+        let port = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(|error| launch_failed(&error))?;
+        let number = port.local_addr().map_err(|error| launch_failed(&error))?.port();
+        self.tell(Progress::Ready(number)).await;
+        let orders = ordered(&mut self.orders, |orders| orders.release.is_some() || orders.stop.is_some()).await;
+        match orders {
+            Orders { stop: Some(stop), .. } => Err(outcome_of_stop(stop)),
+            Orders { release, .. } => Ok(release.expect("waited for")),
         }
     }
 
@@ -219,7 +244,8 @@ impl Runner {
             let retry = wanted.is_some() && asked != wanted;
             tokio::select! {
                 exit = running.wait() => return outcome_of(&exit),
-                () = &mut keep => {}
+                // Of a gang the first node keeps the checkpoint.
+                () = &mut keep, if self.assignment.node == 0 => {}
                 () = at(watch.as_ref().map(StallWatch::look_at)) => {
                     if watch.as_mut().is_some_and(|watch| watch.is_stalled(Instant::now())) {
                         stalled = Some(Stop { cause: FailureCause::Stalled, grace_s });
@@ -238,7 +264,7 @@ impl Runner {
         let no_log = fs::symlink_metadata(self.dir.log()).map_or(true, |log| log.len() == 0);
         let no_output = artifacts::is_empty(&output).unwrap_or(false);
         // Before user code ran it may be half of an earlier one.
-        let no_checkpoint = !self.ran || self.checkpoints.is_empty();
+        let no_checkpoint = !self.ran || self.assignment.node > 0 || self.checkpoints.is_empty();
         if no_log && no_output && no_checkpoint {
             self.tell(Progress::Dead(Some(outcome))).await;
             return;
@@ -296,7 +322,7 @@ async fn at(time: Option<Instant>) {
 
 /// Waits for an order.
 async fn ordered(orders: &mut watch::Receiver<Orders>, wanted: impl FnMut(&Orders) -> bool) -> Orders {
-    let found = orders.wait_for(wanted).await.map(|orders| *orders);
+    let found = orders.wait_for(wanted).await.map(|orders| orders.clone());
     match found {
         Ok(orders) => orders,
         // The core is gone: nothing is decided any more.

@@ -13,7 +13,7 @@ use crate::{
         outbox::SharedSpool,
         trash::Trash,
     },
-    executor::AttemptDir,
+    executor::{AttemptDir, Rendezvous},
     limits,
 };
 use fetchml_api::{
@@ -25,6 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File},
     io,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::DirBuilderExt as _,
     sync::Arc,
 };
@@ -40,7 +41,7 @@ pub(crate) enum Event {
     /// A session begins: who are we?
     HelloWanted(oneshot::Sender<Hello>),
     /// The server's terms; answered once they are obeyed.
-    Welcomed(Welcome, oneshot::Sender<()>),
+    Welcomed(Welcome, Option<IpAddr>, oneshot::Sender<()>),
     /// A beat is due: what is held?
     /// What a heartbeat says: what is held, and what is wrong with the worker.
     BeatWanted(oneshot::Sender<(Vec<AttemptId>, Option<String>)>),
@@ -51,6 +52,11 @@ pub(crate) enum Event {
         attempt: AttemptId,
         cause: FailureCause,
         grace_s: u32,
+    },
+    /// Every node of a gang is ready.
+    Release {
+        attempt: AttemptId,
+        at: Rendezvous,
     },
     Revoke(AttemptId),
     Forget(AttemptId),
@@ -124,6 +130,8 @@ pub(crate) struct Core {
     next_order: u64,
     ended: BTreeSet<AttemptId>,
     ended_order: VecDeque<AttemptId>,
+    /// Where other workers reach this one.
+    address: Option<IpAddr>,
     syncing: bool,
     next_tend: Instant,
     /// Set by a shutdown that stops tasks: nothing new is taken, and when everything must be over.
@@ -161,6 +169,7 @@ impl Core {
             next_order: 0,
             ended: BTreeSet::new(),
             ended_order: VecDeque::new(),
+            address: None,
             syncing: false,
             next_tend: Instant::now(),
             ending: None,
@@ -270,7 +279,8 @@ impl Core {
                 let hello = self.hello_now().await;
                 let _ = answer.send(hello);
             }
-            Event::Welcomed(welcome, done) => {
+            Event::Welcomed(welcome, address, done) => {
+                self.address = address;
                 self.on_welcome(&welcome);
                 let _ = done.send(());
             }
@@ -281,6 +291,11 @@ impl Core {
             Event::LeaseRenewed => self.remember_lease(),
             Event::Assign(assignment) => self.on_assign(*assignment),
             Event::Cancel { attempt, cause, grace_s } => self.stop(attempt, Stop { cause, grace_s }),
+            Event::Release { attempt, at } => {
+                if let Some(held) = self.attempts.get_mut(&attempt) {
+                    held.orders.send_modify(|orders| orders.release = Some(at));
+                }
+            }
             Event::Revoke(attempt) => self.on_revoke(attempt),
             Event::Forget(attempt) => self.on_forget(attempt),
             Event::Over(attempts) => {
@@ -444,6 +459,12 @@ impl Core {
                 if held.phase == Phase::Waiting {
                     self.admission.wait(held.order, attempt, demand, gpus);
                     self.admit();
+                }
+            }
+            Progress::Ready(port) => {
+                let address = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)).to_string();
+                if !held.forgotten {
+                    self.report(attempt, task, epoch, Report::Ready { address, port });
                 }
             }
             Progress::Started => {

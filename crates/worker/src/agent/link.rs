@@ -3,6 +3,7 @@
 
 use crate::{
     agent::{clock, core::Event, lease::Lease, logs::Logs, outbox::SharedSpool},
+    executor::Rendezvous,
     gpu::{Gpus, Told},
     limits,
 };
@@ -16,7 +17,7 @@ use futures_util::{
     SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot, watch},
@@ -129,6 +130,7 @@ impl Link {
 
     async fn session(&self, began: &mut Option<Instant>) -> Ended {
         let mut socket = self.connect().await?;
+        let address = local_address(&socket);
         let hello_ms = clock::boottime_ms();
         let hello = self.ask(Event::HelloWanted).await?;
         let incarnation_seen = hello.incarnation_seen;
@@ -153,7 +155,7 @@ impl Link {
         let offsets = welcome.log_offsets.clone();
         self.lease.began(hello_ms, welcome.lost_after_s);
         // The core drops what the server forgets before anything is sent again.
-        self.ask(|done| Event::Welcomed(welcome, done)).await?;
+        self.ask(|done| Event::Welcomed(welcome, address, done)).await?;
         let (frames, logs) = mpsc::channel(limits::LINK_LOG_FRAMES);
         self.logs.connected(frames, offsets);
         self.spool.lock().resend();
@@ -297,6 +299,9 @@ impl Link {
             }
             ToWorker::Assign(assignment) => Event::Assign(assignment),
             ToWorker::Cancel { attempt, cause, grace_s } => Event::Cancel { attempt, cause, grace_s },
+            ToWorker::Release { attempt, address, port } => {
+                Event::Release { attempt, at: Rendezvous { address: address.into(), port } }
+            }
             ToWorker::Revoke { attempt } => Event::Revoke(attempt),
             ToWorker::Forget { attempt } => Event::Forget(attempt),
         };
@@ -342,6 +347,16 @@ impl DevicesTold {
         }
         (gpus, usage)
     }
+}
+
+/// The address of this machine by which it reaches the server: others of the cluster can reach it there.
+fn local_address(socket: &Socket) -> Option<IpAddr> {
+    let stream = match socket.get_ref() {
+        MaybeTlsStream::Plain(stream) => stream,
+        MaybeTlsStream::Rustls(stream) => stream.get_ref().0,
+        _ => return None,
+    };
+    stream.local_addr().ok().map(|address| address.ip())
 }
 
 async fn read_welcome(socket: &mut Socket) -> Result<Welcome, End> {

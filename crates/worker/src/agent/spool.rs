@@ -141,7 +141,7 @@ impl Spool {
             last: match &report.report {
                 Report::Ended(outcome) => Some(outcome.log_bytes),
                 Report::Returned => Some(0),
-                Report::Accepted | Report::Running | Report::Collecting => None,
+                Report::Accepted | Report::Ready { .. } | Report::Running | Report::Collecting => None,
             },
             patient: matches!(report.report, Report::Accepted | Report::Running),
             json,

@@ -16,7 +16,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// All variables, later ones overriding earlier ones of the same name.
 pub(super) fn variables(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Vec<(OsString, OsString)> {
-    let Execution { assignment, dir, python, gpus, .. } = *execution;
+    let Execution { assignment, rendezvous, dir, python, gpus, .. } = *execution;
     let spec = &assignment.spec;
     let mut all: Vec<(OsString, OsString)> = Vec::with_capacity(20 + spec.env.len());
     let mut set = |name: &str, value: OsString| all.push((name.into(), value));
@@ -34,6 +34,16 @@ pub(super) fn variables(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Vec
     }
     set("PYTHONUNBUFFERED", "1".into());
     set("CUDA_VISIBLE_DEVICES", visible_devices(&assignment.gpus, gpus).into());
+    if let Some(rendezvous) = rendezvous {
+        // One process of each node counts as one rank; a launcher such as torchrun makes more of it.
+        let (rank, size) = (assignment.node.to_string(), spec.demand.nodes.to_string());
+        set("MASTER_ADDR", rendezvous.address.to_string().into());
+        set("MASTER_PORT", rendezvous.port.to_string().into());
+        set("NODE_RANK", rank.clone().into());
+        set("NNODES", size.clone().into());
+        set("RANK", rank.into());
+        set("WORLD_SIZE", size.into());
+    }
     for (name, value) in spec.env.iter().filter(|(name, _)| !name.starts_with(RESERVED_PREFIX)) {
         set(name, value.into());
     }

@@ -16,17 +16,28 @@ use crate::{
     staging::PythonEnvironment,
 };
 use fetchml_api::{Demand, Gpu, Network, link::Assignment};
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// Set for each attempt's processes to its id, which also lets what a killed shim leaves behind be
 /// found.
 pub const ATTEMPT_ID_VARIABLE: &str = "FETCHML_ATTEMPT_ID";
+
+/// Where the nodes of a gang meet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rendezvous {
+    /// Address of the first node.
+    pub address: Arc<str>,
+    /// The port that was free there.
+    pub port: u16,
+}
 
 /// An attempt with all that was staged for it.
 #[derive(Clone, Debug)]
 pub struct Execution<'a> {
     /// What the server assigned.
     pub assignment: &'a Assignment,
+    /// Where it meets the other nodes, if there are any.
+    pub rendezvous: Option<&'a Rendezvous>,
     /// Where its files lie.
     pub dir: &'a AttemptDir,
     /// A small number that no other attempt at hand has.

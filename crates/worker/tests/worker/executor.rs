@@ -23,6 +23,7 @@ struct Attempt {
 fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
     let data = TempDir::new().unwrap();
     let assignment = Assignment {
+        node: 0,
         attempt: new_attempt(),
         number: 2,
         epoch: AttemptEpoch { incarnation: 1, n: 1 },
@@ -31,7 +32,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             user_id: "ann".into(),
             job_name: "job".into(),
             created_at: Micros(0),
-            demand: Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None },
+            demand: Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1 },
             entrypoint: entrypoint.map(Into::into),
             args: args.map(Into::into),
             snapshot_id: None,
@@ -62,7 +63,8 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
 
 fn process(attempt: &Attempt, python: Option<&PythonEnvironment>, gpus: &[Gpu]) -> Result<LaunchSpec, CommandError> {
     let Attempt { assignment, dir, .. } = attempt;
-    let execution = Execution { assignment, dir, slot: 0, python, gpus, mounts: Vec::new(), devices: Vec::new() };
+    let execution =
+        Execution { assignment, rendezvous: None, dir, slot: 0, python, gpus, mounts: Vec::new(), devices: Vec::new() };
     executor::process(&execution, &Sandboxes::none(dir.root()))
 }
 

@@ -9,6 +9,7 @@ mod executor;
 #[path = "../../../../tests/fake_nvml/mod.rs"]
 mod fake_nvml;
 mod fence;
+mod gang;
 mod gpu;
 mod gpu_tasks;
 mod rig;

@@ -99,6 +99,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
                 memory_gb: count(request.memory_gb, 0),
                 gpu: count(request.gpu, 0),
                 gpu_type: request.gpu_type,
+                nodes: count(request.node_count, 1).max(1),
             },
             entrypoint: request.entrypoint,
             args: request.args,

@@ -1,0 +1,2 @@
+ALTER TABLE attempt ADD COLUMN nodes TEXT;
+ALTER TABLE task ADD COLUMN nodes TEXT;

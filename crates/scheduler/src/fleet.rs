@@ -1,7 +1,7 @@
 //! All workers and the indexes that find one for a task without asking each.
 
 use crate::{
-    Settings,
+    Settings, limits,
     queue::{Needs, PerSlot},
     share::Amounts,
     worker::Worker,
@@ -31,6 +31,10 @@ pub(crate) struct Fleet {
     ahead: BTreeSet<(usize, WorkerId)>,
     generation: u64,
     roster: u64,
+    /// Workers with more room than when all that waits was last known to fit nowhere, by kind of slot.
+    grown: PerSlot<BTreeSet<WorkerId>>,
+    /// The generation in which that was known.
+    settled_at: PerSlot<u64>,
     /// What the workers have that take work.
     totals: Amounts,
     prefetch_per_slot: u32,
@@ -88,6 +92,8 @@ impl Fleet {
             ahead: BTreeSet::new(),
             generation: 0,
             roster: 0,
+            grown: PerSlot::default(),
+            settled_at: PerSlot::default(),
             totals: Amounts::default(),
             prefetch_per_slot: settings.prefetch_per_slot,
             prefetch_short_ms: settings.prefetch_short_ms,
@@ -118,14 +124,79 @@ impl Fleet {
     }
 
     /// What a worker has may have changed in a way the indexes do not show, such as its kind of GPU.
-    pub(crate) const fn has_changed(&mut self) {
-        self.generation += 1;
+    pub(crate) fn has_changed(&mut self, id: WorkerId) {
         self.roster += 1;
+        self.has_room(id);
     }
 
     /// Something may fit that did not, for a reason the indexes do not show.
-    pub(crate) const fn has_room(&mut self) {
+    pub(crate) fn has_room(&mut self, id: WorkerId) {
         self.generation += 1;
+        self.grown.batch.insert(id);
+        self.grown.service.insert(id);
+    }
+
+    /// All that waits for a kind of slot is known to fit nowhere now.
+    pub(crate) fn settle(&mut self, kind: SlotKind) {
+        *self.settled_at.of_mut(kind) = self.generation;
+        self.grown.of_mut(kind).clear();
+    }
+
+    /// The workers on which tasks of a shape may fit that fitted nowhere in an earlier state of the
+    /// fleet, if they are few; none: any worker may.
+    pub(crate) fn grown_since(&self, kind: SlotKind, stopped_at: Option<u64>) -> Option<&BTreeSet<WorkerId>> {
+        let known = stopped_at.is_some_and(|generation| generation >= *self.settled_at.of(kind));
+        Some(self.grown.of(kind)).filter(|grown| known && grown.len() <= limits::GROWN_MAX)
+    }
+
+    /// The most that any one of these workers has free: cores, GiB of memory, GPUs.
+    pub(crate) fn most_free(&self, workers: &BTreeSet<WorkerId>, kind: SlotKind) -> Option<Amounts> {
+        let open = workers.iter().filter_map(|id| self.workers.get(id));
+        let open = open.filter(|worker| worker.takes_work() && worker.slots_free(kind) > 0);
+        open.fold(None, |most: Option<Amounts>, worker| {
+            let most = most.unwrap_or_default();
+            Some(Amounts {
+                cpu: most.cpu.max(worker.cpu_free()),
+                memory_gb: most.memory_gb.max(worker.memory_free()),
+                gpu: most.gpu.max(worker.devices_free_count() as u64),
+            })
+        })
+    }
+
+    /// As [`Fleet::pick`], when only these workers come into question.
+    pub(crate) fn pick_grown(
+        &self,
+        grown: &BTreeSet<WorkerId>,
+        task: TaskId,
+        needs: &Needs,
+        gpu_tokens: &[String],
+    ) -> Option<Vec<Place>> {
+        if needs.demand.nodes > 1 {
+            // With what did not suffice before.
+            return self.pick(task, needs, gpu_tokens);
+        }
+        let Needs { demand, excluded } = needs;
+        let fits = |&(id, worker): &(WorkerId, &Worker)| {
+            let waits = demand.slot == SlotKind::Batch && !worker.ahead.is_empty();
+            worker.takes_work()
+                && !waits
+                && worker.has_room(demand)
+                && !excluded.contains(&id)
+                && worker.may_take(task, demand)
+        };
+        let workers = grown.iter().filter_map(|&id| Some((id, self.workers.get(&id)?))).filter(fits);
+        let fitting = workers.filter_map(|(id, worker)| {
+            let gpus = if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand.gpu, gpu_tokens)? };
+            // In the order of the lists, so that it is the same that any search finds.
+            let free = worker.devices_free_count();
+            let rank = if demand.gpu > 0 {
+                (free, worker.cpu_free(), 0)
+            } else {
+                (usize::from(free > 0), worker.cpu_free(), worker.memory_free())
+            };
+            Some((rank, id, gpus))
+        });
+        fitting.min_by_key(|&(rank, id, _)| (rank, id)).map(|(_, id, gpus)| vec![(id, gpus)])
     }
 
     /// A worker that takes no work yet.
@@ -145,7 +216,7 @@ impl Fleet {
         }
         if after != before {
             if after.has_more_than(&before) {
-                self.generation += 1;
+                self.has_room(id);
             }
             self.unlist(id, &before);
             self.list(id, &after);
@@ -216,6 +287,7 @@ impl Fleet {
             open_gpu: PerSlot::default(),
             ahead: BTreeSet::new(),
             totals: Amounts::default(),
+            grown: PerSlot::default(),
             ..*self
         };
         for (&id, worker) in &self.workers {

@@ -129,8 +129,8 @@ impl Scheduler {
         let Some(hold) = self.holds.remove(&id) else { return };
         for worker in hold.workers {
             self.fleet.change(worker, |worker| worker.held_for = None);
+            self.fleet.has_room(worker);
         }
-        self.fleet.has_room();
     }
 
     /// Places tasks on the workers that are held for them, where these have room now.

@@ -16,6 +16,7 @@ impl Scheduler {
         self.assert_attempts();
         self.assert_rooms();
         self.assert_timers();
+        self.assert_stopped();
         self.assert_accounts();
         self.assert_holds();
     }
@@ -124,6 +125,17 @@ impl Scheduler {
             let holds = nodes.iter().any(|node| node.phase < AttemptPhase::Collecting);
             assert_eq!(holds, attempt.holding != Holding::Nothing, "{id} holds room while one of its nodes does");
             assert!(nodes.iter().any(|node| !node.phase.is_over()), "{id} is over when all its nodes are");
+        }
+    }
+
+    fn assert_stopped(&self) {
+        let generation = self.fleet.generation();
+        for (shape, _, (_, task)) in self.queues.places() {
+            if self.queues.is_stopped(shape, generation) && !self.holds.contains_key(&task) {
+                let tokens = &self.queues.shapes.value(shape).gpu_tokens;
+                let fits = self.fleet.pick(task, self.queues.shapes.key(shape), tokens);
+                assert_eq!(fits, None, "{task} is stopped because it fits nowhere");
+            }
         }
     }
 

@@ -11,6 +11,8 @@ pub const OCCUPANCY_WEIGHT: i64 = 8;
 pub const PREFETCH_MISSES_MAX: usize = 64;
 /// How long a worker that is gone stays listed, microseconds.
 pub const GONE_WORKER_LISTED: i64 = 24 * 3_600 * SECOND;
+/// Workers with more room than before, up to which only these are tried for what fitted nowhere.
+pub const GROWN_MAX: usize = 256;
 /// Tasks that have workers held for them at the same time.
 pub const HOLDS_MAX: usize = 4;
 /// Heads looked at in one turn for whether they need a hold.

@@ -8,7 +8,7 @@ use crate::{
     fleet::Place,
     gang, limits,
     queue::{Head, Needs},
-    share,
+    share::{self, Amounts},
     timers::Timer,
 };
 use fetchml_api::{
@@ -38,6 +38,7 @@ impl Scheduler {
             return;
         }
         let mut contest = self.contest(kind, Some(generation));
+        let mut most = self.most_grown(kind);
         while !self.fleet.is_full(kind) && !self.queues.all_stopped(kind, generation) {
             let Some(head) = contest.next(&self.queues) else { return };
             match self.stopped_by_quota(head.user, self.queues.demand(head.shape)) {
@@ -49,15 +50,34 @@ impl Scheduler {
                 }
                 None => {}
             }
-            let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
-            match self.fleet.pick(head.task(), self.queues.shapes.key(head.shape), tokens) {
-                Some(places) => {
-                    let attempt = self.assign(head, places, effects);
-                    self.take_room(attempt);
-                }
-                None => self.queues.stop(head.shape, generation),
+            if let Some(places) = self.find_places(head, kind, most) {
+                let attempt = self.assign(head, places, effects);
+                self.take_room(attempt);
+                most = self.most_grown(kind);
+            } else {
+                self.queues.stop(head.shape, generation);
             }
             contest.go_on(&self.queues, head, self.share(head.user));
+        }
+        if self.queues.all_stopped(kind, generation) {
+            self.fleet.settle(kind);
+        }
+    }
+
+    /// The most that one worker has free of those that have more room than when nothing fitted.
+    fn most_grown(&self, kind: SlotKind) -> Option<Amounts> {
+        let grown = self.fleet.grown_since(kind, Some(u64::MAX))?;
+        Some(self.fleet.most_free(grown, kind).unwrap_or_default())
+    }
+
+    /// Where a head fits. What fitted nowhere before is tried only where there is more room since.
+    fn find_places(&self, head: Head, kind: SlotKind, most: Option<Amounts>) -> Option<Vec<Place>> {
+        let needs = self.queues.shapes.key(head.shape);
+        let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
+        match (self.fleet.grown_since(kind, self.queues.stopped_at(head.shape)), most) {
+            (Some(_), Some(most)) if !most.covers(&needs.demand) => None,
+            (Some(grown), _) => self.fleet.pick_grown(grown, head.task(), needs, tokens),
+            (None, _) => self.fleet.pick(head.task(), needs, tokens),
         }
     }
 

@@ -154,6 +154,11 @@ impl Queues {
         }
     }
 
+    /// The last state of the fleet in which tasks of a shape fitted nowhere.
+    pub(crate) fn stopped_at(&self, shape: u32) -> Option<u64> {
+        self.shapes.value(shape).stopped_at
+    }
+
     /// Whether tasks of a shape are known to fit nowhere in this state of the fleet.
     pub(crate) fn is_stopped(&self, shape: u32, generation: u64) -> bool {
         self.shapes.value(shape).stopped_at == Some(generation)

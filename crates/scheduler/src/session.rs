@@ -52,7 +52,7 @@ impl Scheduler {
             worker.read_devices(&owners);
             worker.connected = true;
         });
-        self.fleet.has_changed();
+        self.fleet.has_changed(id);
         self.hear(id);
         self.reconcile(id, held, effects);
         self.promote(id);

@@ -48,6 +48,13 @@ impl Amounts {
         self.gpu -= other.gpu;
     }
 
+    /// Whether one node that needs this finds as much here.
+    pub(crate) fn covers(&self, demand: &Demand) -> bool {
+        self.cpu >= u64::from(demand.cpu)
+            && self.memory_gb >= u64::from(demand.memory_gb)
+            && self.gpu >= u64::from(demand.gpu)
+    }
+
     const fn is_none(self) -> bool {
         self.cpu == 0 && self.memory_gb == 0 && self.gpu == 0
     }

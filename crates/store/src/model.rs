@@ -134,6 +134,8 @@ pub struct TaskFilter {
     pub user_id: Option<String>,
     /// Name.
     pub job_name: Option<String>,
+    /// Number of nodes.
+    pub node_count: Option<i64>,
     /// Only tasks with a smaller id.
     pub before: Option<TaskId>,
     /// Matches to skip.

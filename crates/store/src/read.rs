@@ -68,9 +68,9 @@ impl Store {
         Ok((page.into_iter().map(rows::read_task).collect::<Result<_, _>>()?, total))
     }
 
-    /// Counters answer for submitter and status; only a name has to be counted.
+    /// Counters answer for submitter and status; a name or a number of nodes has to be counted.
     async fn total(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        let mut query = if filter.job_name.is_some() {
+        let mut query = if filter.job_name.is_some() || filter.node_count.is_some() {
             Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
         } else {
             Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
@@ -210,6 +210,9 @@ impl Query {
     fn filter(&mut self, filter: &TaskFilter) {
         if let Some(status) = filter.status {
             self.and("status = ", status.as_str().into());
+        }
+        if let Some(nodes) = filter.node_count {
+            self.and("node_count = ", nodes.into());
         }
         for (column, value) in [("user_id = ", &filter.user_id), ("job_name = ", &filter.job_name)] {
             if let Some(value) = value {

@@ -52,6 +52,7 @@ pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, Sto
     columns.extend(task_state(state)?);
     columns.push(Value::optional_text(spec.snapshot_id.as_ref())?);
     columns.push(spec.resume_from.map_or(Value::Null, Value::word));
+    columns.push(spec.demand.nodes.into());
     Ok(columns)
 }
 

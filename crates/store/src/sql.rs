@@ -22,8 +22,8 @@ impl Table {
                 "INSERT INTO task (id, user_id, job_name, created_at, spec, status, priority, queued_since, \
                  waited_before, not_before, attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, \
                  retry_count, requeue_count, attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, \
-                 excluded_workers, nodes, snapshot_id, resume_from)",
-                30,
+                 excluded_workers, nodes, snapshot_id, resume_from, node_count)",
+                31,
             ),
             Self::Artifact => ("INSERT INTO artifact (attempt_id, path, size_bytes, sha256)", 4),
             Self::Audit => (

@@ -42,7 +42,7 @@ fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
                 json!(many(257)),
             ]),
         ),
-        ("node_count", int(0, 2)),
+        ("node_count", int(0, 4_097)),
         ("reservation_id", vec![json!("r")]),
         ("plugin_configs", vec![json!({})]),
         ("depends_on", vec![json!([])]),

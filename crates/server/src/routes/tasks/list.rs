@@ -31,13 +31,13 @@ pub(crate) async fn list_tasks(
             .parsed::<TaskStatus>("status", "one of queued, preparing, running, collecting, completed, failed"),
         user_id: query.text("user_id"),
         job_name: query.text("job_name"),
+        node_count: query.int("node_count", 1..=i64::from(i32::MAX)),
         before: query.parsed("after", "the id of a task"),
         offset,
         limit,
     };
-    // Every task has one node, no reservation and no plugins so far.
-    let mut possible = query.int("node_count", 1..=i64::from(i32::MAX)).unwrap_or(1) == 1;
-    possible &= query.text("reservation_id").is_none();
+    // Every task has no reservation and no plugins so far.
+    let mut possible = query.text("reservation_id").is_none();
     if let Some(text) = query.text("plugin_configs") {
         match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
             Ok(plugins) => possible &= plugins.is_empty(),

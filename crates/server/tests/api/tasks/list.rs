@@ -29,6 +29,12 @@ pub(crate) async fn pages_from_the_newest() {
         assert_eq!(page("status=completed").await, (vec![], 0));
         assert_eq!(page("node_count=2").await, (vec![], 0));
         assert_eq!(page("reservation_id=x").await, (vec![], 0));
+        let gang = ada.submit(&json!({"job_name": "gang", "args": "true", "node_count": 2})).await;
+        let gang = gang["id"].as_str().unwrap().to_owned();
+        assert_eq!(page("node_count=2").await, (vec![gang.clone()], 1));
+        assert_eq!(page("node_count=1").await.1, 5);
+        ada.delete(&format!("/v1/tasks/{gang}")).await.expect(204);
+        ada.delete(&format!("/v1/tasks/{gang}?purge=true")).await;
         assert_eq!(page("plugin_configs=%7B%7D").await.1, 5);
         let list: Value = ada.get("/v1/tasks?limit=3").await.expect(200).json();
         assert_eq!((&list["limit"], &list["offset"]), (&json!(3), &json!(0)));

@@ -3,8 +3,10 @@
 //!
 //! `cargo bench -p fetchml-scheduler` measures all sizes; an argument picks those whose name holds it.
 //! A turn here is all of the core's part: stepping its events and collecting their effects. The
-//! commit of these effects is not in it. Times are those of the processor, so that a busy machine says
-//! the same; wall time where the system does not tell.
+//! commit of these effects is not in it.
+//!
+//! Times are wall time: on a busy machine only the median says something. Bytes are what the process has
+//! grown by, so they are right for the first size of a run only.
 
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "measuring takes a clock")]
 #![expect(clippy::disallowed_macros, reason = "a bench says what it found")]
@@ -17,7 +19,6 @@ use fetchml_api::{
 use fetchml_scheduler::{Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
 use std::{
     collections::VecDeque,
-    sync::LazyLock,
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -88,14 +89,6 @@ fn milliseconds(time: Duration) -> String {
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
-}
-
-/// Time this thread has had a processor; wall time where the system does not tell.
-fn cpu_time() -> Duration {
-    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let told = stat.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok());
-    told.map_or_else(|| STARTED.elapsed(), Duration::from_nanos)
 }
 
 struct Bench<'a> {
@@ -209,13 +202,13 @@ impl<'a> Bench<'a> {
         for n in 0..self.size.workers {
             self.core.step(self.now, Event::WorkerHeard { worker: worker(n) }, &mut Vec::new());
         }
-        let started = cpu_time();
+        let started = Instant::now();
         let mut effects = Vec::new();
         for event in events {
             self.core.step(self.now, event, &mut effects);
         }
         self.core.step(self.now, Event::TurnEnded, &mut effects);
-        let time = cpu_time().saturating_sub(started);
+        let time = started.elapsed();
         (time, self.take(effects))
     }
 
@@ -229,9 +222,9 @@ impl<'a> Bench<'a> {
             shares: state.shares.into_values().collect(),
             quotas: Vec::new(),
         };
-        let started = cpu_time();
+        let started = Instant::now();
         let core = Scheduler::restore(Settings { incarnation: 2, ..Settings::default() }, self.now, rows);
-        let time = cpu_time().saturating_sub(started);
+        let time = started.elapsed();
         drop(core);
         time
     }

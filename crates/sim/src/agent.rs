@@ -217,6 +217,8 @@ impl World {
             }
             Down::Order(Message::Revoke { attempt }) => self.on_revoke(h, attempt),
             Down::Order(Message::Forget { attempt }) => self.on_forget(h, attempt),
+            // Clients here ask for no gangs.
+            Down::Order(Message::Release { .. }) => unreachable!("no gang was submitted"),
             // Only shown.
             Down::Order(Message::Drain { .. }) => {}
             Down::Ack(seq) => self.on_ack(h, seq),

@@ -25,10 +25,12 @@ impl World {
                 memory_gb: if chance.bool() { 0 } else { chance.u32(1..32) },
                 gpu,
                 gpu_type: (gpu > 0 && chance.bool()).then(|| "H100".to_owned()),
+                nodes: 1,
             },
             priority: chance.u8(1..=8),
             role: Role::User,
             max_retries: chance.u32(..3),
+            time_limit_s: None,
             lease: match chance.u32(..6) {
                 0 => Lease::Seconds(chance.u32(30..300)),
                 1 => Lease::Kept,

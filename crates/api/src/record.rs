@@ -146,6 +146,7 @@ pub struct TaskState {
     /// The rule that the log of the last failed attempt matched.
     pub log_rule: Option<LogRuleMatch>,
     /// The nodes of the current or last attempt, where it has several.
+    #[serde(default)]
     pub nodes: Vec<NodeAssignment>,
     /// Workers that rules keep this task off; one for each attempt at most.
     pub excluded_workers: Vec<WorkerId>,
@@ -234,6 +235,7 @@ pub struct AttemptRecord {
     /// How it ended, when it was reported. Of several nodes: what ends it, as soon as that is known.
     pub outcome: Option<Outcome>,
     /// All nodes by rank, where there are several; `worker_id` and `gpus` are those of the first.
+    #[serde(default)]
     pub nodes: Vec<NodeRecord>,
 }
 

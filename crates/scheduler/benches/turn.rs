@@ -106,7 +106,7 @@ impl<'a> Bench<'a> {
         let now = Micros(1_764_000_000_000_000);
         let core = Scheduler::new(Settings { prefetch_per_slot: 0, ..Settings::default() });
         let mut bench = Self { size, core, now, submitted: 0, running: VecDeque::new() };
-        let gpus = (0..8).map(|index| Gpu { index, uuid: String::new(), name: "H100".into(), memory_bytes: 1 << 36 });
+        let gpus = (0..8).map(|index| Gpu { index, name: "H100".into(), memory_bytes: 1 << 36, ..Gpu::default() });
         let capabilities = Capabilities {
             gpu_count: 8,
             cpu_cores: 64,

@@ -82,7 +82,7 @@ impl Scheduler {
             worker.record.clone()
         });
         effects.extend(record.map(Effect::PutWorker));
-        self.fleet.has_changed();
+        self.fleet.has_changed(id);
         Answer::Done
     }
 

@@ -77,5 +77,21 @@ pub const LINK_MESSAGE_BYTES: usize = 8 << 20;
 pub const LINK_LOG_CHUNK_BYTES: usize = 256 << 10;
 /// Longest sentence in which a worker says what is wrong with it, code points.
 pub const UNFIT_CHARS: usize = 1_024;
+/// Metrics of one attempt that are taken, bytes of the task's file; the rest is counted.
+pub const METRICS_BYTES: u64 = 256 << 20;
+/// Samples of one attempt that are taken, bytes.
+pub const METRICS_SAMPLES_BYTES: u64 = 64 << 20;
+/// Longest line of metrics, bytes; a longer one is a bad one.
+pub const METRICS_LINE_BYTES: usize = 64 << 10;
+/// Longest name of a metric, bytes; a longer one makes its line a bad one.
+pub const METRICS_NAME_BYTES: usize = 256;
+/// Names of one attempt's metrics; values of more names are counted, not kept.
+pub const METRICS_SERIES_MAX: usize = 1_024;
+/// Points of one series in an answer.
+pub const METRICS_POINTS: std::ops::RangeInclusive<i64> = 10..=5_000;
+/// Points of one series unless asked otherwise.
+pub const METRICS_POINTS_DEFAULT: i64 = 500;
+/// Points of all series of one answer together: with many series each gets fewer.
+pub const METRICS_ANSWER_POINTS: usize = 100_000;
 /// Longest name of a user, a key label or a worker, code points.
 pub const NAME_CHARS: usize = 64;

@@ -1,7 +1,7 @@
 //! Messages of the worker link: a WebSocket from worker to server at `/v1/workers/connect`.
 //!
 //! Text frames hold one JSON [`ToServer`] or [`ToWorker`]. Binary frames, worker to server only,
-//! hold log bytes: see [`LogChunk`]. Server N speaks to workers of protocol N and N-1.
+//! hold bytes of a log or of metrics: see [`LogChunk`]. Server N speaks to workers of protocol N and N-1.
 //!
 //! Delivery is at least once and fenced by the attempt: a report counts only if its attempt is the
 //! task's current one. Reports carry a spool number; the server acknowledges the highest number
@@ -73,6 +73,9 @@ pub struct Held {
     /// Log bytes the server has acknowledged as durable; the server cuts its copy to this length,
     /// and the worker sends on from there.
     pub log_acked: u64,
+    /// The same of its metrics, see [`crate::metrics`].
+    #[serde(default)]
+    pub metrics_acked: u64,
 }
 
 /// A sign of life. Times are the worker's own and only echoed.
@@ -153,6 +156,9 @@ pub struct Outcome {
     /// Length of the whole log, bytes.
     #[serde(default)]
     pub log_bytes: u64,
+    /// Length of its metrics with the samples, bytes, see [`crate::metrics`].
+    #[serde(default)]
+    pub metrics_bytes: u64,
     /// Files from the output directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
@@ -209,11 +215,14 @@ pub enum ToWorker {
         /// Spool number.
         seq: u64,
     },
-    /// Log bytes up to here are durable.
+    /// Bytes of a stream up to here are durable.
     LogAck {
         /// The attempt.
         attempt: AttemptId,
-        /// Length of the durable log, bytes. Lower than what was sent: send again from here.
+        /// Which of its streams.
+        #[serde(default)]
+        stream: ByteStream,
+        /// Length of what is durable, bytes. Lower than what was sent: send again from here.
         offset: u64,
     },
     /// Answer to [`Heartbeat`].
@@ -243,6 +252,9 @@ pub struct Welcome {
     pub forget: Vec<AttemptId>,
     /// For every other attempt in the inventory: its log goes on from here, bytes.
     pub log_offsets: Vec<(AttemptId, u64)>,
+    /// The same of its metrics.
+    #[serde(default)]
+    pub metrics_offsets: Vec<(AttemptId, u64)>,
 }
 
 /// Everything a worker needs to run an attempt.
@@ -265,15 +277,28 @@ pub struct Assignment {
     pub grace_s: u32,
 }
 
-/// Log bytes in a binary frame: attempt id (16 bytes), node (u32 big endian), offset of the first
-/// byte (u64 big endian), then the bytes.
+/// What an attempt has written that the worker sends by offset: append-only bytes, each acknowledged when durable.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByteStream {
+    /// Standard output and error.
+    #[default]
+    Log,
+    /// Metrics and samples, see [`crate::metrics`].
+    Metrics,
+}
+
+/// Bytes of a stream in a binary frame: attempt id (16 bytes), stream (1 byte), node (u32 big endian), offset of the
+/// first byte (u64 big endian), then the bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogChunk<'a> {
     /// The attempt.
     pub attempt: AttemptId,
+    /// Which of its streams.
+    pub stream: ByteStream,
     /// Node within the attempt, from 0.
     pub node: u32,
-    /// Offset of the first byte in the attempt's log.
+    /// Offset of the first byte in that stream.
     pub offset: u64,
     /// The bytes.
     pub bytes: &'a [u8],
@@ -281,25 +306,36 @@ pub struct LogChunk<'a> {
 
 impl<'a> LogChunk<'a> {
     /// Length of what stands before the bytes.
-    pub const HEADER_BYTES: usize = 28;
+    pub const HEADER_BYTES: usize = 29;
 
     /// The frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut frame = Vec::with_capacity(Self::HEADER_BYTES + self.bytes.len());
         frame.extend_from_slice(self.attempt.0.as_bytes());
+        frame.push(match self.stream {
+            ByteStream::Log => 0,
+            ByteStream::Metrics => 1,
+        });
         frame.extend_from_slice(&self.node.to_be_bytes());
         frame.extend_from_slice(&self.offset.to_be_bytes());
         frame.extend_from_slice(self.bytes);
         frame
     }
 
-    /// Reads a frame; `None` when it is too short or its bytes too many.
+    /// Reads a frame; `None` when it is too short, its bytes too many or its stream unknown.
     pub fn decode(frame: &'a [u8]) -> Option<Self> {
         let (id, rest) = frame.split_first_chunk::<16>()?;
+        let (stream, rest) = rest.split_first()?;
+        let stream = match stream {
+            0 => ByteStream::Log,
+            1 => ByteStream::Metrics,
+            _ => return None,
+        };
         let (node, rest) = rest.split_first_chunk::<4>()?;
         let (offset, bytes) = rest.split_first_chunk::<8>()?;
         (bytes.len() <= crate::limits::LINK_LOG_CHUNK_BYTES).then(|| Self {
             attempt: AttemptId(uuid::Uuid::from_bytes(*id)),
+            stream,
             node: u32::from_be_bytes(*node),
             offset: u64::from_be_bytes(*offset),
             bytes,
@@ -324,8 +360,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn log_chunks_round_trip(id: u128, node: u32, offset: u64, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let chunk = LogChunk { attempt: AttemptId(uuid::Uuid::from_u128(id)), node, offset, bytes: &bytes };
+        fn chunks_round_trip(
+            id: u128, metrics: bool, node: u32, offset: u64, bytes in proptest::collection::vec(any::<u8>(), 0..300)
+        ) {
+            let stream = if metrics { ByteStream::Metrics } else { ByteStream::Log };
+            let chunk = LogChunk { attempt: AttemptId(uuid::Uuid::from_u128(id)), stream, node, offset, bytes: &bytes };
             let frame = chunk.encode();
             prop_assert_eq!(LogChunk::decode(&frame), Some(chunk));
         }

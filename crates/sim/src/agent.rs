@@ -187,7 +187,7 @@ impl World {
         let held = agent.held.iter().filter(|(_, held)| !held.forgotten).map(|(attempt, _)| attempt);
         let inventory = held.filter_map(|attempt| {
             let taken = host.disk.taken.get(attempt)?;
-            Some(HeldReport { attempt: *attempt, task: taken.task, epoch: taken.epoch, log_acked: 0 })
+            Some(HeldReport { attempt: *attempt, task: taken.task, epoch: taken.epoch, log_acked: 0, metrics_acked: 0 })
         });
         let hello = Up::Hello {
             run: agent.run,

@@ -409,7 +409,13 @@ impl World {
             let current = life.core.worker_current_attempts(worker);
             current
                 .iter()
-                .map(|record| Held { attempt: record.id, task: record.task_id, epoch: record.epoch, log_acked: 0 })
+                .map(|record| Held {
+                    attempt: record.id,
+                    task: record.task_id,
+                    epoch: record.epoch,
+                    log_acked: 0,
+                    metrics_acked: 0,
+                })
                 .collect()
         };
         let inventory = if ignored { known(life) } else { hello.inventory.clone() };

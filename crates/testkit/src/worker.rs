@@ -4,8 +4,8 @@ use crate::{DEADLINE, TestServer};
 use fetchml_api::{
     AttemptId, Capabilities, WorkerId,
     link::{
-        Assignment, Heartbeat, Held, Hello, LogChunk, Outcome, PROTOCOL, Report, SpooledReport, ToServer, ToWorker,
-        Welcome,
+        Assignment, ByteStream, Heartbeat, Held, Hello, LogChunk, Outcome, PROTOCOL, Report, SpooledReport, ToServer,
+        ToWorker, Welcome,
     },
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -73,6 +73,7 @@ impl LinkWorker {
             lost_after_s: 0,
             forget: Vec::new(),
             log_offsets: Vec::new(),
+            metrics_offsets: Vec::new(),
         };
         let mut worker = Self { socket, id, welcome, waiting: VecDeque::new(), seq: 0 };
         let capabilities =
@@ -190,9 +191,17 @@ impl LinkWorker {
     /// # Panics
     /// The session is closed.
     pub async fn log(&mut self, attempt: AttemptId, offset: u64, bytes: &[u8]) -> u64 {
-        self.send_frame(LogChunk { attempt, node: 0, offset, bytes }.encode()).await;
+        self.stream(attempt, ByteStream::Log, offset, bytes).await
+    }
+
+    /// Sends bytes of one of an attempt's streams; returns the durable length that the server acknowledges.
+    ///
+    /// # Panics
+    /// The session is closed.
+    pub async fn stream(&mut self, attempt: AttemptId, stream: ByteStream, offset: u64, bytes: &[u8]) -> u64 {
+        self.send_frame(LogChunk { attempt, stream, node: 0, offset, bytes }.encode()).await;
         self.wait(|m| match m {
-            ToWorker::LogAck { attempt: of, offset } if *of == attempt => Some(*offset),
+            ToWorker::LogAck { attempt: of, stream: its, offset } if (*of, *its) == (attempt, stream) => Some(*offset),
             _ => None,
         })
         .await

@@ -191,6 +191,11 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
+    /// Whether it was made.
+    pub(crate) fn is_there(&self) -> bool {
+        self.dirs.iter().all(|dir| dir.is_dir())
+    }
+
     /// Moves this process into it, and all that it will fork.
     pub(crate) fn join(&self) -> io::Result<()> {
         self.dirs.iter().try_for_each(|dir| put(dir, "cgroup.procs", "0"))
@@ -203,8 +208,30 @@ impl Cgroup {
             Version::V1 => "memory.oom_control",
             Version::V2 => "memory.events",
         };
-        let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+        read_field(&dir.join(file), "oom_kill").unwrap_or(0)
+    }
+
+    /// Processor time used by all that ever was in it, microseconds; none where it is not counted.
+    pub(crate) fn cpu_us(&self) -> Option<u64> {
+        match self.version {
+            Version::V1 => {
+                let nanoseconds = self.dirs.iter().find_map(|dir| read_number(&dir.join("cpuacct.usage")));
+                Some(nanoseconds? / 1_000)
+            }
+            Version::V2 => read_field(&self.dirs.first()?.join("cpu.stat"), "usage_usec"),
+        }
+    }
+
+    /// Memory in use, bytes, without what was read from files and could be given back at once; none where it is not
+    /// counted.
+    pub(crate) fn memory_bytes(&self) -> Option<u64> {
+        let dir = self.memory.as_ref()?;
+        let (all, inactive) = match self.version {
+            Version::V1 => ("memory.usage_in_bytes", "total_inactive_file"),
+            Version::V2 => ("memory.current", "inactive_file"),
+        };
+        let all = read_number(&dir.join(all))?;
+        Some(all.saturating_sub(read_field(&dir.join("memory.stat"), inactive).unwrap_or(0)))
     }
 
     /// Kills everything in it, wherever it is in the tree of processes; how many were met.
@@ -277,6 +304,16 @@ fn if_there(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+fn read_number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// From lines of a name and a number.
+fn read_field(file: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
 fn processes(dir: &Path) -> Vec<Pid> {
     let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
@@ -317,6 +354,11 @@ mod tests {
         assert_eq!(group.oom_kills(), 0);
         fs::write(dir.join("memory.events"), "low 0\noom 3\noom_kill 2\noom_group_kill 0\n").unwrap();
         assert_eq!(group.oom_kills(), 2);
+        assert_eq!((group.cpu_us(), group.memory_bytes()), (None, None));
+        fs::write(dir.join("cpu.stat"), "usage_usec 7000\nuser_usec 6000\n").unwrap();
+        fs::write(dir.join("memory.current"), "5000\n").unwrap();
+        fs::write(dir.join("memory.stat"), "anon 3000\ninactive_file 1500\n").unwrap();
+        assert_eq!((group.cpu_us(), group.memory_bytes()), (Some(7_000), Some(3_500)));
         group.kill();
         assert_eq!(read("cgroup.kill"), "1");
 
@@ -342,6 +384,10 @@ mod tests {
         assert_eq!(fs::read_to_string(memory.join("memory.limit_in_bytes")).unwrap(), "1073741824");
         fs::write(memory.join("memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n").unwrap();
         assert_eq!(group.oom_kills(), 1);
+        fs::write(memory.join("memory.usage_in_bytes"), "5000\n").unwrap();
+        fs::write(memory.join("memory.stat"), "inactive_file 1\ntotal_inactive_file 1500\n").unwrap();
+        fs::write(memory.join("cpuacct.usage"), "7000999\n").unwrap();
+        assert_eq!((group.cpu_us(), group.memory_bytes()), (Some(7_000), Some(3_500)));
         let pids = root.path().join("pids/fetchml").join(attempt().to_string());
         assert_eq!(fs::read_to_string(pids.join("pids.max")).unwrap(), "99");
         assert!(Cgroups::find_in(&root.path().join("nothing"), own).is_none());

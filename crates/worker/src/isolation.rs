@@ -2,7 +2,7 @@
 //! what a sandbox is made of; [`crate::shim`] makes it.
 
 use crate::{
-    cgroup::{Cgroups, Resources},
+    cgroup::{Cgroup, Cgroups, Resources},
     executor::{ATTEMPT_ID_VARIABLE, AttemptDir},
     limits,
     shim::{Confinement, ExitCause, Helper, Identity, LaunchSpec, Layer, Mount, find_bubblewrap, has_landlock},
@@ -210,6 +210,11 @@ impl Sandboxes {
             cgroups: self.cgroups.clone(),
             hidden: self.data_dir.clone(),
         })
+    }
+
+    /// The control group of an attempt, if this worker made one for it.
+    pub(crate) fn cgroup(&self, attempt: AttemptId) -> Option<Cgroup> {
+        self.cgroups.as_ref().map(|cgroups| cgroups.group(attempt)).filter(Cgroup::is_there)
     }
 
     /// Runs a program that writes a file, as a task would.

@@ -4,7 +4,7 @@
 //!
 //! [`agent`] decides and speaks, [`shim`] owns processes, [`executor`] says what to start, [`staging`]
 //! brings in code and environment, [`hardware`] says what the machine has,
-//! [`gpu`] looks after its GPUs.
+//! [`gpu`] looks after its GPUs, `usage` says what an attempt takes of the machine.
 
 pub mod agent;
 pub mod cgroup;
@@ -15,5 +15,6 @@ pub mod isolation;
 pub mod limits;
 pub mod shim;
 pub mod staging;
+mod usage;
 
 pub use agent::{ExitReason, Options, StartError, Worker};

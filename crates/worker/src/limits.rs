@@ -75,6 +75,22 @@ pub const GPU_NOTES_MAX: u32 = 16;
 pub const ANCESTORS_MAX: usize = 256;
 /// Longest name of a process that is shown, characters: the kernel keeps 15.
 pub const PROCESS_NAME_CHARS: usize = 15;
+/// Bytes of a metrics file that are taken at once; more than the longest line.
+pub const METRICS_READ_BYTES: usize = 256 << 10;
+/// End of a stream of metrics in which the last batch is looked for; more than two of the largest batches.
+pub const METRICS_TAIL_BYTES: u64 = 2 << 20;
+/// Pause between two looks at an attempt's metrics while they grow.
+pub const METRICS_POLL_ACTIVE: Duration = Duration::from_millis(250);
+/// The pause doubles up to this while they do not.
+pub const METRICS_POLL_IDLE: Duration = Duration::from_secs(2);
+/// When a started attempt's use of its machine is first measured.
+pub const USAGE_FIRST: Duration = Duration::from_secs(1);
+/// How often it is measured then.
+pub const USAGE_EVERY: Duration = Duration::from_secs(10);
+/// A look at all processes serves for so long.
+pub const USAGE_LOOK_FOR: Duration = Duration::from_millis(500);
+/// Tries to take the last lines of a task that has ended, such as on a full disk.
+pub const METRICS_LAST_TRIES: u32 = 5;
 
 /// Uploads at once, over all attempts.
 pub const UPLOADS_AT_ONCE: usize = 4;

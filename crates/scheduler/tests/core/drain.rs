@@ -149,7 +149,13 @@ fn a_worker_declared_dead_loses_all_at_once_even_what_was_to_be_kept() {
     let held: Vec<_> = world
         .attempts
         .values()
-        .map(|a| fetchml_api::link::Held { attempt: a.id, task: a.task_id, epoch: a.epoch, log_acked: 0 })
+        .map(|a| fetchml_api::link::Held {
+            attempt: a.id,
+            task: a.task_id,
+            epoch: a.epoch,
+            log_acked: 0,
+            metrics_acked: 0,
+        })
         .collect();
     assert_eq!(world.join_with(w(1, 2), held), ["w1: forget t1#1", "w1: forget t2#1"]);
     assert_eq!(world.turn(), [""; 0]);

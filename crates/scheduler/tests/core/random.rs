@@ -158,12 +158,18 @@ fn act(world: &mut World, act: Act) {
             let held = world.core.worker_current_attempts(worker(n)).into_iter().zip(forget.into_iter().cycle());
             let mut inventory: Vec<Held> = held
                 .filter(|(_, forget)| !forget)
-                .map(|(a, _)| Held { attempt: a.id, task: a.task_id, epoch: a.epoch, log_acked: 0 })
+                .map(|(a, _)| Held { attempt: a.id, task: a.task_id, epoch: a.epoch, log_acked: 0, metrics_acked: 0 })
                 .collect();
             if lie {
                 let epoch = AttemptEpoch { incarnation: 9, n: 9 };
                 let attempts = world.attempts.keys().copied().take(3);
-                inventory.extend(attempts.map(|attempt| Held { attempt, task: task(0), epoch, log_acked: 0 }));
+                inventory.extend(attempts.map(|attempt| Held {
+                    attempt,
+                    task: task(0),
+                    epoch,
+                    log_acked: 0,
+                    metrics_acked: 0,
+                }));
             }
             let names = ["NVIDIA H100", "NVIDIA A100-SXM4"];
             world.join_with(w(n, cores).gpus(&names[..gpus]).memory(8), inventory);

@@ -391,6 +391,7 @@ impl World {
                 task: task(*n),
                 epoch: state.epoch.expect("it is active"),
                 log_acked: 0,
+                metrics_acked: 0,
             }
         };
         let inventory = tasks.iter().map(held).collect();

@@ -60,6 +60,7 @@ fn a_lost_worker_loses_its_attempts() {
         task: task(1),
         epoch: fetchml_api::AttemptEpoch { incarnation: 1, n: 1 },
         log_acked: 0,
+        metrics_acked: 0,
     };
     assert_eq!(world.join_with(w(1, 2), vec![forgotten]), ["w1: forget t1#1"]);
     assert_eq!(world.step(late), Answer::Stale);
@@ -170,6 +171,7 @@ fn what_must_be_dropped_is_said_first() {
         task: task(1),
         epoch: world.state(1).epoch.unwrap(),
         log_acked: 0,
+        metrics_acked: 0,
     };
     held.epoch.n += 9;
     let sent = world.join_with(w(1, 2), vec![held.clone()]);

@@ -4,7 +4,7 @@
 use crate::{running, sha256, small};
 use fetchml_api::{
     AttemptId, ErrorCode, FailureCause, LogAction,
-    link::{Assignment, Held, LogChunk, Outcome, Report},
+    link::{Assignment, ByteStream, Held, LogChunk, Outcome, Report},
 };
 use fetchml_server::LogRule;
 use fetchml_testkit::{Database, LinkWorker, TestServer};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 fn held(assignment: &Assignment, log_acked: u64) -> Held {
     let Assignment { attempt, epoch, spec, .. } = assignment;
-    Held { attempt: *attempt, task: spec.id, epoch: *epoch, log_acked }
+    Held { attempt: *attempt, task: spec.id, epoch: *epoch, log_acked, metrics_acked: 0 }
 }
 
 fn ended(exit_code: i32) -> Report {
@@ -63,7 +63,9 @@ async fn g2_late_and_repeated_frames_of_an_attempt_that_is_over_change_nothing()
         first.report(&current, ended(8)).await;
         first.report(&Assignment { attempt: current.attempt, ..lost.clone() }, ended(8)).await;
         for (attempt, offset) in [(lost.attempt, 4), (lost.attempt, 0), (current.attempt, 4)] {
-            first.send_frame(LogChunk { attempt, node: 0, offset, bytes: b"LATE\n" }.encode()).await;
+            first
+                .send_frame(LogChunk { attempt, stream: ByteStream::Log, node: 0, offset, bytes: b"LATE\n" }.encode())
+                .await;
         }
         first.beat(Vec::new()).await;
         let worker = server.worker().await;

@@ -136,6 +136,7 @@ pub(crate) fn outcome(artifacts: usize) -> Outcome {
         exit_code: Some(2),
         signal: None,
         error: Some("exit code 2".into()),
+        metrics_bytes: 0,
         log_bytes: 1 << 40,
         artifacts: (0..artifacts)
             .map(|n| Artifact { path: format!("out/{n:04}.bin"), size_bytes: n as u64, sha256: format!("{n:064x}") })

@@ -9,6 +9,7 @@ use crate::{
         diagnosis,
         lease::Lease,
         logs::{self, Logs},
+        metrics::Metrics,
         stall::StallWatch,
     },
     executor::{self, AttemptDir, Execution, Rendezvous},
@@ -17,10 +18,11 @@ use crate::{
     limits,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
     staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
+    usage::Table,
 };
 use fetchml_api::{
     AttemptId, FailureCause, OnLost,
-    link::{Assignment, Outcome},
+    link::{Assignment, ByteStream, Outcome},
 };
 use fetchml_client::Client;
 use std::{
@@ -50,6 +52,8 @@ pub(crate) struct Workshop {
     pub(crate) lease_file: PathBuf,
     pub(crate) boot_id: String,
     pub(crate) logs: Logs,
+    pub(crate) metrics: Logs,
+    pub(crate) processes: Table,
 }
 
 /// What the core wants of an attempt. The latest counts.
@@ -110,8 +114,11 @@ pub(crate) struct Runner {
     pub(crate) orders: watch::Receiver<Orders>,
     pub(crate) progress: mpsc::Sender<(AttemptId, Progress)>,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) metrics: Metrics,
     /// Whether user code ran: what is in its directories is its own.
     pub(crate) ran: bool,
+    /// Whether this agent started it.
+    pub(crate) is_new: bool,
 }
 
 impl Runner {
@@ -119,7 +126,10 @@ impl Runner {
     pub(crate) async fn run(mut self, begin: Begin) {
         let mut outcome = match begin {
             Begin::Staging => match self.stage_and_start().await {
-                Ok(running) => self.watch(running).await,
+                Ok(running) => {
+                    self.is_new = true;
+                    self.watch(running).await
+                }
                 Err(outcome) => outcome,
             },
             Begin::Running(running) => self.watch(running).await,
@@ -230,7 +240,8 @@ impl Runner {
             self.assignment.spec.stall_after_s.map(|after_s| StallWatch::new(&self.dir, after_s, Instant::now()));
         let (mut stalled, mut asked) = (None, None);
         let keep = self.checkpoints.keep();
-        tokio::pin!(keep);
+        let measure = self.metrics.keep(running.pid(), self.is_new);
+        tokio::pin!(keep, measure);
         loop {
             let wanted = self.orders.borrow_and_update().stop.or(stalled);
             if let Some(stop) = wanted.filter(|stop| asked != Some(*stop)) {
@@ -246,6 +257,7 @@ impl Runner {
                 exit = running.wait() => return outcome_of(&exit),
                 // Of a gang the first node keeps the checkpoint.
                 () = &mut keep, if self.assignment.node == 0 => {}
+                () = &mut measure => {}
                 () = at(watch.as_ref().map(StallWatch::look_at)) => {
                     if watch.as_mut().is_some_and(|watch| watch.is_stalled(Instant::now())) {
                         stalled = Some(Stop { cause: FailureCause::Stalled, grace_s });
@@ -265,7 +277,8 @@ impl Runner {
         let no_output = artifacts::is_empty(&output).unwrap_or(false);
         // Before user code ran it may be half of an earlier one.
         let no_checkpoint = !self.ran || self.assignment.node > 0 || self.checkpoints.is_empty();
-        if no_log && no_output && no_checkpoint {
+        let no_metrics = self.metrics.is_empty();
+        if no_log && no_output && no_checkpoint && no_metrics {
             self.tell(Progress::Dead(Some(outcome))).await;
             return;
         }
@@ -283,12 +296,13 @@ impl Runner {
                 self.checkpoints.finish().await;
             }
         };
-        let (log, files, ()) = tokio::join!(log, files, checkpoint);
-        let Ok(log_bytes) = log else {
-            // The log task dropped it: the attempt was forgotten meanwhile.
+        let metrics = async { if no_metrics { Some(0) } else { self.metrics.finish(self.ran).await } };
+        let (log, files, (), metrics) = tokio::join!(log, files, checkpoint, metrics);
+        let (Ok(log_bytes), Some(metrics_bytes)) = (log, metrics) else {
+            // Their task dropped it: the attempt was forgotten meanwhile.
             return;
         };
-        outcome.log_bytes = log_bytes;
+        (outcome.log_bytes, outcome.metrics_bytes) = (log_bytes, metrics_bytes);
         match files {
             Ok(artifacts) => outcome.artifacts = artifacts,
             Err(failure) => add_failure(&mut outcome, &failure),
@@ -372,7 +386,7 @@ pub(crate) fn clear_staging(dir: &AttemptDir) -> io::Result<()> {
 
 /// What the acknowledged part of its log was, as far as this worker remembers.
 pub(crate) fn log_mark(dir: &AttemptDir) -> u64 {
-    logs::mark_read(dir.root())
+    logs::mark_read(dir.root(), ByteStream::Log)
 }
 
 /// The outcome of an exit, with a sentence for each stop.

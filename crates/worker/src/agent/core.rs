@@ -10,7 +10,9 @@ use crate::{
         disk,
         identity::{DataDir, write_json},
         lease::Lease,
+        metrics::{self, Metrics},
         outbox::SharedSpool,
+        spool::Ends,
         trash::Trash,
     },
     executor::{AttemptDir, Rendezvous},
@@ -103,8 +105,8 @@ struct Attempt {
     phase: Phase,
     orders: watch::Sender<Orders>,
     runner: Option<AbortHandle>,
-    /// Length of its log, all of it at the server, when an earlier agent reported its end.
-    log_end: Option<u64>,
+    /// Lengths of its streams, all of them at the server, when an earlier agent reported its end.
+    ends: Option<Ends>,
     /// It goes back to the server, unreported otherwise, once nothing of it runs: not even a builder.
     returning: bool,
     /// The server has no use for it: it is deleted, unreported, once its tree is dead.
@@ -213,8 +215,8 @@ impl Core {
     /// Takes up what an earlier agent left, before the link opens.
     pub(crate) fn take_up(&mut self, taken: Taken, begin: Begin) {
         let attempt = taken.assignment.attempt;
-        let log_end = self.spool.lock().last_of(attempt);
-        let reported = log_end.is_some();
+        let ends = self.spool.lock().last_of(attempt);
+        let reported = ends.is_some();
         let started = matches!(begin, Begin::Running(_));
         let phase = match &begin {
             _ if reported => Phase::Reported,
@@ -223,7 +225,7 @@ impl Core {
             Begin::Exited(_) | Begin::Over(_) => Phase::Dead,
         };
         let held = self.hold(taken.assignment, taken.slot, phase);
-        self.attempts.get_mut(&attempt).expect("held above").log_end = log_end;
+        self.attempts.get_mut(&attempt).expect("held above").ends = ends;
         if started && !reported {
             let Demanded { demand, gpus } = Demanded::of(&held);
             self.admission.occupy(attempt, demand, gpus);
@@ -231,7 +233,7 @@ impl Core {
         if reported {
             self.shop.gpus.vacate(attempt);
         } else {
-            self.start_runner(attempt, begin);
+            self.start_runner(attempt, begin, true);
         }
     }
 
@@ -248,7 +250,7 @@ impl Core {
             phase,
             orders,
             runner: None,
-            log_end: None,
+            ends: None,
             returning: false,
             forgotten: false,
         };
@@ -256,10 +258,14 @@ impl Core {
         assignment
     }
 
-    fn start_runner(&mut self, attempt: AttemptId, begin: Begin) {
+    fn start_runner(&mut self, attempt: AttemptId, begin: Begin, is_taken_up: bool) {
         let held = self.attempts.get_mut(&attempt).expect("held by the caller");
         self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir));
         self.shop.gpus.occupy(attempt, held.dir.root(), &held.assignment.gpus);
+        let mut metrics = Metrics::new(Arc::clone(&self.shop), attempt, &held.dir);
+        if is_taken_up {
+            metrics.take_up();
+        }
         let runner = Runner {
             shop: Arc::clone(&self.shop),
             assignment: Arc::clone(&held.assignment),
@@ -268,7 +274,9 @@ impl Core {
             orders: held.orders.subscribe(),
             progress: self.progress_in.clone(),
             checkpoints: Checkpoints::new(Arc::clone(&self.shop), &held.assignment, &held.dir),
+            metrics,
             ran: false,
+            is_new: false,
         };
         held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
     }
@@ -324,7 +332,7 @@ impl Core {
     }
 
     async fn hello_now(&self) -> Hello {
-        let offsets = self.shop.logs.offsets().await;
+        let (logs, metrics) = tokio::join!(self.shop.logs.offsets(), self.shop.metrics.offsets());
         let held = self.attempts.iter().filter(|(_, held)| !held.forgotten);
         let inventory = held.map(|(attempt, held)| Held {
             attempt: *attempt,
@@ -332,9 +340,15 @@ impl Core {
             epoch: held.assignment.epoch,
             // The server cuts its copy to this: what is at its end must not be said to be shorter.
             log_acked: held
-                .log_end
-                .or_else(|| offsets.get(attempt).copied())
+                .ends
+                .map(|ends| ends.log)
+                .or_else(|| logs.get(attempt).copied())
                 .unwrap_or_else(|| attempt::log_mark(&held.dir)),
+            metrics_acked: held
+                .ends
+                .map(|ends| ends.metrics)
+                .or_else(|| metrics.get(attempt).copied())
+                .unwrap_or_else(|| metrics::mark(&held.dir)),
         });
         let mut hello = Hello {
             inventory: inventory.collect(),
@@ -411,7 +425,7 @@ impl Core {
                 self.report(attempt, task, epoch, Report::Accepted);
                 fetchml_failpoint::reach("agent.accepted");
                 self.admit_unstaged(attempt);
-                self.start_runner(attempt, Begin::Staging);
+                self.start_runner(attempt, Begin::Staging, false);
             }
             Err(error) => {
                 tracing::error!(%attempt, %error, "cannot take an attempt");
@@ -582,6 +596,7 @@ impl Core {
         self.shop.gpus.vacate(attempt);
         self.shop.logs.forget(attempt);
         fetchml_failpoint::reach("agent.forgotten");
+        self.shop.metrics.forget(attempt);
         self.trash.discard(held.dir.root());
     }
 
@@ -662,6 +677,7 @@ impl Core {
             }
         }
         self.shop.logs.flush().await;
+        self.shop.metrics.flush().await;
         let file = self.spool.lock().close();
         match file {
             Ok(file) => {

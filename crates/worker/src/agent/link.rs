@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fetchml_api::{
     Gpu, GpuUsage,
     limits::{LINK_LOG_CHUNK_BYTES, LINK_MESSAGE_BYTES},
-    link::{Heartbeat, LogChunk, ToServer, ToWorker, Welcome},
+    link::{ByteStream, Heartbeat, LogChunk, ToServer, ToWorker, Welcome},
 };
 use futures_util::{
     SinkExt as _, StreamExt as _,
@@ -88,6 +88,7 @@ pub(crate) struct Link {
     pub(crate) core: mpsc::Sender<Event>,
     pub(crate) spool: Arc<SharedSpool>,
     pub(crate) logs: Logs,
+    pub(crate) metrics: Logs,
     pub(crate) lease: Arc<Lease>,
     pub(crate) gpus: Gpus,
 }
@@ -104,6 +105,7 @@ impl Link {
                 Err(end) => end,
             };
             self.logs.disconnected();
+            self.metrics.disconnected();
             match end {
                 End::Final(reason) => {
                     let _ = self.core.send(Event::Refused(reason)).await;
@@ -152,11 +154,12 @@ impl Link {
         );
         tracing::info!(incarnation = welcome.incarnation, lost_after_s = welcome.lost_after_s, "linked to the server");
         *began = Some(Instant::now());
-        let offsets = welcome.log_offsets.clone();
+        let (offsets, metrics_offsets) = (welcome.log_offsets.clone(), welcome.metrics_offsets.clone());
         self.lease.began(hello_ms, welcome.lost_after_s);
         // The core drops what the server forgets before anything is sent again.
         self.ask(|done| Event::Welcomed(welcome, address, done)).await?;
         let (frames, logs) = mpsc::channel(limits::LINK_LOG_FRAMES);
+        self.metrics.connected(frames.clone(), metrics_offsets);
         self.logs.connected(frames, offsets);
         self.spool.lock().resend();
         let (sink, stream) = socket.split();
@@ -278,8 +281,11 @@ impl Link {
                 }
                 Event::Over(over)
             }
-            ToWorker::LogAck { attempt, offset } => {
-                self.logs.acked(attempt, offset);
+            ToWorker::LogAck { attempt, stream, offset } => {
+                match stream {
+                    ByteStream::Log => self.logs.acked(attempt, offset),
+                    ByteStream::Metrics => self.metrics.acked(attempt, offset),
+                }
                 return Ok(());
             }
             ToWorker::BeatAck { sent_ms } => {

@@ -1,5 +1,6 @@
-//! Streams the log files of all attempts to the server, by offset, from one task. It only reads: the
-//! user's process writes its log straight to the file and never waits for the network.
+//! Streams a file of each attempt to the server, by offset, from one task: one instance for the logs, one for
+//! the metrics. It only reads: the user's process writes its log straight to the file and never waits for the
+//! network.
 //!
 //! The stream of an attempt is its file up to the quota; when the file is longer, a marker with the
 //! number of dropped bytes follows at the end. The same file gives the same stream each time, so any part
@@ -7,7 +8,11 @@
 
 use crate::{agent::identity::write_json, limits};
 use bytes::Bytes;
-use fetchml_api::{AttemptId, limits::LINK_LOG_CHUNK_BYTES, link::LogChunk};
+use fetchml_api::{
+    AttemptId,
+    limits::LINK_LOG_CHUNK_BYTES,
+    link::{ByteStream, LogChunk},
+};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -22,10 +27,21 @@ use tokio::{
     time::Duration,
 };
 
-/// Name of the log in an attempt's directory.
-pub(crate) const LOG_FILE: &str = crate::shim::files::LOG;
+/// Name of the file that is streamed, in an attempt's directory.
+pub(crate) const fn file_name(stream: ByteStream) -> &'static str {
+    match stream {
+        ByteStream::Log => crate::shim::files::LOG,
+        ByteStream::Metrics => "metrics.stream",
+    }
+}
+
 /// Name of the file with the acknowledged offset, which may lag behind.
-const MARK_FILE: &str = "log_acked.json";
+const fn mark_name(stream: ByteStream) -> &'static str {
+    match stream {
+        ByteStream::Log => "log_acked.json",
+        ByteStream::Metrics => "metrics_acked.json",
+    }
+}
 
 /// What the log task is told.
 #[derive(Debug)]
@@ -49,9 +65,9 @@ pub(crate) struct Logs {
 
 impl Logs {
     /// Starts the task. It ends when the last handle is dropped.
-    pub(crate) fn start(quota_bytes: u64) -> Self {
+    pub(crate) fn start(stream: ByteStream, quota_bytes: u64) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
-        tokio::spawn(Streams::new(quota_bytes).run(told));
+        tokio::spawn(Streams::new(stream, quota_bytes).run(told));
         Self { tell }
     }
 
@@ -110,8 +126,8 @@ impl Logs {
 }
 
 /// The acknowledged offset written for an attempt; 0 when there is none.
-pub(crate) fn mark_read(dir: &Path) -> u64 {
-    std::fs::read(dir.join(MARK_FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(0)
+pub(crate) fn mark_read(dir: &Path, stream: ByteStream) -> u64 {
+    std::fs::read(dir.join(mark_name(stream))).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(0)
 }
 
 /// Length of the stream of a finished log file, and its marker.
@@ -127,6 +143,7 @@ fn stream_of(file_bytes: u64, quota_bytes: u64) -> (u64, Bytes) {
 
 #[derive(Debug)]
 struct Stream {
+    kind: ByteStream,
     dir: PathBuf,
     file: Option<Arc<File>>,
     acked: u64,
@@ -142,6 +159,7 @@ struct Stream {
 
 #[derive(Debug)]
 struct Streams {
+    kind: ByteStream,
     quota_bytes: u64,
     open: BTreeMap<AttemptId, Stream>,
     frames: Option<mpsc::Sender<Bytes>>,
@@ -150,8 +168,9 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(quota_bytes: u64) -> Self {
+    fn new(kind: ByteStream, quota_bytes: u64) -> Self {
         Self {
+            kind,
             quota_bytes,
             open: BTreeMap::new(),
             frames: None,
@@ -190,10 +209,10 @@ impl Streams {
         match what {
             Tell::Track { attempt, dir, acked } => {
                 self.pause = limits::LOG_POLL_ACTIVE;
-                self.open.entry(attempt).or_insert_with(|| Stream::new(dir, acked));
+                self.open.entry(attempt).or_insert_with(|| Stream::new(self.kind, dir, acked));
             }
             Tell::Finish { attempt, dir, done } => {
-                let stream = self.open.entry(attempt).or_insert_with(|| Stream::new(dir, 0));
+                let stream = self.open.entry(attempt).or_insert_with(|| Stream::new(self.kind, dir, 0));
                 let file_bytes = stream.file_bytes();
                 stream.end = Some(stream_of(file_bytes, self.quota_bytes));
                 stream.done = Some(done);
@@ -256,7 +275,7 @@ impl Streams {
                         any = true;
                     }
                     Ok(None) => {}
-                    Err(error) => tracing::warn!(%attempt, %error, "cannot read a log"),
+                    Err(error) => tracing::warn!(%attempt, %error, "cannot read what an attempt wrote"),
                 }
             }
             if !more {
@@ -269,7 +288,7 @@ impl Streams {
         self.marks_written = Instant::now();
         for stream in self.open.values_mut().filter(|stream| stream.acked != stream.acked_written) {
             // Lower is safe, so a failure costs only bytes sent twice.
-            if write_json(&stream.dir.join(MARK_FILE), &stream.acked, false).is_ok() {
+            if write_json(&stream.dir.join(mark_name(self.kind)), &stream.acked, false).is_ok() {
                 stream.acked_written = stream.acked;
             }
         }
@@ -277,8 +296,9 @@ impl Streams {
 }
 
 impl Stream {
-    fn new(dir: PathBuf, acked: u64) -> Self {
+    fn new(kind: ByteStream, dir: PathBuf, acked: u64) -> Self {
         Self {
+            kind,
             dir,
             file: None,
             acked,
@@ -294,7 +314,7 @@ impl Stream {
     fn file_bytes(&self) -> u64 {
         let found = match &self.file {
             Some(file) => file.metadata(),
-            None => std::fs::symlink_metadata(self.dir.join(LOG_FILE)),
+            None => std::fs::symlink_metadata(self.dir.join(file_name(self.kind))),
         };
         found.map_or(0, |metadata| metadata.len())
     }
@@ -353,7 +373,7 @@ impl Stream {
                 let file = if let Some(file) = &self.file {
                     Arc::clone(file)
                 } else {
-                    let file = Arc::new(open_log(&self.dir)?);
+                    let file = Arc::new(open(&self.dir.join(file_name(self.kind)))?);
                     self.file = Some(Arc::clone(&file));
                     file
                 };
@@ -368,18 +388,18 @@ impl Stream {
         if self.sent == self.acked {
             self.moved = Instant::now();
         }
-        let frame = LogChunk { attempt, node: 0, offset: self.sent, bytes: &bytes }.encode();
+        let frame = LogChunk { attempt, stream: self.kind, node: 0, offset: self.sent, bytes: &bytes }.encode();
         self.sent += bytes.len() as u64;
         Ok(Some(Bytes::from(frame)))
     }
 }
 
 /// The attempt's directory is within reach of user code: a link put in the log's place is not followed.
-fn open_log(dir: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(dir.join(LOG_FILE))
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
-fn read_at(file: &File, from: u64, want: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_at(file: &File, from: u64, want: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; want];
     let mut have = 0;
     while have < want {
@@ -423,8 +443,8 @@ mod tests {
     async fn a_log_longer_than_window_and_channel_arrives_whole() {
         let dir = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..(limits::LOG_WINDOW_BYTES * 3 + 17)).map(|n| (n % 251) as u8).collect();
-        std::fs::write(dir.path().join(LOG_FILE), &bytes).unwrap();
-        let logs = Logs::start(limits::LOG_QUOTA_BYTES);
+        std::fs::write(dir.path().join(file_name(ByteStream::Log)), &bytes).unwrap();
+        let logs = Logs::start(ByteStream::Log, limits::LOG_QUOTA_BYTES);
         let (frames, received) = mpsc::channel(2);
         logs.track(ATTEMPT, dir.path(), 0);
         logs.connected(frames, Vec::new());
@@ -437,8 +457,8 @@ mod tests {
     #[tokio::test]
     async fn over_the_quota_a_marker_counts_what_was_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(LOG_FILE), [b'x'; 1_000]).unwrap();
-        let logs = Logs::start(100);
+        std::fs::write(dir.path().join(file_name(ByteStream::Log)), [b'x'; 1_000]).unwrap();
+        let logs = Logs::start(ByteStream::Log, 100);
         let (frames, received) = mpsc::channel(2);
         logs.connected(frames, Vec::new());
         let done = logs.finish(ATTEMPT, dir.path());
@@ -451,8 +471,8 @@ mod tests {
     #[tokio::test]
     async fn a_new_session_goes_on_where_the_server_says() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(LOG_FILE), b"0123456789").unwrap();
-        let logs = Logs::start(limits::LOG_QUOTA_BYTES);
+        std::fs::write(dir.path().join(file_name(ByteStream::Log)), b"0123456789").unwrap();
+        let logs = Logs::start(ByteStream::Log, limits::LOG_QUOTA_BYTES);
         logs.track(ATTEMPT, dir.path(), 0);
         let (frames, mut received) = mpsc::channel(2);
         logs.connected(frames, Vec::new());

@@ -17,6 +17,7 @@ mod identity;
 mod lease;
 mod link;
 mod logs;
+mod metrics;
 mod outbox;
 mod recovery;
 mod spare;
@@ -33,13 +34,14 @@ use crate::{
     limits,
     shim::Helper,
     staging::{BlobCache, Environments},
+    usage::Table,
 };
 use admission::{Admission, Room};
 use attempt::Workshop;
 use core::Core;
 use fetchml_api::{
     WorkerId,
-    link::{Hello, PROTOCOL},
+    link::{ByteStream, Hello, PROTOCOL},
 };
 use fetchml_client::Client;
 use identity::DataDir;
@@ -206,7 +208,9 @@ impl Worker {
             Sandboxes::probe(options.isolation, &helper, data.path()).await.map_err(StartError::Isolation)?;
         capabilities.isolation = sandboxes.name().into();
         let isolation = sandboxes.describe();
-        let logs = Logs::start(options.log_quota_bytes);
+        let logs = Logs::start(ByteStream::Log, options.log_quota_bytes);
+        // What is taken of metrics is limited where it is taken.
+        let metrics = Logs::start(ByteStream::Metrics, u64::MAX);
         let lease = match data.lease_mark() {
             Some(mark) => Lease::new(mark.sent_ms, mark.lost_after_s),
             None => Lease::new(0, 0),
@@ -224,6 +228,8 @@ impl Worker {
             lease_file: data.lease_file(),
             boot_id: data.boot_id().to_owned(),
             logs: logs.clone(),
+            metrics: metrics.clone(),
+            processes: Table::default(),
         });
         let room = Room::of(&capabilities, batch_slots, options.service_slots);
         let hello = Hello {
@@ -257,8 +263,8 @@ impl Worker {
         }
         disk::watch(options.data_dir.clone(), options.log_quota_bytes, to_core.clone());
         let core = tokio::spawn(core.run(asked));
-        let link =
-            tokio::spawn(Link { target, core: to_core, spool, logs, lease, gpus: gpus.clone() }.run()).abort_handle();
+        let link = tokio::spawn(Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone() }.run())
+            .abort_handle();
         Ok(Self { id, isolation, gpus, connected, shutdown, core, link, ended: None })
     }
 

@@ -43,12 +43,19 @@ enum Line {
 struct Waiting {
     seq: u64,
     attempt: AttemptId,
-    /// Length of the log when nothing follows this report: `Ended` or `Returned`.
-    last: Option<u64>,
+    /// When nothing follows this report: `Ended` or `Returned`.
+    last: Option<Ends>,
     /// May wait a moment for company.
     patient: bool,
     json: Box<str>,
     at: Instant,
+}
+
+/// Lengths of an attempt's streams, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) log: u64,
+    pub(crate) metrics: u64,
 }
 
 /// What an acknowledgement covered.
@@ -139,8 +146,8 @@ impl Spool {
             seq: report.seq,
             attempt: report.attempt,
             last: match &report.report {
-                Report::Ended(outcome) => Some(outcome.log_bytes),
-                Report::Returned => Some(0),
+                Report::Ended(outcome) => Some(Ends { log: outcome.log_bytes, metrics: outcome.metrics_bytes }),
+                Report::Returned => Some(Ends::default()),
                 Report::Accepted | Report::Ready { .. } | Report::Running | Report::Collecting => None,
             },
             patient: matches!(report.report, Report::Accepted | Report::Running),
@@ -251,9 +258,9 @@ impl Spool {
         });
     }
 
-    /// Length of the whole log when the attempt's last report waits here: it must not be run or
-    /// collected again, and the server has all of that log.
-    pub(crate) fn last_of(&self, attempt: AttemptId) -> Option<u64> {
+    /// Lengths of its streams when the attempt's last report waits here: it must not be run or
+    /// collected again, and the server has all of them.
+    pub(crate) fn last_of(&self, attempt: AttemptId) -> Option<Ends> {
         self.waiting.iter().filter(|waiting| waiting.attempt == attempt).find_map(|waiting| waiting.last)
     }
 
@@ -400,7 +407,7 @@ mod tests {
         add(&mut spool, 1, Report::Ended(Outcome::default()));
         let reports = take(&mut spool);
         assert_eq!(reports.iter().map(|report| report.seq).collect::<Vec<_>>(), [2, 3, 4]);
-        assert_eq!((spool.last_of(attempt(1)), spool.last_of(attempt(2))), (Some(0), None));
+        assert_eq!((spool.last_of(attempt(1)), spool.last_of(attempt(2))), (Some(Ends::default()), None));
         spool.resend();
         spool.drop_attempt(attempt(2));
         assert_eq!(take(&mut spool).len(), 2);

@@ -6,7 +6,7 @@ use crate::{
 };
 use fetchml_api::{
     AttemptId, FailureCause,
-    link::{Report, ToWorker},
+    link::{ByteStream, Report, ToWorker},
 };
 use std::{fs, io::Write as _};
 
@@ -185,7 +185,7 @@ async fn the_end_is_reported_only_when_the_whole_log_is_acknowledged() {
     session.until("the log", |session| session.logs.contains_key(&task.attempt)).await;
     let reports = session.reports_until_beats().await;
     assert!(matches!(reports.last().unwrap().report, Report::Collecting), "{reports:?}");
-    session.send(ToWorker::LogAck { attempt: task.attempt, offset: 6 }).await;
+    session.send(ToWorker::LogAck { attempt: task.attempt, stream: ByteStream::Log, offset: 6 }).await;
     assert_eq!(session.ended(task.attempt).await.log_bytes, 6);
 }
 

@@ -15,7 +15,7 @@ use axum::{
 };
 use fetchml_api::{
     AttemptEpoch, AttemptId, Demand, FailureCause, Gpu, GpuUsage, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec,
-    link::{Assignment, Hello, LogChunk, Outcome, Report, SpooledReport, ToServer, ToWorker, Welcome},
+    link::{Assignment, ByteStream, Hello, LogChunk, Outcome, Report, SpooledReport, ToServer, ToWorker, Welcome},
 };
 use fetchml_worker::{Options, Worker, gpu::Source};
 use std::{
@@ -152,6 +152,7 @@ pub(crate) struct Session {
     pub(crate) hello: Hello,
     pub(crate) lost_after_s: u32,
     pub(crate) logs: BTreeMap<AttemptId, Vec<u8>>,
+    pub(crate) metrics: BTreeMap<AttemptId, Vec<u8>>,
     /// Whether log bytes are acknowledged.
     pub(crate) ack_logs: bool,
     pub(crate) held: Vec<AttemptId>,
@@ -174,6 +175,7 @@ impl Session {
             hello: *hello,
             lost_after_s: 600,
             logs: BTreeMap::new(),
+            metrics: BTreeMap::new(),
             ack_logs: true,
             held: Vec::new(),
             report_messages: 0,
@@ -183,7 +185,9 @@ impl Session {
 
     pub(crate) async fn welcome(&mut self, forget: Vec<AttemptId>, log_offsets: Vec<(AttemptId, u64)>) {
         let lost_after_s = self.lost_after_s;
-        let welcome = Welcome { protocol: 1, incarnation: 1, heartbeat_s: 1, lost_after_s, forget, log_offsets };
+        let (protocol, incarnation, heartbeat_s, metrics_offsets) = (1, 1, 1, Vec::new());
+        let welcome =
+            Welcome { protocol, incarnation, heartbeat_s, lost_after_s, forget, log_offsets, metrics_offsets };
         self.send(ToWorker::Welcome(welcome)).await;
     }
 
@@ -215,14 +219,18 @@ impl Session {
             },
             Message::Binary(frame) => {
                 let chunk = LogChunk::decode(&frame).unwrap();
-                let log = self.logs.entry(chunk.attempt).or_default();
+                let streams = match chunk.stream {
+                    ByteStream::Log => &mut self.logs,
+                    ByteStream::Metrics => &mut self.metrics,
+                };
+                let log = streams.entry(chunk.attempt).or_default();
                 if chunk.offset <= log.len() as u64 {
                     log.truncate(chunk.offset as usize);
                     log.extend_from_slice(chunk.bytes);
                 }
                 let (attempt, offset) = (chunk.attempt, log.len() as u64);
                 if self.ack_logs {
-                    self.send(ToWorker::LogAck { attempt, offset }).await;
+                    self.send(ToWorker::LogAck { attempt, stream: chunk.stream, offset }).await;
                 }
             }
             Message::Ping(_) | Message::Pong(_) => {}

@@ -72,6 +72,8 @@ pub enum GcKind {
     Tasks,
     /// Logs of ended tasks.
     Logs,
+    /// Metrics of ended tasks, with the samples of what they used.
+    Metrics,
     /// Artifacts of ended tasks. Bytes that others share are counted here, and freed only with the last of them.
     Artifacts,
     /// Files of checkpoints of ended tasks, counted as artifacts are.
@@ -86,14 +88,23 @@ pub enum GcKind {
 
 impl GcKind {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] =
-        [Self::Tasks, Self::Logs, Self::Artifacts, Self::Checkpoints, Self::Snapshots, Self::Blobs, Self::Uploads];
+    pub const ALL: [Self; 8] = [
+        Self::Tasks,
+        Self::Logs,
+        Self::Metrics,
+        Self::Artifacts,
+        Self::Checkpoints,
+        Self::Snapshots,
+        Self::Blobs,
+        Self::Uploads,
+    ];
 
     /// The word used in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tasks => "tasks",
             Self::Logs => "logs",
+            Self::Metrics => "metrics",
             Self::Artifacts => "artifacts",
             Self::Checkpoints => "checkpoints",
             Self::Snapshots => "snapshots",

@@ -9,6 +9,7 @@ use crate::{
     limits,
     log_rules::LogRules,
     logs::Logs,
+    metrics::Metrics,
     options::Options,
     retention::Collector,
 };
@@ -33,6 +34,8 @@ pub struct App {
     /// Logs of attempts.
     pub logs: Logs,
     pub(crate) log_rules: LogRules,
+    /// Metrics of attempts.
+    pub metrics: Metrics,
     /// The log of changes, for streams.
     pub changes: Changes,
     /// Collects what is not needed any more.
@@ -48,7 +51,7 @@ pub struct App {
 impl App {
     /// Joins the parts.
     pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
-        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, collector, stop } = parts;
+        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let changes = Changes::new(&store);
         Arc::new(Self {
@@ -59,6 +62,7 @@ impl App {
             blobs,
             logs,
             log_rules,
+            metrics,
             changes,
             collector,
             options,
@@ -95,6 +99,7 @@ pub(crate) struct Parts {
     pub(crate) blobs: Blobs,
     pub(crate) logs: Logs,
     pub(crate) log_rules: LogRules,
+    pub(crate) metrics: Metrics,
     pub(crate) collector: Collector,
     pub(crate) stop: CancellationToken,
 }

@@ -6,8 +6,9 @@
 //! admin.key    the first admin key
 //! worker.key   the key of the worker on this machine
 //! fetchml.db   SQLite, unless PostgreSQL is used
-//! objects/     blobs, ended logs
+//! objects/     blobs, logs and metrics of ended attempts
 //! logs/        logs of running attempts
+//! metrics/     their metrics
 //! ```
 
 use rustix::fs::{FlockOperation, flock};

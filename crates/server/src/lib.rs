@@ -17,6 +17,7 @@ pub mod limits;
 mod link;
 mod log_rules;
 mod logs;
+mod metrics;
 mod openapi;
 mod options;
 mod query;

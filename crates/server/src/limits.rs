@@ -49,6 +49,21 @@ pub const READ_CHUNK_BYTES: u64 = 64 << 10;
 pub const LOG_SYNC_PERIOD: Duration = Duration::from_millis(50);
 /// Most log files kept open between writes; less where the process may open few files.
 pub const LOG_FILES_OPEN_MAX: usize = 256;
+/// Requests for metrics that are worked on at the same time; the others wait.
+pub const METRICS_READS_AT_ONCE: usize = 2;
+/// Bytes of metrics read at a time.
+pub const METRICS_READ_BYTES: u64 = 1 << 20;
+/// About so many bytes of metrics make a part that can be read without the rest.
+pub const METRICS_PART_BYTES: u64 = 256 << 10;
+/// Points that are kept in memory of one attempt's metrics: 16 MiB.
+pub const METRICS_INDEX_POINTS: usize = 512 << 10;
+/// What is kept in memory of all metrics that were read, bytes; what was not read for longest goes.
+pub const METRICS_CACHE_BYTES: usize = 96 << 20;
+/// Attempts whose metrics are kept in memory.
+pub const METRICS_CACHED_MAX: usize = 1_024;
+/// Largest stream of metrics that is taken from a worker, bytes: of lines of one byte each stands twice as much in it.
+pub const METRICS_STREAM_BYTES: u64 = 1 << 30;
+
 /// How often a log stream looks whether its task went on.
 pub const FOLLOW_TICK: Duration = Duration::from_millis(250);
 /// Comment on a silent stream.

@@ -10,6 +10,7 @@ use crate::{
     link,
     log_rules::{LogRules, LogRulesError},
     logs::Logs,
+    metrics::Metrics,
     openapi,
     options::Options,
     retention::{Collector, Shelves},
@@ -119,7 +120,12 @@ impl Server {
 
         let (stop, background_stop, fatal) = <(CancellationToken, CancellationToken, CancellationToken)>::default();
         let objects = Arc::clone(blobs.objects());
-        let (logs, log_task) = Logs::start(data_dir.dir("logs")?, objects, background_stop.clone(), fatal.clone());
+        let streams = |name| -> Result<_, DataDirError> {
+            let (objects, root) = (Arc::clone(&objects), data_dir.dir(name)?);
+            Ok(Logs::start(root, name, objects, background_stop.clone(), fatal.clone()))
+        };
+        let ((logs, log_task), (metrics, metrics_task)) = (streams("logs")?, streams("metrics")?);
+        let metrics = Metrics::new(metrics);
         let (auth_audit, audit_task) = AuthAudit::start(store.clone(), keys.clone(), background_stop.clone());
         let settings = DriverSettings {
             aging_interval_s: i64::from(options.aging_interval_s),
@@ -130,9 +136,15 @@ impl Server {
         let (driver, driver_task) = Driver::start(store.clone(), settings).await?;
 
         let document = serde_json::to_vec(&openapi()).expect("the document has only string keys");
-        let shelves = Shelves { store: store.clone(), blobs: blobs.clone(), logs: logs.clone() };
+        let shelves = Shelves {
+            store: store.clone(),
+            blobs: blobs.clone(),
+            logs: logs.clone(),
+            metrics: metrics.streams().clone(),
+        };
         let collector = Collector::new(shelves, driver.clone(), options.retention, background_stop.clone());
-        let parts = Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, collector, stop: stop.clone() };
+        let parts =
+            Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop: stop.clone() };
         let app = App::new(parts, options, document.into());
         let finisher = link::start_finisher(&app);
         let collecting = tokio::spawn(app.collector.clone().run());
@@ -143,7 +155,7 @@ impl Server {
         let running = Running {
             http,
             driver: driver_task,
-            background: vec![log_task, audit_task, watch, finisher, left_over, collecting],
+            background: vec![log_task, metrics_task, audit_task, watch, finisher, left_over, collecting],
             background_stop,
             data_dir,
         };
@@ -182,7 +194,7 @@ impl Server {
         driver.stop().await;
         background_stop.cancel();
         let mut background = background.into_iter();
-        for task in background.by_ref().take(3) {
+        for task in background.by_ref().take(4) {
             let _ = task.await;
         }
         // These only move files that stay readable where they are.
@@ -278,9 +290,15 @@ async fn watch_driver(
     }
 }
 
-/// Moves logs of attempts that were over when the last server stopped.
+/// Moves logs and metrics of attempts that were over when the last server stopped.
 async fn finish_left_over_logs(app: Arc<App>) {
-    let local = match app.logs.local().await {
+    for streams in [&app.logs, app.metrics.streams()] {
+        finish_left_over(&app, streams).await;
+    }
+}
+
+async fn finish_left_over(app: &App, streams: &Logs) {
+    let local = match streams.local().await {
         Ok(local) => local,
         Err(error) => return tracing::warn!(%error, "left-over logs cannot be listed"),
     };
@@ -289,7 +307,7 @@ async fn finish_left_over_logs(app: Arc<App>) {
             Ok(attempt) => attempt.is_some_and(|a| a.phase.is_over()),
             Err(error) => return tracing::warn!(%error, "left-over logs stay where they are"),
         };
-        if over && let Err(error) = app.logs.finish(log.task, log.attempt).await {
+        if over && let Err(error) = streams.finish(log.task, log.attempt).await {
             tracing::warn!(%error, attempt = %log.attempt, "a left-over log stays where it is");
         }
     }

@@ -28,6 +28,8 @@ pub enum Operation {
     CheckpointShow,
     /// `PUT /v1/tasks/{taskId}/attempts/{attemptId}/checkpoint`
     CheckpointPut,
+    /// `GET /v1/tasks/{taskId}/metrics`
+    MetricsShow,
     /// `GET /v1/queue`
     QueueShow,
     /// `GET /v1/scheduler/workers`
@@ -75,7 +77,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -87,6 +89,7 @@ impl Operation {
         Self::ArtifactRead,
         Self::CheckpointShow,
         Self::CheckpointPut,
+        Self::MetricsShow,
         Self::QueueShow,
         Self::WorkerList,
         Self::WorkerShow,
@@ -119,6 +122,7 @@ impl Operation {
             Self::ArtifactRead => ("get", "/v1/tasks/{taskId}/artifacts/{path}"),
             Self::CheckpointShow => ("get", "/v1/tasks/{taskId}/checkpoint"),
             Self::CheckpointPut => ("put", "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint"),
+            Self::MetricsShow => ("get", "/v1/tasks/{taskId}/metrics"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
             Self::WorkerShow => ("get", "/v1/scheduler/workers/{workerId}"),
@@ -157,6 +161,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::LogRead
         | O::ArtifactList
         | O::ArtifactRead
+        | O::MetricsShow
         | O::QueueShow
         | O::WorkerList
         | O::WorkerShow
@@ -201,6 +206,7 @@ mod tests {
         ArtifactRead   allow allow deny
         CheckpointShow allow allow allow
         CheckpointPut  deny  deny  allow
+        MetricsShow    allow allow deny
         QueueShow      allow allow deny
         WorkerList     allow allow deny
         WorkerShow     allow allow deny

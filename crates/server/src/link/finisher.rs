@@ -1,4 +1,4 @@
-//! Moves the logs of attempts that are over from live files to object storage.
+//! Moves the logs and metrics of attempts that are over from live files to object storage.
 
 use crate::app::App;
 use std::sync::Arc;
@@ -20,10 +20,11 @@ pub fn start_finisher(app: &Arc<App>) -> tokio::task::JoinHandle<()> {
                 }
                 Err(RecvError::Closed) => return,
             };
-            if let Some(attempt) = change.attempt_over
-                && let Err(error) = app.logs.finish(change.task.state.id, attempt).await
-            {
-                warn!(%attempt, %error, "cannot move an ended log to object storage");
+            let Some(attempt) = change.attempt_over else { continue };
+            for streams in [&app.logs, app.metrics.streams()] {
+                if let Err(error) = streams.finish(change.task.state.id, attempt).await {
+                    warn!(%attempt, %error, "cannot move what an attempt wrote to object storage");
+                }
             }
         }
     })

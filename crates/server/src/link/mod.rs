@@ -18,9 +18,11 @@ use crate::{
 };
 use axum::extract::ws::{Message, WebSocket};
 use fetchml_api::{
-    AttemptId, Gpu, GpuUsage, TaskId, WorkerId,
+    AttemptId, Gpu, GpuUsage, WorkerId,
     limits::{CPU_MAX, GPU_NAME_CHARS, GPU_REASON_CHARS, MEMORY_GB_MAX, NAME_CHARS, UNFIT_CHARS, WORKER_GPUS_MAX},
-    link::{Heartbeat, Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome},
+    link::{
+        ByteStream, Heartbeat, Held, Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome,
+    },
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use logs::{Kept, LogPump};
@@ -54,22 +56,22 @@ pub async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
     let worker = hello.worker_id;
     let (outbox, inbox) = mpsc::channel(limits::SESSION_OUTBOX);
     let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
-    let held: HashMap<AttemptId, (TaskId, u64)> =
-        hello.inventory.iter().map(|held| (held.attempt, (held.task, held.log_acked))).collect();
+    let held: HashMap<AttemptId, Held> = hello.inventory.iter().map(|held| (held.attempt, held.clone())).collect();
     let logs_outbox = outbox.downgrade();
     let handle = SessionHandle { id, outbox, user_id: caller.user_id.clone(), ip: caller.ip };
     let joined = app.driver.join(hello, handle).await;
     let end = match joined {
         Ok(JoinAnswer::Welcome { incarnation, forget, keep }) => {
-            let kept = keep
+            let kept: Vec<Kept> = keep
                 .into_iter()
                 .filter_map(|(attempt, node)| {
-                    held.get(&attempt).map(|&(task, acked)| Kept { attempt, task, node, acked })
+                    let Held { task, log_acked, metrics_acked, .. } = *held.get(&attempt)?;
+                    Some(Kept { attempt, task, node, log_acked, metrics_acked })
                 })
                 .collect();
             let logs = LogPump::new(&app, logs_outbox);
             let mut session = Session { app: &app, caller: &caller, worker, id, outgoing, inbox, logs };
-            session.run(&mut incoming, incarnation, forget, kept).await
+            session.run(&mut incoming, incarnation, forget, &kept).await
         }
         Ok(JoinAnswer::Refused { reason }) => {
             refuse(&mut outgoing, reason.clone(), true).await;
@@ -208,9 +210,10 @@ impl Session<'_> {
         incoming: &mut futures_util::stream::SplitStream<WebSocket>,
         incarnation: u64,
         forget: Vec<AttemptId>,
-        kept: Vec<Kept>,
+        kept: &[Kept],
     ) -> End {
-        let log_offsets = self.logs.resume(kept).await;
+        let log_offsets = self.logs.resume(kept, ByteStream::Log).await;
+        let metrics_offsets = self.logs.resume(kept, ByteStream::Metrics).await;
         let welcome = Welcome {
             protocol: PROTOCOL,
             incarnation,
@@ -218,6 +221,7 @@ impl Session<'_> {
             lost_after_s: self.app.options.lost_after_s,
             forget,
             log_offsets,
+            metrics_offsets,
         };
         // Flushed: a worker says nothing before it is welcome.
         if let Err(end) = self.on_message(ToWorker::Welcome(welcome)).await {
@@ -272,10 +276,10 @@ impl Session<'_> {
             Message::Binary(frame) => match LogChunk::decode(&frame) {
                 Some(chunk) => {
                     let bytes = frame.slice(LogChunk::HEADER_BYTES..);
-                    self.logs.push(chunk.attempt, chunk.offset, bytes).await;
+                    self.logs.push(chunk.attempt, chunk.stream, chunk.offset, bytes).await;
                     Ok(())
                 }
-                None => Err("a binary frame is no log chunk".into()),
+                None => Err("a binary frame is no chunk of a stream".into()),
             },
             Message::Close(_) => Err("closed by the worker".into()),
             Message::Ping(_) | Message::Pong(_) => Ok(()),

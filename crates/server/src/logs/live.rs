@@ -1,9 +1,9 @@
 //! One growing log file.
 
-use super::{LogId, blocking, object_place};
+use super::{LogId, blocking};
 use crate::blobs::size_of;
 use bytes::Bytes;
-use object_store::ObjectStore;
+use object_store::{ObjectStore, path::Path as ObjectPath};
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -29,6 +29,8 @@ pub(crate) struct Mark {
 pub(super) struct Live {
     pub(super) id: LogId,
     path: PathBuf,
+    /// Where the object lies.
+    place: ObjectPath,
     objects: Arc<dyn ObjectStore>,
     state: Mutex<State>,
     has_file: AtomicBool,
@@ -48,10 +50,11 @@ struct State {
 }
 
 impl Live {
-    pub(super) fn new(id: LogId, path: PathBuf, objects: Arc<dyn ObjectStore>) -> Self {
+    pub(super) fn new(id: LogId, path: PathBuf, place: ObjectPath, objects: Arc<dyn ObjectStore>) -> Self {
         Self {
             id,
             path,
+            place,
             objects,
             state: Mutex::default(),
             has_file: AtomicBool::new(false),
@@ -101,7 +104,7 @@ impl Live {
             self.has_file.store(true, Ordering::Release);
             length
         } else {
-            let object = size_of(&*self.objects, &object_place(self.id)).await.map_err(io::Error::other)?;
+            let object = size_of(&*self.objects, &self.place).await.map_err(io::Error::other)?;
             state.archived = object.is_some();
             object.unwrap_or(0)
         };

@@ -1,5 +1,6 @@
 //! Logs of attempts: one byte stream per (attempt, node). While an attempt lives its log is a local
-//! file that grows; when it is over the log is an object. Readers see no difference.
+//! file that grows; when it is over the log is an object. Readers see no difference. Another instance keeps
+//! the streams of metrics ([`crate::metrics`]) the same way; it knows nothing of what is in them.
 //!
 //! What [`Logs::append`] acknowledges is on the disk. Only durable bytes are ever shown, except to
 //! readers of a file left by a server before this one, which is synced when it is opened.
@@ -69,6 +70,8 @@ pub struct Logs(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
+    /// Where objects lie: the first part of their names.
+    place: &'static str,
     objects: Arc<dyn ObjectStore>,
     live: Mutex<HashMap<LogId, Arc<Live>>>,
     open: Mutex<VecDeque<Weak<Live>>>,
@@ -77,17 +80,19 @@ struct Inner {
 }
 
 impl Logs {
-    /// Starts the logs in `root`, which must exist. `fatal` is cancelled when a sync fails: what the
+    /// Starts the logs in `root`, which must exist; as objects they lie in `place`. `fatal` is cancelled when a sync fails: what the
     /// page cache shows may then be more than what is durable, and the server must end. The handle
     /// ends after a last sync when `stop` is cancelled.
     pub fn start(
         root: PathBuf,
+        place: &'static str,
         objects: Arc<dyn ObjectStore>,
         stop: CancellationToken,
         fatal: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let logs = Self(Arc::new(Inner {
             root,
+            place,
             objects,
             live: Mutex::default(),
             open: Mutex::default(),
@@ -172,7 +177,7 @@ impl Logs {
 
     async fn upload(&self, id: LogId, length: u64) -> Result<(), LogError> {
         let path = self.path(id);
-        let place = object_place(id);
+        let place = self.place(id);
         if length <= limits::READ_CHUNK_BYTES {
             let bytes = read_local(path.clone(), 0..length).await?;
             self.0.objects.put(&place, bytes.into()).await?;
@@ -219,7 +224,7 @@ impl Logs {
         match read_local(self.path(id), range.clone()).await {
             Ok(bytes) => Ok(bytes),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let place = object_place(id);
+                let place = self.place(id);
                 let Some(length) = size_of(&*self.0.objects, &place).await? else { return Ok(Bytes::new()) };
                 let range = range.start.min(length)..range.end.min(length);
                 let mut stream = read_object(&*self.0.objects, &place, range).await?;
@@ -257,7 +262,7 @@ impl Logs {
         if self.lock_live().get(&id).is_some_and(|live| live.has_file()) || self.path(id).exists() {
             return Ok(None);
         }
-        size_of(&*self.0.objects, &object_place(id)).await
+        size_of(&*self.0.objects, &self.place(id)).await
     }
 
     fn live(&self, id: LogId) -> Arc<Live> {
@@ -265,7 +270,10 @@ impl Logs {
         if all.len() >= limits::ADDRESSES_MAX {
             all.retain(|_, live| Arc::strong_count(live) > 1 || live.has_file());
         }
-        Arc::clone(all.entry(id).or_insert_with(|| Arc::new(Live::new(id, self.path(id), Arc::clone(&self.0.objects)))))
+        Arc::clone(
+            all.entry(id)
+                .or_insert_with(|| Arc::new(Live::new(id, self.path(id), self.place(id), Arc::clone(&self.0.objects)))),
+        )
     }
 
     /// Keeps the number of open files bounded: those opened longest ago are closed. One that is being
@@ -295,10 +303,10 @@ impl Logs {
     fn path(&self, id: LogId) -> PathBuf {
         self.0.root.join(id.task.to_string()).join(format!("{}.{}", id.attempt, id.node))
     }
-}
 
-fn object_place(id: LogId) -> ObjectPath {
-    ObjectPath::from(format!("logs/{}/{}.{}", id.task, id.attempt, id.node))
+    fn place(&self, id: LogId) -> ObjectPath {
+        ObjectPath::from(format!("{}/{}/{}.{}", self.0.place, id.task, id.attempt, id.node))
+    }
 }
 
 fn local_logs(root: &Path) -> io::Result<Vec<LogId>> {

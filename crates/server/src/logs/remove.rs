@@ -54,7 +54,7 @@ impl Logs {
     }
 
     async fn objects_of(&self, task: TaskId) -> object_store::Result<Vec<ObjectMeta>> {
-        let prefix = ObjectPath::from(format!("logs/{task}"));
+        let prefix = ObjectPath::from(format!("{}/{task}", self.0.place));
         self.0.objects.list(Some(&prefix)).try_collect().await
     }
 }

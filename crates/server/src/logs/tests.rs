@@ -14,7 +14,7 @@ fn start(dir: tempfile::TempDir) -> Fixture {
     }
     let objects = Arc::clone(crate::blobs::Blobs::local(&dir.path().join("objects")).unwrap().objects());
     let stop = CancellationToken::new();
-    let (logs, task) = Logs::start(dir.path().join("logs"), objects, stop.clone(), CancellationToken::new());
+    let (logs, task) = Logs::start(dir.path().join("logs"), "logs", objects, stop.clone(), CancellationToken::new());
     Fixture { dir, logs, stop, task }
 }
 

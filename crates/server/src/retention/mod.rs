@@ -41,6 +41,8 @@ pub(crate) struct Shelves {
     pub(crate) store: Store,
     pub(crate) blobs: Blobs,
     pub(crate) logs: Logs,
+    /// Streams of metrics.
+    pub(crate) metrics: Logs,
 }
 
 /// Why a collection ended early.

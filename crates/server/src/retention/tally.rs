@@ -57,7 +57,7 @@ impl Tally {
 
     /// Bytes on the disk.
     pub(super) fn freed(&self) -> u64 {
-        [GcKind::Logs, GcKind::Blobs, GcKind::Uploads].iter().map(|kind| self.of(*kind).1).sum()
+        [GcKind::Logs, GcKind::Metrics, GcKind::Blobs, GcKind::Uploads].iter().map(|kind| self.of(*kind).1).sum()
     }
 
     pub(super) fn of(&self, kind: GcKind) -> (u64, u64) {

@@ -72,13 +72,16 @@ impl Pass<'_> {
         self.pace.step().await?;
         let holdings = self.shelves.store.holdings(task.id).await?;
         let logs = self.shelves.logs.measure(task.id).await?;
-        let bytes = logs.1.saturating_add(holdings.artifacts.1).saturating_add(holdings.checkpoints.1);
+        let metrics = self.shelves.metrics.measure(task.id).await?;
+        let all = [logs, metrics, holdings.artifacts, holdings.checkpoints];
+        let bytes = all.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
         if !self.begin(task, reason, &holdings, bytes).await? {
             return Ok(None);
         }
         {
             let mut tally = self.tally();
             tally.add(GcKind::Logs, logs);
+            tally.add(GcKind::Metrics, metrics);
             tally.add(GcKind::Artifacts, holdings.artifacts);
             tally.add(GcKind::Checkpoints, holdings.checkpoints);
             tally.add_task_files(task.id, &task.user_id, task.since, bytes);
@@ -116,7 +119,7 @@ impl Pass<'_> {
         self.take(vec![Write::Collect(begin), Write::Audit(audit)]).await
     }
 
-    /// Deletes what was decided to go: rows in small steps, then logs. The blobs are found later by nothing referring
+    /// Deletes what was decided to go: rows in small steps, then logs and metrics. The blobs are found later by nothing referring
     /// to them.
     async fn clear(&mut self, task: TaskId, holdings: &Holdings) -> Result<(), Ended> {
         for (attempt, count) in &holdings.attempts {
@@ -128,6 +131,7 @@ impl Pass<'_> {
         }
         self.pace.step().await?;
         self.shelves.logs.remove(task).await?;
+        self.shelves.metrics.remove(task).await?;
         self.pace.step().await?;
         self.take(vec![Write::Collect(Collect::End { task })]).await.map(drop)
     }

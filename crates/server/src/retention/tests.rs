@@ -56,15 +56,16 @@ impl Lab {
     }
 
     async fn at(dir: tempfile::TempDir) -> Self {
-        for name in ["objects", "logs"] {
+        for name in ["objects", "logs", "metrics"] {
             std::fs::create_dir_all(dir.path().join(name)).unwrap();
         }
         let store = Store::open(&Location::Sqlite(dir.path().join("test.db"))).await.unwrap();
         let blobs = Blobs::local(&dir.path().join("objects")).unwrap();
         let objects = Arc::clone(blobs.objects());
         let never = CancellationToken::new;
-        let (logs, _) = Logs::start(dir.path().join("logs"), objects, never(), never());
-        Self { shelves: Shelves { store, blobs, logs }, dir }
+        let streams = |name| Logs::start(dir.path().join(name), name, Arc::clone(&objects), never(), never()).0;
+        let (logs, metrics) = (streams("logs"), streams("metrics"));
+        Self { shelves: Shelves { store, blobs, logs, metrics }, dir }
     }
 
     /// As after a kill and a restart.
@@ -163,9 +164,10 @@ impl Lab {
         })
         .await;
         self.commit(vec![Write::CheckpointPut(checkpoint)]).await;
-        let logs = &self.shelves.logs;
-        logs.append(task_id(n), attempt_id(n), 0, 0, Bytes::from_static(b"a log")).await.unwrap();
-        logs.finish(task_id(n), attempt_id(n)).await.unwrap();
+        for (streams, bytes) in [(&self.shelves.logs, "a log"), (&self.shelves.metrics, "metrics")] {
+            streams.append(task_id(n), attempt_id(n), 0, 0, Bytes::from_static(bytes.as_bytes())).await.unwrap();
+            streams.finish(task_id(n), attempt_id(n)).await.unwrap();
+        }
     }
 
     async fn lists(&self, n: u128) -> bool {
@@ -241,6 +243,7 @@ async fn what_ended_long_ago_goes_and_what_is_shared_stays() {
     let expected = [
         (GcKind::Tasks, 1),
         (GcKind::Logs, 1),
+        (GcKind::Metrics, 1),
         (GcKind::Artifacts, 2),
         (GcKind::Checkpoints, 1),
         (GcKind::Snapshots, 1),
@@ -252,6 +255,8 @@ async fn what_ended_long_ago_goes_and_what_is_shared_stays() {
     assert!(!lab.lists(1).await && lab.lists(2).await);
     assert_eq!(lab.shelves.logs.measure(task_id(1)).await.unwrap(), (0, 0));
     assert_eq!(lab.shelves.logs.measure(task_id(2)).await.unwrap(), (1, 5));
+    assert_eq!(lab.shelves.metrics.measure(task_id(1)).await.unwrap(), (0, 0));
+    assert_eq!(lab.shelves.metrics.measure(task_id(2)).await.unwrap(), (1, 7));
     let filter = TaskFilter { limit: 10, ..TaskFilter::default() };
     assert_eq!(lab.shelves.store.tasks(&filter).await.unwrap().1, 1, "counters know");
     assert_eq!(lab.shelves.store.snapshot(&old).await.unwrap(), None);
@@ -484,7 +489,7 @@ async fn a_full_disk_takes_the_files_that_ended_first() {
     let report = lab.collect_with(full, false, &[WORKER]).await;
     assert_eq!(
         counts(&report).iter().map(|c| c.0).collect::<Vec<_>>(),
-        [GcKind::Logs, GcKind::Artifacts, GcKind::Checkpoints, GcKind::Blobs]
+        [GcKind::Logs, GcKind::Metrics, GcKind::Artifacts, GcKind::Checkpoints, GcKind::Blobs]
     );
     assert!(!lab.has("nine days old").await && !lab.has("three days old").await && lab.has("of today").await);
     assert!(lab.lists(1).await && lab.lists(2).await, "only files go");
@@ -502,9 +507,9 @@ async fn a_full_disk_takes_no_more_than_it_must() {
     let mut pace = forever();
     let tally = Arc::new(Mutex::new(Tally::new(false, &rules(), NOW)));
     let mut pass = Pass::new(&lab.shelves, rules(), (NOW, NOW), BTreeSet::new(), &mut pace, tally);
-    // Each task says 33 bytes: its log, its artifact, its checkpoint.
-    let went = pass.collect_until(fetchml_store::Past::WithFiles, days_ago(1), CollectReason::Disk, 40).await.unwrap();
-    assert_eq!(went, 2 * 33);
+    // Each task says 40 bytes: its log, its metrics, its artifact, its checkpoint.
+    let went = pass.collect_until(fetchml_store::Past::WithFiles, days_ago(1), CollectReason::Disk, 50).await.unwrap();
+    assert_eq!(went, 2 * 40);
     for (n, gone) in [(1, true), (2, true), (3, false), (4, false)] {
         assert_eq!(lab.shelves.store.collected(task_id(n)).await.unwrap().is_some(), gone, "task {n}");
     }

@@ -1,6 +1,7 @@
 //! `/v1/tasks/{taskId}/logs`: exact bytes with ranges, or a stream that follows the task.
 
 use super::{
+    attempts::Wanted,
     blobs::until_gone,
     tasks::{find, refuse_collected},
 };
@@ -23,21 +24,8 @@ use axum::{
     },
 };
 use bytes::Bytes;
-use fetchml_api::{AttemptId, AttemptRecord};
 use futures_util::{Stream, stream};
 use std::{ops::Range, sync::Arc};
-
-/// Which attempt is meant: by id or by number.
-fn chosen<'a>(attempts: &'a [AttemptRecord], wanted: Option<&str>) -> Result<Option<&'a AttemptRecord>, AppError> {
-    let Some(wanted) = wanted else { return Ok(attempts.iter().max_by_key(|a| a.number)) };
-    let by_number = wanted.parse::<u32>().ok();
-    let by_id = wanted.parse::<AttemptId>().ok();
-    if by_number.is_none() && by_id.is_none() {
-        return Err(AppError::bad_request("attempt", "must be the id or the number of an attempt"));
-    }
-    let found = attempts.iter().find(|a| Some(a.number) == by_number || Some(a.id) == by_id);
-    found.map(Some).ok_or_else(|| AppError::not_found("attempt of this task"))
-}
 
 /// The log of a task
 ///
@@ -64,13 +52,13 @@ pub(super) async fn read_log(
 ) -> Result<Response, AppError> {
     let node = query.int("node", 0..=i64::from(u32::MAX)).unwrap_or(0) as u32;
     let follow = query.flag("follow");
-    let wanted = query.text("attempt");
+    let wanted = Wanted::read(&mut query);
     query.finish()?;
     let task = find(&app, &task).await?;
     refuse_collected(&app, &task, "The log of this task was").await?;
     let task = task.spec.id;
     let attempts = app.store.attempts(task).await?;
-    let attempt = chosen(&attempts, wanted.as_deref())?.map(|a| a.id);
+    let attempt = wanted.among(&attempts)?.map(|a| a.id);
     let last_event = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let from = last_event.map(str::parse::<Position>).transpose();
     let from =

@@ -1,6 +1,7 @@
 //! The routes, one handler per operation, each behind the guard of its [`Operation`].
 
 mod artifacts;
+mod attempts;
 mod blobs;
 mod checkpoints;
 mod connect;
@@ -8,6 +9,7 @@ mod gc;
 mod health;
 mod keys;
 mod logs;
+mod metrics;
 mod queue;
 mod scheduler;
 mod snapshots;
@@ -45,6 +47,7 @@ fn route(operation: Operation) -> Route {
         Operation::CheckpointPut => routes!(checkpoints::put_checkpoint),
         Operation::GcRun => routes!(gc::run_gc),
         Operation::GcShow => routes!(gc::show_gc),
+        Operation::MetricsShow => routes!(metrics::show_metrics),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(scheduler::workers::list_workers),
         Operation::WorkerShow => routes!(scheduler::workers::show_worker),

@@ -182,6 +182,13 @@ pub(crate) async fn query_parameters() {
         "logs?node=-1",
         "logs?follow=maybe",
         "logs?attempt=x",
+        "metrics?attempt=x",
+        "metrics?points=9",
+        "metrics?points=5001",
+        "metrics?from_step=x",
+        "metrics?to_step=nan",
+        "metrics?from_step=2&to_step=1",
+        "metrics?names=%5B1%5D",
         "artifacts?attempt=x",
         "artifacts/a?attempt=x",
     ] {

@@ -2,8 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    artifacts, auth, bad_input, blobs, checkpoints, connect, document, gc, health, keys, logs, queue, scheduler,
-    snapshots, tasks,
+    artifacts, auth, bad_input, blobs, checkpoints, connect, document, gc, health, keys, logs, metrics, queue,
+    scheduler, snapshots, tasks,
 };
 use fetchml_server::Operation;
 
@@ -54,6 +54,9 @@ fn cases(operation: Operation) -> Cases {
             Cases { bad_input: Some(bad_input::query_parameters), ..plain(gc::deletes_what_expired_and_says_so) }
         }
         O::GcShow => plain(gc::deletes_what_expired_and_says_so),
+        O::MetricsShow => {
+            all(metrics::are_answered_as_series, metrics::a_task_without_attempts_has_none, bad_input::query_parameters)
+        }
         O::QueueShow => plain(queue::counts),
         O::WorkerList => plain(scheduler::workers::are_listed),
         O::WorkerShow => {

@@ -17,6 +17,7 @@ mod health;
 mod keys;
 mod life;
 mod logs;
+mod metrics;
 mod queue;
 mod reports;
 mod scheduler;

@@ -30,6 +30,7 @@ mod escape;
 mod fencing;
 mod ledger;
 mod logs;
+mod metrics;
 mod namespace;
 mod network;
 mod proxy;

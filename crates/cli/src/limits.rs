@@ -8,6 +8,12 @@ pub(crate) const SHORT_ID_TASKS: i64 = 1_000;
 pub(crate) const SHORT_ID_CHARS: usize = 6;
 /// After a task has ended: longest silence of its log before following gives up.
 pub(crate) const LOG_END_SILENCE: Duration = Duration::from_secs(30);
+/// Width of the course of a metric, characters.
+pub(crate) const SPARKLINE_CHARS: usize = 24;
+/// Points that such a course is made of.
+pub(crate) const SPARKLINE_POINTS: i64 = 240;
+/// How often `metrics --watch` looks.
+pub(crate) const METRICS_WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Largest configuration, profile or key file, bytes.
 pub(crate) const SMALL_FILE_BYTES: u64 = 1 << 20;
 /// Servers whose last submitted task is remembered.

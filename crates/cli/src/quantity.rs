@@ -98,6 +98,21 @@ pub(crate) fn now() -> fetchml_api::Micros {
     fetchml_api::Micros(Timestamp::now().as_microsecond())
 }
 
+/// `3`, `0.0123457`, `1.5e-9`: six digits, and whole numbers as such.
+pub(crate) fn show_number(number: f64) -> String {
+    let size = number.abs();
+    if number.fract() == 0.0 && size < 1e15 {
+        return format!("{number:.0}");
+    }
+    if !(1e-4..1e6).contains(&size) {
+        let text = format!("{number:.5e}");
+        let (digits, exponent) = text.split_once('e').expect("written with an exponent");
+        return format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'));
+    }
+    let digits = (5 - size.log10().floor() as i32).max(0) as usize;
+    format!("{number:.digits$}").trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A time in the user's own time zone, to the second.
 pub(crate) fn show_time(time: fetchml_api::Micros) -> String {
     let Ok(timestamp) = Timestamp::from_microsecond(time.0) else { return time.to_string() };
@@ -138,6 +153,11 @@ mod tests {
         let shown: Vec<_> = [300_000, 42_000_000, 185_000_000, 7_620_000_000, 273_600_000_000].map(show_micros).into();
         assert_eq!(shown, ["0.3s", "42s", "3m05s", "2h07m", "3d04h"]);
         assert_eq!([0, 1_023, 1_258_291].map(show_bytes), ["0 B", "1023 B", "1.2 MiB"]);
+        let numbers = [0.0, -3.0, 0.012_345_678, 99.999_99, 123_456.78, 1.5e-9, -2.5e20, 0.5, 1e14];
+        assert_eq!(
+            numbers.map(show_number),
+            ["0", "-3", "0.0123457", "100", "123457", "1.5e-9", "-2.5e20", "0.5", "100000000000000"]
+        );
     }
 
     proptest! {

@@ -72,6 +72,12 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// A table with a header; the cells decide on colours.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
+    table_of(header.into())
+}
+
+/// The same, with columns that are known only when it is made.
+pub(crate) fn table_of(header: Vec<&str>) -> Table {
+    let columns = header.len();
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     if io::stdout().is_terminal() && colours_wanted() {
@@ -82,7 +88,7 @@ pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     if let Some(first) = table.column_mut(0) {
         first.set_padding((0, 2));
     }
-    for column in 1..N {
+    for column in 1..columns {
         if let Some(column) = table.column_mut(column) {
             column.set_padding((0, 2));
         }

@@ -166,6 +166,7 @@ const fn meaning(kind: GcKind) -> &'static str {
     match kind {
         GcKind::Tasks => "ended tasks, with all that is known of them",
         GcKind::Logs => "what ended tasks printed",
+        GcKind::Metrics => "what ended tasks measured, and what they used",
         GcKind::Artifacts => "files that ended tasks left",
         GcKind::Checkpoints => "files that ended tasks could have gone on from",
         GcKind::Snapshots => "code that no task names any more",

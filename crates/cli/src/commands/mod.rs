@@ -8,6 +8,7 @@ mod config;
 mod follow;
 mod keys;
 mod logs;
+mod metrics;
 mod queue;
 mod serve;
 pub(crate) mod serving;
@@ -53,6 +54,7 @@ enum Command {
     Tasks(tasks::Tasks),
     Show(show::Show),
     Logs(logs::Logs),
+    Metrics(metrics::Metrics),
     Cancel(cancel::Cancel),
     Wait(wait::Wait),
     Artifacts(artifacts::Artifacts),
@@ -76,6 +78,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Tasks(command) => client(command.run(config)),
         Command::Show(command) => client(command.run(config)),
         Command::Logs(command) => client(command.run(config)),
+        Command::Metrics(command) => client(command.run(config)),
         Command::Cancel(command) => client(command.run(config)),
         Command::Wait(command) => client(command.run(config)),
         Command::Artifacts(command) => client(command.run(config)),

@@ -12,12 +12,14 @@ const COMMANDS: &[&[&str]] = &[
     &["tasks"],
     &["show"],
     &["logs"],
+    &["metrics"],
     &["cancel"],
     &["wait"],
     &["artifacts"],
     &["artifacts", "ls"],
     &["artifacts", "get"],
     &["queue"],
+    &["status"],
     &["workers"],
     &["keys"],
     &["keys", "create"],
@@ -61,6 +63,7 @@ fn the_list_of_commands() {
       tasks        List tasks, newest first
       show         Show one task: what it is, how it goes, why it failed
       logs         Print a task's log
+      metrics      Show what a task measures, such as its loss
       cancel       Stop tasks, waiting or running
       wait         Wait until a task is over; the exit code tells how it ended
       artifacts    List and download the files a task left

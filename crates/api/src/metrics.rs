@@ -108,6 +108,7 @@ pub struct MetricPoint {
 }
 
 /// A number without `.0`, as a task writes a step.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
 fn whole_when_it_is<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     const EXACT: f64 = (1_u64 << 53) as f64;
     if number.fract() == 0.0 && number.abs() < EXACT {

@@ -1,7 +1,7 @@
-//! What an attempt uses of its machine: processor, memory, reads and writes. Of its control group where the worker
-//! made one, else of its tree of processes. Only looks.
+//! What an attempt uses of its machine: processor, memory, reads and writes, GPUs. Of its control group where the
+//! worker made one, else of its tree of processes. Only looks.
 
-use crate::{cgroup::Cgroup, limits};
+use crate::{cgroup::Cgroup, gpu::GpuSample, limits};
 use fetchml_api::metrics::Sample;
 use std::{
     collections::HashMap,
@@ -55,6 +55,21 @@ impl Meter {
         }
         sample
     }
+}
+
+/// What these devices do, by their indexes on this worker.
+pub(crate) fn of_gpus(gpus: &[GpuSample]) -> Sample {
+    let figures = |gpu: &GpuSample| {
+        let figures = [
+            ("utilization_percent", gpu.utilization_percent.map(f64::from)),
+            ("memory_bytes", gpu.memory_used_bytes.map(|bytes| bytes as f64)),
+            ("power_watts", gpu.power_watts),
+            ("temperature_celsius", gpu.temperature_celsius.map(f64::from)),
+        ];
+        let index = gpu.index;
+        figures.map(|(name, value)| Some((format!("gpu.{index}.{name}"), value?)))
+    };
+    gpus.iter().flat_map(figures).flatten().collect()
 }
 
 fn round(percent: f64) -> f64 {
@@ -196,7 +211,7 @@ mod tests {
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(own["processes"], 3.0, "the two holders and the shell between: {own:?}");
+        assert_eq!(own["processes"] as u32, 3, "the two holders and the shell between: {own:?}");
         assert!(own["memory_bytes"] >= f64::from(128 << 20) && own["memory_bytes"] < f64::from(512 << 20), "{own:?}");
         assert!(own.contains_key("read_bytes") && own.contains_key("written_bytes"));
         assert!(sample["processes"] >= 4.0 && sample["memory_bytes"] >= own["memory_bytes"]);

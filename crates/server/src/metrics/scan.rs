@@ -295,10 +295,8 @@ mod tests {
 
     #[test]
     fn a_stream_reads_the_same_in_any_pieces() {
-        let mut body = String::new();
-        for n in 0..40 {
-            body += &format!("+{{\"step\":{n},\"loss\":{}}}\n#{{\"cpu_percent\":{n}.5}}\n", 40 - n);
-        }
+        let line = |n| format!("+{{\"step\":{n},\"loss\":{}}}\n#{{\"cpu_percent\":{n}.5}}\n", 40 - n);
+        let body = (0..40).map(line).collect::<Vec<_>>().concat();
         let stream = batch(5, &body) + &batch(6, "+{\"acc\":1}\n-70000\n+\n+{\"loss\":NaN,\"acc\":2}\n");
         for size in [1, 2, 7, 100, stream.len()] {
             let mut scan = Scan::new(all(), 0, 0);
@@ -335,7 +333,8 @@ mod tests {
 
     #[test]
     fn names_and_steps_are_chosen_and_too_many_names_are_counted() {
-        let lines: String = (0..METRICS_SERIES_MAX + 5).map(|n| format!("+{{\"step\":{n},\"s{n}\":1}}\n")).collect();
+        let line = |n| format!("+{{\"step\":{n},\"s{n}\":1}}\n");
+        let lines = (0..METRICS_SERIES_MAX + 5).map(line).collect::<Vec<_>>().concat();
         let mut scan = Scan::new(all(), 0, 0);
         scan.feed(batch(0, &lines).as_bytes(), |_, _| {});
         assert_eq!(scan.tally.dropped_values, 5);

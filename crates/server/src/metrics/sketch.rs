@@ -149,7 +149,7 @@ mod tests {
     fn m4(values: &[f64], width: usize) -> Vec<f64> {
         let mut all = Vec::new();
         for (b, bucket) in values.chunks(width).enumerate() {
-            let place = |wanted: f64| bucket.iter().position(|v| *v == wanted).unwrap();
+            let place = |wanted: f64| bucket.iter().position(|v| v.total_cmp(&wanted).is_eq()).unwrap();
             let (low, high) =
                 (bucket.iter().copied().fold(f64::MAX, f64::min), bucket.iter().copied().fold(f64::MIN, f64::max));
             let mut places = [0, place(low), place(high), bucket.len() - 1].to_vec();

@@ -262,7 +262,7 @@ impl Core {
         let held = self.attempts.get_mut(&attempt).expect("held by the caller");
         self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir));
         self.shop.gpus.occupy(attempt, held.dir.root(), &held.assignment.gpus);
-        let mut metrics = Metrics::new(Arc::clone(&self.shop), attempt, &held.dir);
+        let mut metrics = Metrics::new(Arc::clone(&self.shop), &held.assignment, &held.dir);
         if is_taken_up {
             metrics.take_up();
         }

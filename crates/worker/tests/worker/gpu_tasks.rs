@@ -100,6 +100,25 @@ async fn a_task_gets_its_devices_by_uuid_and_may_use_them() {
 }
 
 #[tokio::test]
+async fn what_its_devices_do_stands_in_the_samples_of_a_task() {
+    let busy = "0 utilization 11\n1 utilization 50\n1 memory_used 77";
+    let (_lab, mut session) = Lab::new(&with(busy, TWO)).await;
+    let task = on(&[1], script("exec sleep 1000"));
+    running(&mut session, &task).await;
+    let sampled = |session: &Session| {
+        let stream = session.metrics.get(&task.attempt).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        stream.is_some_and(|text| {
+            let has = |figure: &str| text.contains(figure);
+            assert!(!has("gpu.0."), "a device of others: {text}");
+            has("\"gpu.1.utilization_percent\":50.0") && has("\"gpu.1.memory_bytes\":77.0") && has("\"memory_bytes\":")
+        })
+    };
+    session.until("a sample", sampled).await;
+    session.send(ToWorker::Cancel { attempt: task.attempt, cause: FailureCause::Cancelled, grace_s: 0 }).await;
+    session.ended(task.attempt).await;
+}
+
+#[tokio::test]
 async fn a_process_on_a_device_of_another_task_is_a_stranger_there() {
     let (lab, mut session) = Lab::new(TWO).await;
     let task = on(&[0], script("echo $$ > $FETCHML_OUTPUT_DIR/pid; exec sleep 1000"));

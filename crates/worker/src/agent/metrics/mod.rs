@@ -11,9 +11,12 @@ use crate::{
     },
     executor::AttemptDir,
     limits,
-    usage::Meter,
+    usage::{self, Meter},
 };
-use fetchml_api::{AttemptId, link::ByteStream};
+use fetchml_api::{
+    AttemptId,
+    link::{Assignment, ByteStream},
+};
 use std::{
     fs, io,
     path::Path,
@@ -28,6 +31,8 @@ use tokio::time::Instant;
 pub(crate) struct Metrics {
     shop: Arc<Workshop>,
     attempt: AttemptId,
+    /// Its devices.
+    gpus: Vec<u32>,
     dir: AttemptDir,
     /// Opened when there is something to do. Held while it works, so that a look that was given up cannot meet the
     /// next one.
@@ -36,8 +41,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(shop: Arc<Workshop>, attempt: AttemptId, dir: &AttemptDir) -> Self {
-        Self { shop, attempt, dir: dir.clone(), tail: Arc::default(), tracked: false }
+    pub(crate) fn new(shop: Arc<Workshop>, assignment: &Assignment, dir: &AttemptDir) -> Self {
+        let (attempt, gpus) = (assignment.attempt, assignment.gpus.clone());
+        Self { shop, attempt, gpus, dir: dir.clone(), tail: Arc::default(), tracked: false }
     }
 
     /// Goes on with what an earlier agent left, before the server is told how far that has come.
@@ -78,8 +84,10 @@ impl Metrics {
     /// Measures once. Without a stream to write to it is given up.
     async fn measure(&mut self, meter: Option<Meter>) -> Option<Meter> {
         let (mut meter, processes, attempt) = (meter?, self.shop.processes.clone(), self.attempt);
+        let of_gpus = usage::of_gpus(&self.shop.gpus.sample(&self.gpus));
         let measured = self.with_tail(move |tail| {
-            let sample = meter.sample(&processes.look());
+            let mut sample = meter.sample(&processes.look());
+            sample.extend(of_gpus);
             if !sample.is_empty()
                 && let Err(error) = tail.sample(now_us(), &sample)
             {

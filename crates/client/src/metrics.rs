@@ -8,6 +8,8 @@ use fetchml_api::{TaskId, TaskMetrics};
 pub struct MetricsQuery {
     /// Number of an attempt, from 1; the latest without one.
     pub attempt: Option<u32>,
+    /// Node of the attempt; the first without one.
+    pub node: Option<u32>,
     /// Only these names; all when empty.
     pub names: Vec<String>,
     /// Only lines of this step or later ones.
@@ -23,6 +25,7 @@ impl MetricsQuery {
         let names = serde_json::to_string(&self.names).expect("texts are JSON");
         let all = [
             ("attempt", self.attempt.map(|number| number.to_string())),
+            ("node", self.node.map(|node| node.to_string())),
             ("names", (!self.names.is_empty()).then_some(names)),
             ("from_step", self.from_step.map(|step| step.to_string())),
             ("to_step", self.to_step.map(|step| step.to_string())),

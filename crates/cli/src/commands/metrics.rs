@@ -32,6 +32,9 @@ pub(crate) struct Metrics {
     /// Metrics of this attempt, from 1 [default: the latest]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     attempt: Option<u32>,
+    /// Metrics of this node, from 0 [default: 0]
+    #[arg(long)]
+    node: Option<u32>,
     /// Points of a metric at most, 10 to 5000 (--json)
     #[arg(long, requires = "json", value_parser = clap::value_parser!(i64).range(fetchml_api::limits::METRICS_POINTS))]
     points: Option<i64>,
@@ -51,6 +54,7 @@ impl Metrics {
         let id = session.task_id(&self.id).await?;
         let query = MetricsQuery {
             attempt: self.attempt,
+            node: self.node,
             names: self.name.clone(),
             points: self.points.or((!self.json).then_some(limits::SPARKLINE_POINTS)),
             ..MetricsQuery::default()
@@ -64,7 +68,9 @@ impl Metrics {
             return Ok(Exit::Success);
         }
         terminal::print(&self.picture(&metrics))?;
-        problems(&metrics).iter().for_each(|problem| terminal::say_warning(problem));
+        for problem in problems(&metrics) {
+            terminal::say_warning(&problem);
+        }
         if metrics.series.is_empty() {
             terminal::say_hint(
                 "a task writes lines such as {\"step\": 3, \"loss\": 0.12} to the file $FETCHML_METRICS",

@@ -183,6 +183,7 @@ pub(crate) async fn query_parameters() {
         "logs?follow=maybe",
         "logs?attempt=x",
         "metrics?attempt=x",
+        "metrics?node=-1",
         "metrics?points=9",
         "metrics?points=5001",
         "metrics?from_step=x",

@@ -88,6 +88,10 @@ fn insert(table: Table, rows: usize) -> Arc<str> {
         }
         text.push(')');
     }
+    if matches!(table, Table::Artifact) {
+        // Of several nodes each brings its own files, and a put may be repeated.
+        text.push_str(" ON CONFLICT (attempt_id, path) DO NOTHING");
+    }
     text.into()
 }
 

@@ -106,6 +106,17 @@ pub(crate) fn insert(n: u64, user: &str, job: &str) -> Write {
     Write::TaskInsert(Arc::new(spec(n, user, job)), queued(n))
 }
 
+/// A node of an attempt that has several.
+pub(crate) fn node(n: u64) -> NodeRecord {
+    NodeRecord {
+        worker_id: worker_id(n),
+        gpus: vec![2],
+        phase: AttemptPhase::Ready,
+        address: Some("10.0.0.1".into()),
+        port: Some(65_535),
+    }
+}
+
 pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
     AttemptRecord {
         id: attempt_id(n),
@@ -114,13 +125,7 @@ pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
         epoch: AttemptEpoch { incarnation: 1, n },
         worker_id: worker_id(1),
         gpus: vec![0, 3],
-        nodes: vec![NodeRecord {
-            worker_id: worker_id(n),
-            gpus: vec![2],
-            phase: AttemptPhase::Ready,
-            address: Some("10.0.0.1".into()),
-            port: Some(65_535),
-        }],
+        nodes: Vec::new(),
         phase: AttemptPhase::Running,
         created_at: NOW,
         started_at: Some(Micros(NOW.0 + 1)),

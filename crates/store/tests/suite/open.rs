@@ -42,6 +42,12 @@ const UNDO: &[&str] = &[
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",
+    "DROP TABLE share",
+    "DROP TABLE usage",
+    "DROP TABLE quota",
+    "ALTER TABLE task DROP COLUMN nodes",
+    "ALTER TABLE task DROP COLUMN node_count",
+    "ALTER TABLE attempt DROP COLUMN nodes",
     "DELETE FROM schema_version WHERE version > 1",
 ];
 

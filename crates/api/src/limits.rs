@@ -9,6 +9,8 @@ pub const JSON_DEPTH: usize = 32;
 pub const JOB_NAME_CHARS: usize = 64;
 /// Longest `entrypoint` or `args`, code points.
 pub const COMMAND_CHARS: usize = 32_768;
+/// Longest `image`, code points.
+pub const IMAGE_CHARS: usize = 512;
 /// Most entries in `metadata`.
 pub const METADATA_ENTRIES: usize = 64;
 /// Longest `metadata` key, code points.

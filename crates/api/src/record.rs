@@ -32,6 +32,9 @@ pub struct Demand {
     /// Workers it runs on at the same time; each must have all of the above.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub nodes: u32,
+    /// Whether it runs in a container.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub image: bool,
 }
 
 const fn one() -> u32 {
@@ -65,6 +68,9 @@ pub struct TaskSpec {
     /// `sha256:<hex>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<String>,
+    /// The image of its container, by its full name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Extra environment of the process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,

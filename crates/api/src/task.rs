@@ -125,6 +125,9 @@ pub struct Task {
     /// `sha256:<hex>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<String>,
+    /// The image of its container, by its full name; absent: none, the worker's own system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Names of its data sets.
     #[serde(default)]
     pub datasets: Vec<String>,
@@ -298,6 +301,11 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub snapshot_id: Option<String>,
+    /// Container image to run in, `[registry/]name[:tag|@sha256:...]`, by a worker with podman or docker. It is pulled
+    /// where it is missing; one with tag `latest` or none is looked up anew each time. Its own Python is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 512, nullable = false, example = "python:3.12-slim")]
+    pub image: Option<String>,
     /// Names of data sets. Not supported yet: must be empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<String>,
@@ -422,6 +430,7 @@ impl Task {
             entrypoint: spec.entrypoint.clone(),
             args: spec.args.clone(),
             snapshot_id: spec.snapshot_id.clone(),
+            image: spec.image.clone(),
             datasets: Vec::new(),
             cpu: spec.demand.cpu as i32,
             memory_gb: spec.demand.memory_gb as i32,

@@ -3,6 +3,7 @@
 
 use crate::{
     error::Problem,
+    image::ImageName,
     limits,
     snapshot::is_snapshot_id,
     task::{CreateTaskRequest, DatasetSpec, Network, OnLost},
@@ -22,7 +23,7 @@ pub struct Read<T> {
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
 pub const NOT_SUPPORTED_YET: &[&str] =
-    &["array", "depends_on", "experiment_id", "image", "plugin_configs", "reservation_id", "secrets"];
+    &["array", "depends_on", "experiment_id", "plugin_configs", "reservation_id", "secrets"];
 
 const CREATE_TASK_FIELDS: &[&str] = &[
     "job_name",
@@ -30,6 +31,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "args",
     "entrypoint",
     "snapshot_id",
+    "image",
     "datasets",
     "dataset_specs",
     "cpu",
@@ -67,6 +69,10 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         args: fields.text("args", limits::COMMAND_CHARS),
         entrypoint: fields.text("entrypoint", limits::COMMAND_CHARS),
         snapshot_id: fields.text("snapshot_id", 71),
+        image: fields.text("image", limits::IMAGE_CHARS).and_then(|text| {
+            let name = text.parse::<ImageName>().map_err(|why| fields.problem("image", why));
+            name.ok().map(|name| name.to_string())
+        }),
         datasets: Vec::new(),
         dataset_specs: Vec::<DatasetSpec>::new(),
         cpu: fields.int("cpu", 0, limits::CPU_MAX).map(|n| n as i32),

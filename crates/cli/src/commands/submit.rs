@@ -43,6 +43,9 @@ pub(crate) struct Submit {
     /// Take no files along
     #[arg(long)]
     no_snapshot: bool,
+    /// Container image to run in, such as python:3.12-slim; its own Python is used [default: the worker's system]
+    #[arg(long, value_name = "NAME")]
+    image: Option<String>,
     /// CPU cores [default: 1]
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::CPU_MAX))]
     cpu: Option<i32>,
@@ -152,6 +155,7 @@ impl Submit {
             priority: self.priority,
             entrypoint: Some(entrypoint.clone()),
             args: (!args.is_empty()).then(|| shell_words::join(args)),
+            image: self.image.clone(),
             cpu: self.cpu,
             memory_gb: self.memory,
             gpu: self.gpu,

@@ -6,19 +6,17 @@ use super::{
     reattach::{has_go_mark, kill_orphans, open_identified},
     record::{Exit, ExitCause, ShimRecord, StopRequest, boot_id, files, read_record, write_record},
     spawn::Program,
-    wire::{GO, Reply, StartRequest},
+    wire::{GO, Reply, StartRequest, send_with_descriptor},
 };
 use crate::limits;
 use fetchml_api::{AttemptId, FailureCause};
 use rustix::{
     fd::{AsFd as _, BorrowedFd, OwnedFd},
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
     process::{Signal, pidfd_send_signal},
 };
 use std::{
     ffi::OsString,
-    io::{self, IoSlice},
-    mem::MaybeUninit,
+    io,
     path::PathBuf,
     process::Stdio,
     sync::atomic::{AtomicU64, Ordering},
@@ -203,22 +201,7 @@ impl Helper {
         let process = guard.as_mut().expect("a helper was started above if there was none");
         process.torn = true;
         *asked = Some(process.number);
-        let length = (body.len() as u32).to_be_bytes();
-        let sent = process
-            .socket
-            .async_io(Interest::WRITABLE, || {
-                let sockets = [socket];
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                control.push(SendAncillaryMessage::ScmRights(&sockets));
-                let buffers = [IoSlice::new(&length), IoSlice::new(body)];
-                Ok(sendmsg(&process.socket, &buffers, &mut control, SendFlags::NOSIGNAL)?)
-            })
-            .await?;
-        if sent < length.len() {
-            process.socket.write_all(&length[sent..]).await?;
-        }
-        process.socket.write_all(&body[sent.saturating_sub(length.len())..]).await?;
+        send_with_descriptor(&mut process.socket, body, socket).await?;
         process.torn = false;
         Ok(())
     }

@@ -198,6 +198,40 @@ pub const SANDBOX_ID_FIRST: u32 = 200_000;
 pub const SANDBOX_PROBE_S: u32 = 10;
 /// Links followed from an environment to its interpreter.
 pub const LINKS_MAX: usize = 16;
+/// Longest answer of a container engine, a pull not counted.
+pub const ENGINE_ANSWER: Duration = Duration::from_mins(1);
+/// Largest answer of podman's own API that is read, bytes.
+pub const ENGINE_ANSWER_BYTES: usize = 8 << 20;
+/// Longest look at an engine when the worker starts.
+pub const ENGINE_PROBE: Duration = Duration::from_secs(15);
+/// How long an engine that does not answer is waited for: it may be starting again.
+pub const ENGINE_WAIT: Duration = Duration::from_secs(10);
+/// Pause between two tries to reach it.
+pub const ENGINE_RETRY: Duration = Duration::from_millis(250);
+/// A pull that makes no progress for so long has failed.
+pub const PULL_SILENCE: Duration = Duration::from_mins(10);
+/// How often a pull says in the task's log how far it is.
+pub const PULL_NOTE_EVERY: Duration = Duration::from_secs(5);
+/// Layers whose progress is counted.
+pub const PULL_LAYERS_MAX: usize = 1_024;
+/// Of an engine's words about a pull that failed, characters.
+pub const PULL_ERROR_CHARS: usize = 600;
+/// How long the first process of a container may take to reach its runner.
+pub const DIAL_WAIT: Duration = Duration::from_mins(1);
+/// How often it is looked whether that process has ended instead.
+pub const DIAL_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long the processes of a container may take to be dead once its first process was told.
+pub const CONTAINER_END_WAIT: Duration = Duration::from_secs(5);
+/// How long a runner tries to have its container removed.
+pub const REMOVE_WAIT: Duration = Duration::from_secs(10);
+/// The same, when nothing in it runs any more.
+pub const REMOVE_DEAD_WAIT: Duration = Duration::from_secs(3);
+/// How long a runner may take to kill its container before it is killed itself.
+pub const RUNNER_KILL_WAIT: Duration = Duration::from_secs(8);
+/// How often a shim has a container taken away whose runner was killed, when nothing is known to run in it.
+pub const TAKE_AWAY_TRIES: u32 = 3;
+/// How often containers are looked for that nobody needs.
+pub const SWEEP_EVERY: Duration = Duration::from_mins(5);
 /// Processes and threads of a task: this many, and as many again for each core it asked for.
 pub const PROCESSES_PER_CPU: u32 = 2_048;
 /// Tries to take a control group away whose last process was just reaped.

@@ -89,6 +89,14 @@ pub(crate) struct WorkerSettings {
     pub(crate) nvml_library: Option<PathBuf>,
     /// How tasks are isolated; absent: as the command decides.
     pub(crate) isolation: Option<String>,
+    /// Who runs containers.
+    pub(crate) container_engine: Option<String>,
+    /// Where that listens.
+    pub(crate) container_socket: Option<PathBuf>,
+    /// Whether it must be able to limit them.
+    pub(crate) container_limits: Option<String>,
+    /// Patterns of images.
+    pub(crate) allow_images: Option<String>,
 }
 
 /// Settings of client commands.

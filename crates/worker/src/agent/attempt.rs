@@ -12,6 +12,7 @@ use crate::{
         metrics::Metrics,
         stall::StallWatch,
     },
+    container::{Containers, Image, ImageRequest},
     executor::{self, AttemptDir, Execution, Rendezvous},
     gpu::Gpus,
     isolation::Sandboxes,
@@ -48,6 +49,7 @@ pub(crate) struct Workshop {
     pub(crate) uploads: Semaphore,
     pub(crate) gpus: Gpus,
     pub(crate) sandboxes: Sandboxes,
+    pub(crate) containers: Option<Containers>,
     pub(crate) lease: Arc<Lease>,
     pub(crate) lease_file: PathBuf,
     pub(crate) boot_id: String,
@@ -140,6 +142,7 @@ impl Runner {
             Begin::Over(outcome) => outcome,
         };
         fetchml_failpoint::reach("agent.exited");
+        self.clear_container(&outcome).await;
         self.leave_gpus(&mut outcome).await;
         self.collect(outcome).await;
     }
@@ -177,7 +180,7 @@ impl Runner {
                 }
             }
         };
-        let python = staged?;
+        let staged = staged?;
         if !self.orders.borrow().go {
             self.tell(Progress::Staged).await;
         }
@@ -192,12 +195,17 @@ impl Runner {
             assignment: &self.assignment,
             dir: &self.dir,
             slot: self.slot,
-            python: python.as_ref(),
+            python: staged.python.as_ref(),
             gpus: &granted.gpus,
             mounts: Vec::new(),
             devices: granted.nodes,
         };
-        let spec = executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?;
+        let spec = match (&staged.image, &self.shop.containers) {
+            (Some(image), Some(containers)) => {
+                executor::container(&execution, containers, image).map_err(|error| error.outcome())?
+            }
+            _ => executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?,
+        };
         let spec = LaunchSpec { fence: self.fence(), ..spec };
         match self.shop.helper.launch(spec).await {
             Ok(running) => {
@@ -267,6 +275,16 @@ impl Runner {
                 changed = self.orders.changed() => if changed.is_err() { std::future::pending::<()>().await },
                 () = tokio::time::sleep(Duration::from_secs(1)), if retry => {}
             }
+        }
+    }
+
+    /// What a shim that was killed left in the engine.
+    async fn clear_container(&self, outcome: &Outcome) {
+        if let Some(containers) = &self.shop.containers
+            && self.assignment.spec.image.is_some()
+            && outcome.cause == Some(FailureCause::Lost)
+        {
+            containers.remove(self.assignment.attempt).await;
         }
     }
 
@@ -350,27 +368,51 @@ async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
     orders.stop.expect("waited for")
 }
 
-/// Code and environment. Without a snapshot nothing is copied and nothing is asked.
+/// What an attempt starts with.
+#[derive(Debug, Default)]
+struct Staged {
+    python: Option<PythonEnvironment>,
+    image: Option<Image>,
+}
+
+/// Code, and environment or image. Without a snapshot and an image nothing is copied and nothing is asked.
 async fn stage(
     shop: &Workshop,
     assignment: &Assignment,
     dir: &AttemptDir,
     cancel: &CancellationToken,
-) -> Result<Option<PythonEnvironment>, StageError> {
+) -> Result<Staged, StageError> {
     let local = |error: io::Error| StageError {
         cause: FailureCause::Launch,
         transient: true,
         message: format!("the attempt's directory cannot be made on this worker: {error}"),
     };
     dir.create().map_err(local)?;
-    if shop.sandboxes.is_on() {
+    if shop.sandboxes.is_on() || assignment.spec.image.is_some() {
         dir.create_files().map_err(local)?;
     }
     checkpoints::restore(&shop.client, assignment, dir).await?;
-    let Some(snapshot_id) = assignment.spec.snapshot_id.as_deref() else { return Ok(None) };
-    staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
     let (work, log) = (dir.work(), dir.log());
-    shop.environments.prepare(EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel }).await
+    let snapshot_id = assignment.spec.snapshot_id.as_deref();
+    if let Some(snapshot_id) = snapshot_id {
+        staging::materialize(&shop.client, &shop.blobs, snapshot_id, &work).await?;
+    }
+    if let Some(name) = assignment.spec.image.as_deref() {
+        let containers = shop.containers.as_ref().ok_or_else(|| StageError {
+            cause: FailureCause::Launch,
+            transient: true,
+            message: "this worker has no container engine any more".to_owned(),
+        })?;
+        let image = containers.bring_in(ImageRequest { name, dir: dir.root(), log: &log, cancel }).await?;
+        if let Some(file) = staging::requirements_file(&work) {
+            let text = format!("{file} is not installed in a container: the image's own Python is used as it is");
+            staging::note(FailureCause::Image, &log, &text)?;
+        }
+        return Ok(Staged { image: Some(image), python: None });
+    }
+    let Some(snapshot_id) = snapshot_id else { return Ok(Staged::default()) };
+    let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel };
+    Ok(Staged { python: shop.environments.prepare(request).await?, image: None })
 }
 
 /// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.

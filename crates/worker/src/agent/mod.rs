@@ -28,6 +28,7 @@ mod trash;
 pub(crate) use identity::write_json;
 
 use crate::{
+    container::{self, Containers, EngineChoice},
     gpu::{self, Gpus},
     hardware,
     isolation::{Isolation, Sandboxes},
@@ -50,7 +51,12 @@ use link::{Link, Target};
 use logs::Logs;
 use outbox::SharedSpool;
 use spool::Spool;
-use std::{ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::{AbortHandle, JoinHandle},
@@ -77,8 +83,10 @@ pub struct Options {
     pub isolation: Isolation,
     /// Where its GPUs come from.
     pub gpus: gpu::Source,
-    /// Command that ends in [`crate::shim::helper_main`], and with [`crate::shim::INIT`] for its only
-    /// argument in [`crate::shim::init_main`].
+    /// What it does with tasks that name an image.
+    pub containers: container::Options,
+    /// Command that ends in [`crate::shim::helper_main`]. Its program, with [`crate::shim::INIT`] for its first
+    /// argument, ends in [`crate::shim::init_main`], and with [`container::RUNNER`] in [`container::runner_main`].
     pub helper_command: Vec<OsString>,
 }
 
@@ -94,6 +102,7 @@ impl fmt::Debug for Options {
             .field("log_quota_bytes", &self.log_quota_bytes)
             .field("isolation", &self.isolation)
             .field("gpus", &self.gpus)
+            .field("containers", &self.containers)
             .field("helper_command", &self.helper_command)
             .finish()
     }
@@ -137,6 +146,9 @@ pub enum StartError {
     /// The isolation that is required does not work here.
     #[error("tasks cannot be isolated: {0}")]
     Isolation(String),
+    /// The container engine that is asked for does not work here.
+    #[error("containers cannot be run: {0}")]
+    Containers(String),
     /// The process that starts tasks cannot be started.
     #[error("the helper that starts tasks cannot be started")]
     Helper(#[source] io::Error),
@@ -177,6 +189,7 @@ pub struct Worker {
     id: WorkerId,
     isolation: String,
     gpus: Gpus,
+    containers: String,
     connected: watch::Receiver<bool>,
     shutdown: mpsc::Sender<Shutdown>,
     core: JoinHandle<ExitReason>,
@@ -208,6 +221,17 @@ impl Worker {
             Sandboxes::probe(options.isolation, &helper, data.path()).await.map_err(StartError::Isolation)?;
         capabilities.isolation = sandboxes.name().into();
         let isolation = sandboxes.describe();
+        let (containers, said) = find_containers(&options.containers, &data).await?;
+        if let Some(containers) = &containers {
+            capabilities.executors.push(containers.kind().to_string());
+            capabilities.container_engine = Some(containers.engine_name());
+            if let Some(helper) = helper.pid().await {
+                container::forget_others(
+                    &containers.program_dir(),
+                    &Path::new("/proc").join(helper.to_string()).join("exe"),
+                );
+            }
+        }
         let logs = Logs::start(ByteStream::Log, options.log_quota_bytes);
         // What is taken of metrics is limited where it is taken.
         let metrics = Logs::start(ByteStream::Metrics, u64::MAX);
@@ -224,6 +248,7 @@ impl Worker {
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: gpus.clone(),
             sandboxes,
+            containers,
             lease: Arc::clone(&lease),
             lease_file: data.lease_file(),
             boot_id: data.boot_id().to_owned(),
@@ -244,6 +269,16 @@ impl Worker {
             inventory: Vec::new(),
             unfit: None,
         };
+        if let Some(containers) = &shop.containers {
+            let runs = |attempt| {
+                left.iter().any(|(taken, begin)| {
+                    taken.assignment.attempt == attempt && matches!(begin, attempt::Begin::Running(_))
+                })
+            };
+            let mut found = containers.all().await;
+            found.retain(|container| !container.attempt.is_some_and(runs));
+            containers.sweep(found).await;
+        }
         let events = mpsc::channel(limits::CORE_EVENTS);
         let to_core = events.0.clone();
         let (connected_in, connected) = watch::channel(false);
@@ -265,7 +300,7 @@ impl Worker {
         let core = tokio::spawn(core.run(asked));
         let link = tokio::spawn(Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone() }.run())
             .abort_handle();
-        Ok(Self { id, isolation, gpus, connected, shutdown, core, link, ended: None })
+        Ok(Self { id, isolation, gpus, containers: said, connected, shutdown, core, link, ended: None })
     }
 
     /// The worker's id: the same over all its starts.
@@ -281,6 +316,11 @@ impl Worker {
     /// Its GPUs.
     pub fn gpus(&self) -> &Gpus {
         &self.gpus
+    }
+
+    /// What is done with tasks that name an image, in one line for people.
+    pub fn containers(&self) -> &str {
+        &self.containers
     }
 
     /// Resolves when the server has welcomed this agent for the first time; never, if it ends before.
@@ -323,6 +363,23 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.link.abort();
         self.core.abort();
+    }
+}
+
+/// The containers of this worker, and what is to be said about them.
+async fn find_containers(
+    wanted: &container::Options,
+    data: &DataDir,
+) -> Result<(Option<Containers>, String), StartError> {
+    match Containers::probe(wanted, data.worker_id(), data.path()).await {
+        Ok(containers) => {
+            let said = containers.describe();
+            Ok((Some(containers), said))
+        }
+        Err(problem) if matches!(wanted.engine, EngineChoice::Only(_)) || wanted.socket.is_some() => {
+            Err(StartError::Containers(problem))
+        }
+        Err(problem) => Ok((None, format!("none ({problem})"))),
     }
 }
 

@@ -6,11 +6,12 @@ mod environment;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
+pub(crate) use environment::requirements_file;
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub use snapshot::materialize;
 
 use fetchml_api::{FailureCause, link::Outcome};
-use std::{fmt::Display, path::Path};
+use std::{fmt::Display, fs::File, io::Write as _, path::Path};
 
 /// Something could not be had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -36,7 +37,17 @@ impl StageError {
     }
 
     /// The worker's own disk failed: another try, perhaps elsewhere, may work.
-    fn local(cause: FailureCause, path: &Path, error: &impl Display) -> Self {
+    pub(crate) fn local(cause: FailureCause, path: &Path, error: &impl Display) -> Self {
         Self { cause, transient: true, message: format!("{}: {error}", path.display()) }
     }
+}
+
+/// Appends a line of FetchML's own to a log.
+pub(crate) fn note(cause: FailureCause, log: &Path, text: &str) -> Result<(), StageError> {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .and_then(|mut file| file.write_all(format!("fetchml: {text}\n").as_bytes()))
+        .map_err(|error| StageError::local(cause, log, &error))
 }

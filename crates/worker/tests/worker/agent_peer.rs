@@ -120,6 +120,10 @@ impl Peer {
             batch_slots: Some(1),
             service_slots: 1,
             log_quota_bytes: fetchml_worker::limits::LOG_QUOTA_BYTES,
+            containers: fetchml_worker::container::Options {
+                engine: fetchml_worker::container::EngineChoice::None,
+                ..Default::default()
+            },
             isolation: fetchml_worker::isolation::Isolation::None,
             gpus: Source::Simulated { count: 0, kind: None },
             helper_command: rig::helper_command(),
@@ -291,7 +295,7 @@ impl Session {
 /// An attempt of a new task that runs `command`.
 pub(crate) fn assignment(command: &str) -> Assignment {
     let id = TaskId(Uuid::now_v7());
-    let demand = Demand { slot: SlotKind::Batch, cpu: 0, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1 };
+    let demand = Demand { slot: SlotKind::Batch, cpu: 0, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1, image: false };
     let spec = TaskSpec {
         id,
         user_id: "ada".to_owned(),
@@ -301,6 +305,7 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         entrypoint: None,
         args: Some(command.to_owned()),
         snapshot_id: None,
+        image: None,
         env: BTreeMap::new(),
         metadata: BTreeMap::new(),
         role: fetchml_api::Role::User,

@@ -4,6 +4,7 @@
 mod agent;
 mod agent_faults;
 mod agent_peer;
+mod container;
 mod environment;
 mod executor;
 #[path = "../../../../tests/fake_nvml/mod.rs"]

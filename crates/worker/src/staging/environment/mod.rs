@@ -53,6 +53,11 @@ impl PythonEnvironment {
     }
 }
 
+/// The file in a snapshot that asks for an environment.
+pub(crate) fn requirements_file(snapshot_root: &Path) -> Option<&'static str> {
+    Requirements::find(snapshot_root).ok()?.map(|wanted| wanted.file_name())
+}
+
 /// Who an environment is prepared for.
 #[derive(Clone, Copy, Debug)]
 pub struct EnvironmentRequest<'a> {
@@ -262,12 +267,7 @@ async fn blocking(path: &Path, work: fn(&Path) -> io::Result<()>) -> Result<(), 
 
 /// Appends a line of FetchML's own to a log.
 fn note(log: &Path, text: &str) -> Result<(), StageError> {
-    File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .and_then(|mut file| file.write_all(format!("fetchml: {text}\n").as_bytes()))
-        .map_err(|error| local(log, &error))
+    super::note(FailureCause::Environment, log, text)
 }
 
 fn tail(log: &Path, began: u64) -> io::Result<String> {

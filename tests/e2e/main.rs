@@ -23,6 +23,7 @@ mod causes;
 mod checkpoints;
 mod clock;
 mod commands;
+mod containers;
 mod crash;
 mod disk_full;
 mod environments;

@@ -2,6 +2,7 @@
 
 use fetchml_api::{CreateTaskRequest, Task, TaskId, TaskStatus};
 use fetchml_client::Client;
+use fetchml_testkit::TestEngine;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -114,6 +115,8 @@ pub(crate) struct Lab {
     wrapper: Vec<String>,
     /// User and group id of worker processes.
     worker_user: Option<u32>,
+    /// What workers are told about containers.
+    containers: Vec<String>,
     /// The program of worker processes.
     worker_program: PathBuf,
     /// Environment of the next starts, by the names of the processes: `serve`, `worker1`, ...
@@ -129,6 +132,8 @@ impl Lab {
         let (workers, seats, extra) = (Vec::new(), Vec::new(), Vec::new());
         let (server, isolation, wrapper, worker_user) = (None, "none", Vec::new(), None);
         let worker_program = env!("CARGO_BIN_EXE_fetchml").into();
+        // Not by an engine that this machine may have.
+        let containers = vec!["--container-engine".to_owned(), "none".to_owned()];
         Self {
             dir,
             listen,
@@ -141,6 +146,7 @@ impl Lab {
             server_root: None,
             wrapper,
             worker_user,
+            containers,
             worker_program,
             next_env: BTreeMap::new(),
         }
@@ -158,6 +164,21 @@ impl Lab {
     pub(crate) fn sandboxed(mut self) -> Self {
         self.isolation = "required";
         self
+    }
+
+    /// Workers run containers by this engine; as its user, where it is not root's.
+    pub(crate) fn containers(self, engine: &TestEngine) -> Self {
+        // On control groups of version 1 a user's engine cannot limit anything.
+        let limits: &[&str] = if engine.user() == 0 { &[] } else { &["--container-limits", "auto"] };
+        self.containers_with(engine, limits)
+    }
+
+    /// The same, with these options of the worker.
+    pub(crate) fn containers_with(mut self, engine: &TestEngine, options: &[&str]) -> Self {
+        let socket = engine.socket();
+        let socket = ["--container-socket", socket.to_str().expect("UTF-8")];
+        self.containers = socket.iter().chain(options).map(ToString::to_string).collect();
+        if engine.user() == 0 { self } else { self.workers_run_as(engine.user()) }
     }
 
     /// Workers are started by this program, which gets their command line as its last arguments.
@@ -312,6 +333,7 @@ impl Lab {
     pub(crate) async fn up(&mut self, arguments: &[&str]) {
         let data_dir = self.data_dir();
         let mut command = self.command(&["up", "--listen", &self.listen, "--isolation", self.isolation]);
+        command.args(&self.containers);
         command.arg("--data-dir").arg(&data_dir).args(arguments);
         self.server = Some(self.spawn("up", command));
         self.healthy().await;
@@ -346,6 +368,13 @@ impl Lab {
 
     /// The same, with the server at that address.
     pub(crate) async fn worker_at(&mut self, number: usize, server: &str) {
+        let process = self.enter_worker(number, server).await;
+        self.workers.push(process);
+        self.workers_active(self.workers.len()).await;
+    }
+
+    /// Starts a worker that need not come to anything.
+    pub(crate) async fn enter_worker(&mut self, number: usize, server: &str) -> Process {
         assert_eq!(number, self.workers.len() + 1, "workers are numbered in order");
         self.seats.push(Seat { server: server.to_owned(), wrapper: self.wrapper.clone() });
         let key_file = self.path("worker.key");
@@ -354,9 +383,7 @@ impl Lab {
             let created: serde_json::Value = serde_json::from_str(&created).expect("JSON");
             fs::write(&key_file, created["key"].as_str().expect("a key")).expect("a key file");
         }
-        let process = self.spawn_worker(number);
-        self.workers.push(process);
-        self.workers_active(self.workers.len()).await;
+        self.spawn_worker(number)
     }
 
     fn spawn_worker(&mut self, number: usize) -> Process {
@@ -367,6 +394,7 @@ impl Lab {
         words.extend(["worker", "--server", server, "--isolation", self.isolation].map(ToOwned::to_owned));
         let mut command = clean(Command::new(&words[0]));
         command.args(&words[1..]).current_dir(self.dir.path()).env("HOME", self.path("home"));
+        command.args(&self.containers);
         let key_file = self.path("worker.key");
         command.arg("--key-file").arg(&key_file).arg("--data-dir").arg(&data_dir);
         if let Some(user) = self.worker_user {

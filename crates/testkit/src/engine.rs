@@ -141,6 +141,8 @@ impl TestEngine {
         };
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).process_group(0);
+        // conmon leaves files where it was started.
+        command.current_dir(self.dir.path());
         self.service = command.spawn().expect("the engine starts");
         let end = Instant::now() + DEADLINE;
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {

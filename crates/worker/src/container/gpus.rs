@@ -48,7 +48,8 @@ mod tests {
     fn devices_are_named_by_uuid_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(descriptions(&[dir.path()]), "");
-        fs::write(dir.path().join("other.json"), r#"{"kind": "vendor.com/nic", "devices": [{"name": "GPU-a"}]}"#).unwrap();
+        fs::write(dir.path().join("other.json"), r#"{"kind": "vendor.com/nic", "devices": [{"name": "GPU-a"}]}"#)
+            .unwrap();
         let text = "kind: nvidia.com/gpu\ndevices:\n- name: GPU-b\n- name: \"0\"\n";
         fs::write(dir.path().join("nvidia.yaml"), text).unwrap();
         let found = descriptions(&[dir.path(), Path::new("/nonexistent")]);

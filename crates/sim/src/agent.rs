@@ -192,7 +192,7 @@ impl World {
         let hello = Up::Hello {
             run: agent.run,
             incarnation_seen: host.disk.incarnation_seen,
-            capabilities: host.capabilities.clone(),
+            capabilities: Box::new(host.capabilities.clone()),
             slots: host.slots,
             inventory: inventory.collect(),
         };

@@ -243,7 +243,7 @@ impl World {
         match up {
             Up::Hello { run, incarnation_seen, capabilities, slots, inventory } => {
                 life.connections.insert(session, Connection { host: h, heard: now, welcomed: false });
-                let hello = Hello { run, incarnation_seen, capabilities, slots, inventory };
+                let hello = Hello { run, incarnation_seen, capabilities: *capabilities, slots, inventory };
                 self.push(Command::Join { session, worker, hello }, None);
             }
             Up::Beat(sent) => {

@@ -33,7 +33,7 @@ impl World {
             max_retries: chance.u32(..3),
             time_limit_s: None,
             lease: match chance.u32(..6) {
-                0 => Lease::Seconds(chance.u32(30..300)),
+                0 | 2 => Lease::Seconds(chance.u32(30..90)),
                 1 => Lease::Kept,
                 _ => Lease::AsSet,
             },

@@ -38,4 +38,5 @@ mod proxy;
 mod restarts;
 mod retention;
 mod support;
+mod training;
 mod trees;

@@ -36,6 +36,20 @@ pub(crate) fn networks() -> Result<()> {
     if works() { Ok(()) } else { bail!("ip and nft are needed (Debian: apt-get install iproute2 nftables)") }
 }
 
+/// Makes sure that there is a PyTorch to train with: Debian's, which is small and for the CPU.
+pub(crate) fn torch() -> Result<()> {
+    // The interpreter that a sandbox shows.
+    let works = || succeeds(Command::new("/usr/bin/python3").args(["-c", "import torch, sklearn"]));
+    if !works() {
+        apt_install(&["python3-torch", "python3-sklearn"])?;
+    }
+    if works() {
+        Ok(())
+    } else {
+        bail!("PyTorch and scikit-learn are needed (Debian: apt-get install python3-torch python3-sklearn)")
+    }
+}
+
 /// Makes sure that tests can make system calls fail and clocks jump.
 pub(crate) fn faults() -> Result<()> {
     let has = |tool: &str| succeeds(Command::new(tool).arg("--version"));

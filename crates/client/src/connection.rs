@@ -187,6 +187,12 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| self.protocol(format!("not the promised JSON: {error}")))
     }
 
+    /// As [`Self::read_json`] for an answer of which nothing may be told, not even what is wrong with it.
+    pub(crate) async fn read_secret_json<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
+        let body = self.read_body(response, limits::ANSWER_BYTES_MAX).await?;
+        serde_json::from_slice(&body).map_err(|_| self.protocol("not the promised JSON"))
+    }
+
     pub(crate) async fn get_json<T: DeserializeOwned>(
         &self,
         path: &str,

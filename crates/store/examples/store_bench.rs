@@ -23,6 +23,7 @@ fn submit(n: u128) -> [Write; 3] {
         args: Some("--epochs 10 --lr 0.001".into()),
         snapshot_id: Some(format!("sha256:{n:064x}")),
         env: BTreeMap::new(),
+        secrets: Vec::new(),
         metadata: BTreeMap::from([("team".into(), "vision".into())]),
         role: fetchml_api::Role::User,
         max_retries: 0,

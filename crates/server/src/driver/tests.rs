@@ -62,6 +62,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             args: Some("true".into()),
             snapshot_id: None,
             env: BTreeMap::new(),
+            secrets: Vec::new(),
             metadata: BTreeMap::new(),
             role: Role::User,
             max_retries: 0,

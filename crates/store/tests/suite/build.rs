@@ -35,6 +35,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         args: Some("--größe 'ß' \u{1} \\u0000 😀".into()),
         snapshot_id: Some("sha256:00".into()),
         env: BTreeMap::from([("A".into(), "b\n\"".into())]),
+        secrets: Vec::new(),
         metadata: BTreeMap::from([("k".into(), "ü".into())]),
         role: fetchml_api::Role::User,
         max_retries: 3,

@@ -39,6 +39,8 @@ const UNDO: &[&str] = &[
     "ALTER TABLE snapshot DROP COLUMN used_at",
     "ALTER TABLE worker DROP COLUMN evicting",
     "ALTER TABLE worker DROP COLUMN unfit",
+    "DROP TABLE attempt_secret",
+    "DROP TABLE secret",
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",

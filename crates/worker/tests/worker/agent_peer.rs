@@ -302,6 +302,7 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         args: Some(command.to_owned()),
         snapshot_id: None,
         env: BTreeMap::new(),
+        secrets: Vec::new(),
         metadata: BTreeMap::new(),
         role: fetchml_api::Role::User,
         max_retries: 0,

@@ -37,6 +37,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             args: args.map(Into::into),
             snapshot_id: None,
             env: BTreeMap::new(),
+            secrets: Vec::new(),
             metadata: BTreeMap::new(),
             role: fetchml_api::Role::User,
             max_retries: 0,

@@ -16,10 +16,12 @@ mod disk;
 mod identity;
 mod lease;
 mod link;
+mod log_part;
 mod logs;
 mod metrics;
 mod outbox;
 mod recovery;
+mod secrets;
 mod spare;
 mod spool;
 mod stall;
@@ -217,6 +219,7 @@ impl Worker {
         };
         let lease = Arc::new(lease);
         let shop = Arc::new(Workshop {
+            worker_id: id,
             client,
             blobs: BlobCache::new(data.path().join("blobs")),
             environments: Environments::new(data.path(), Arc::clone(&helper)),

@@ -15,7 +15,7 @@ use crate::{
     shim::{LaunchSpec, Mount},
     staging::PythonEnvironment,
 };
-use fetchml_api::{Demand, Gpu, Network, link::Assignment};
+use fetchml_api::{AttemptSecret, Demand, Gpu, Network, link::Assignment};
 use std::{path::PathBuf, sync::Arc};
 
 /// Set for each attempt's processes to its id, which also lets what a killed shim leaves behind be
@@ -44,6 +44,8 @@ pub struct Execution<'a> {
     pub slot: u32,
     /// Its Python environment.
     pub python: Option<&'a PythonEnvironment>,
+    /// Its secrets, for its environment.
+    pub secrets: &'a [AttemptSecret],
     /// Its GPUs.
     pub gpus: &'a [Gpu],
     /// What it sees besides its own directories, such as datasets.

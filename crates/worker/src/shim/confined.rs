@@ -24,6 +24,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Pid, Resource, Rlimit, getrlimit, setrlimit},
 };
+use secrecy::zeroize::Zeroizing;
 use std::{
     ffi::{CStr, CString, OsString},
     fs::{self, File},
@@ -47,7 +48,7 @@ pub(super) fn start(
     }
     let mut body = File::from(memfd_create("fetchml-request", MemfdFlags::CLOEXEC)?);
     let inside = InitRequest { program: request.program.clone(), confinement: confinement.clone() };
-    body.write_all(&serde_json::to_vec(&inside)?)?;
+    body.write_all(&Zeroizing::new(serde_json::to_vec(&inside)?))?;
     body.rewind()?;
     let (hear, speak) = pipe_with(PipeFlags::CLOEXEC)?;
     let create = |cgroups: &Cgroups| cgroups.create(request.attempt, confinement.resources);

@@ -20,6 +20,7 @@ use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
     process::{WaitOptions, wait},
 };
+use secrecy::zeroize::Zeroizing;
 use std::{
     fs::File,
     io::{self, IoSliceMut, Read as _},
@@ -72,7 +73,7 @@ fn run() -> io::Result<()> {
             fetchml_failpoint::reach("helper.received");
             if let Fork::Child = fetchml_fork::fork()? {
                 drop(agent);
-                process::shim_main(&context, &signals, &request, socket);
+                process::shim_main(&context, &signals, request, socket);
             }
         }
     }
@@ -126,7 +127,12 @@ fn receive(agent: &OwnedFd) -> io::Result<Option<(StartRequest, OwnedFd)>> {
     if length > limits::SHIM_REQUEST_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a request is too long"));
     }
-    let mut body = vec![0; length];
+    let mut body = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut body)?;
-    Ok(Some((serde_json::from_slice(&body)?, socket)))
+    // What is wrong with it is not repeated: it may hold secrets.
+    let request = serde_json::from_slice(&body).map_err(|error| {
+        let place = format!("a request cannot be read, in column {}; restart the worker", error.column());
+        io::Error::new(io::ErrorKind::InvalidData, place)
+    })?;
+    Ok(Some((request, socket)))
 }

@@ -13,6 +13,7 @@ use rustix::{
         DumpableBehavior, Pid, WaitOptions, WaitStatus, getpid, set_child_subreaper, set_dumpable_behavior, wait,
     },
 };
+use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
@@ -64,9 +65,10 @@ fn run() -> io::Result<()> {
     let report = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?);
     let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
     fetchml_fork::close_on_exec_above_stderr()?;
-    let mut body = Vec::new();
+    let mut body = Zeroizing::new(Vec::new());
     io::stdin().lock().take(limits::SHIM_REQUEST_BYTES as u64).read_to_end(&mut body)?;
-    let request: InitRequest = serde_json::from_slice(&body)?;
+    let unreadable = |_| io::Error::new(io::ErrorKind::InvalidData, "its request cannot be read");
+    let request: InitRequest = serde_json::from_slice(&body).map_err(unreadable)?;
     drop(body);
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
 

@@ -64,8 +64,17 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
 
 fn process(attempt: &Attempt, python: Option<&PythonEnvironment>, gpus: &[Gpu]) -> Result<LaunchSpec, CommandError> {
     let Attempt { assignment, dir, .. } = attempt;
-    let execution =
-        Execution { assignment, rendezvous: None, dir, slot: 0, python, gpus, mounts: Vec::new(), devices: Vec::new() };
+    let execution = Execution {
+        assignment,
+        rendezvous: None,
+        dir,
+        slot: 0,
+        python,
+        secrets: &[],
+        gpus,
+        mounts: Vec::new(),
+        devices: Vec::new(),
+    };
     executor::process(&execution, &Sandboxes::none(dir.root()))
 }
 

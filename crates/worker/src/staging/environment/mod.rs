@@ -20,7 +20,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -265,6 +265,7 @@ fn note(log: &Path, text: &str) -> Result<(), StageError> {
     File::options()
         .create(true)
         .append(true)
+        .mode(0o600)
         .open(log)
         .and_then(|mut file| file.write_all(format!("fetchml: {text}\n").as_bytes()))
         .map_err(|error| local(log, &error))

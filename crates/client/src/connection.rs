@@ -237,8 +237,13 @@ pub(crate) fn is_missing(status: StatusCode) -> bool {
     status == StatusCode::NOT_FOUND
 }
 
+/// An address as it may be shown: not at all where it may hold a password or a key.
+pub fn shown_url(url: &str) -> &str {
+    if url.contains(['@', '?', '#']) { "(not shown)" } else { url }
+}
+
 fn check_url(url: &str) -> Result<Url, ClientError> {
-    let bad = |problem: &str| ClientError::BadUrl { url: url.into(), problem: problem.into() };
+    let bad = |problem: &str| ClientError::BadUrl { url: shown_url(url).into(), problem: problem.into() };
     if !url.contains("://") {
         return Err(bad("it must begin with http:// or https://"));
     }
@@ -247,10 +252,7 @@ fn check_url(url: &str) -> Result<Url, ClientError> {
         return Err(bad("it must begin with http:// or https://"));
     }
     if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err(ClientError::BadUrl {
-            url: "(not shown)".into(),
-            problem: "it must not hold a user name or password; keys go into FETCHML_API_KEY".into(),
-        });
+        return Err(bad("it must not hold a user name or password; keys go into FETCHML_API_KEY"));
     }
     if parsed.query().is_some() || parsed.fragment().is_some() {
         return Err(bad("it must not have a query or fragment"));
@@ -301,7 +303,7 @@ mod tests {
 
     #[test]
     fn bad_addresses_and_keys_are_told_apart() {
-        for url in ["", "127.0.0.1:9101", "ftp://x", "http://user:pw@x", "http://x/?key=1"] {
+        for url in ["", "127.0.0.1:9101", "ftp://x", "http://user:pw@x", "u:pw@x", "ftp://u:pw@x", "http://x/?key=pw"] {
             let error = Client::new(url, KEY).unwrap_err();
             assert!(matches!(error, ClientError::BadUrl { .. }), "{url}: {error}");
             assert!(!error.to_string().contains("pw"));

@@ -11,7 +11,10 @@ use base64::{
 };
 use fetchml_api::limits::SECRET_HIDDEN_BYTES_MIN;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use std::{fmt, ops::Range};
+use std::{
+    fmt::{self, Write as _},
+    ops::Range,
+};
 
 /// What stands in for a byte.
 const HIDDEN: u8 = b'*';
@@ -169,7 +172,15 @@ fn forms(value: &str) -> Vec<Vec<u8>> {
         forms.push(upper.into_bytes());
     }
     let json = serde_json::to_string(value).expect("a text is JSON");
-    forms.push(json.as_bytes()[1..json.len() - 1].to_vec());
+    let json = &json[1..json.len() - 1];
+    forms.push(ascii(json).into_bytes());
+    forms.push(json.as_bytes().to_vec());
+    // As languages show a text in single quotes, and in double ones when it holds single ones only.
+    for quote in ["'", ""] {
+        let text = value.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t").replace('\r', "\\r");
+        let text = if quote.is_empty() { text } else { text.replace(quote, &format!("\\{quote}")) };
+        forms.push(text.into_bytes());
+    }
     forms
 }
 
@@ -179,6 +190,21 @@ fn base64_within(engine: &GeneralPurpose, value: &[u8], shift: usize) -> Vec<u8>
     let shifted = [&[0_u8; 3][..shift], value].concat();
     let text = engine.encode(&shifted).into_bytes();
     text[(shift * 8).div_ceil(6)..shifted.len() * 8 / 6].to_vec()
+}
+
+/// JSON as those write it who leave nothing but ASCII in it, Python among them.
+fn ascii(json: &str) -> String {
+    let mut units = [0; 2];
+    json.chars().fold(String::new(), |mut text, c| {
+        if c.is_ascii() {
+            text.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut units) {
+                write!(text, "\\u{unit:04x}").expect("a String takes all that is written");
+            }
+        }
+        text
+    })
 }
 
 fn lower_case_escapes(text: &str) -> String {
@@ -236,11 +262,21 @@ mod tests {
             "s3cr3t%2B%2F+value%22%C3%A9".to_owned(),
             url,
             format!("{{\"k\": {}}}", serde_json::to_string(VALUE).unwrap()),
+            "{'k': \"s3cr3t+/ value\\\"\\u00e9\"}".to_owned(),
         ] {
             let after = hidden(&[VALUE], shown.as_bytes());
             let stars = after.matches('*').count();
             // Around a value in base64 a few characters depend on its neighbours as well.
             assert!(stars * 10 >= shown.len() * 6 && stars >= VALUE.len(), "{shown} -> {after}");
+        }
+    }
+
+    #[test]
+    fn texts_as_languages_show_them_are_hidden() {
+        let value = "it's a \\ \"secret\"\n";
+        for shown in [r#"'it\'s a \\ "secret"\n'"#, r#""it's a \\ \"secret\"\n""#, r#"it's a \\ "secret""#] {
+            let left = hidden(&[value], shown.as_bytes());
+            assert!(!left.contains("secret") && !left.contains("it"), "{shown} -> {left}");
         }
     }
 

@@ -166,11 +166,13 @@ pub(crate) async fn are_given_to_the_worker_that_holds_the_attempt() {
         worker.end(&assignment, Outcome { exit_code: Some(0), ..Outcome::default() }).await;
         let over = worker.client.post(&path(&assignment), &holder(&worker, &assignment)).await;
         over.error(409, ErrorCode::Conflict);
+        let ended = assignment.attempt;
         let assignment = assigned(&mut worker, &ada, &["A"]).await;
         assert_eq!(given(&worker, &assignment).await, json!([{"name": "A", "value": "later"}]));
 
         let (store, _held) = server.stop_and_open_store().await;
-        assert!(store.attempt_secrets(assignment.attempt).await.unwrap().len() == 1, "it lives");
+        assert_eq!(store.attempt_secrets(assignment.attempt).await.unwrap().len(), 1, "it lives");
+        assert!(store.attempt_secrets(ended).await.unwrap().is_empty(), "what only it had is gone");
         let rows = store.audit_rows(0, 1_000).await.unwrap();
         let bodies: Vec<Value> = rows.iter().map(|row| serde_json::from_slice(&row.body).unwrap()).collect();
         let read = bodies.iter().find(|body| body["action"] == "secrets_read").unwrap();

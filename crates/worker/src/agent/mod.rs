@@ -45,7 +45,7 @@ use fetchml_api::{
     WorkerId,
     link::{ByteStream, Hello, PROTOCOL},
 };
-use fetchml_client::Client;
+use fetchml_client::{Client, shown_url};
 use identity::DataDir;
 use lease::Lease;
 use link::{Link, Target};
@@ -189,9 +189,11 @@ pub struct Worker {
 impl Worker {
     /// Takes the data directory, takes up what an earlier agent left, and begins to connect.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let bad_server = |problem: String| StartError::Server { url: options.server_url.clone(), problem };
-        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
+        let bad_server =
+            |problem: String| StartError::Server { url: shown_url(&options.server_url).to_owned(), problem };
+        // It is the stricter one, and shows nothing of what it refuses that may be a password.
         let client = Client::new(&options.server_url, &options.key).map_err(|error| bad_server(error.to_string()))?;
+        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
         let data = DataDir::open(&options.data_dir)?;
         let id = data.worker_id();
         let in_data_dir = |source| StartError::DataDir { path: data.path().to_owned(), source };

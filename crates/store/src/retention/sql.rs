@@ -48,6 +48,7 @@ pub(super) const COLLECT_IS_DONE: &str = "UPDATE collected SET done = 1 WHERE ta
 pub(super) const TASK_ROWS: [&str; 4] = [
     "DELETE FROM artifact WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM checkpoint WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
+    "DELETE FROM attempt_secret WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM attempt WHERE task_id = $1",
     "DELETE FROM collected WHERE task_id = $1",
 ];

@@ -178,7 +178,7 @@ pub(crate) const SECRET_PRUNE: &str = "DELETE FROM secret WHERE user_id = $1 AND
 
 pub(crate) const SECRET_BIND: &str = "INSERT INTO attempt_secret (attempt_id, name, secret_id) \
     SELECT a.id, s.name, s.id FROM attempt a JOIN secret s ON s.user_id = $2 AND s.name = $3 AND s.is_current = 1 \
-    WHERE a.id = $1 AND a.phase IN ('assigned', 'accepted') ON CONFLICT (attempt_id, name) DO NOTHING";
+    WHERE a.id = $1 AND a.phase IN ('assigned', 'accepted', 'ready') ON CONFLICT (attempt_id, name) DO NOTHING";
 
 /// Takes away retired values that only this attempt has.
 pub(crate) const SECRET_RELEASE: &str = "DELETE FROM secret WHERE is_current = 0 \

@@ -125,7 +125,7 @@ pub(super) async fn read_attempt_secrets(
     let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let asked = read_holder(body).map_err(AppError::Invalid)?;
-    if record.worker_id != asked.worker_id || record.epoch != asked.epoch {
+    if !record.is_on(asked.worker_id) || record.epoch != asked.epoch {
         return Err(AppError::Forbidden("This attempt is held by another worker, or at another epoch.".into()));
     }
     match app.sessions.key_of(asked.worker_id) {

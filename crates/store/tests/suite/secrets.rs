@@ -69,7 +69,7 @@ pub(crate) async fn a_secret_has_one_current_value(fixture: Fixture) {
 
 pub(crate) async fn an_attempt_keeps_the_values_it_was_given(fixture: Fixture) {
     let store = &fixture.store;
-    attempts(store, &[(1, AttemptPhase::Accepted), (2, AttemptPhase::Assigned)]).await;
+    attempts(store, &[(1, AttemptPhase::Accepted), (2, AttemptPhase::Ready)]).await;
     let writes = [secret(1, "ann", "A"), secret(2, "ann", "B"), secret(3, "bob", "C")].map(Write::SecretPut);
     store.commit(writes.into()).await.unwrap();
     store.commit(vec![bind(1, &["A", "B", "C", "D"])]).await.unwrap();

@@ -282,6 +282,21 @@ async fn a_log_that_a_rule_of_the_server_knows() {
     judge(&mut lab, &[(task, told)]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_gone() {
+    let mut lab = Lab::new();
+    lab.serve().await;
+    let client = lab.client();
+    client.secret_put("TOKEN", "a value".to_owned().into()).await.unwrap();
+    let request = CreateTaskRequest { secrets: vec!["TOKEN".into()], max_retries: Some(3), ..shell("true") };
+    let task = client.submit(&request, true).await.unwrap().id;
+    client.secret_delete("TOKEN").await.unwrap();
+    lab.worker(1).await;
+    lab.until(task, TaskStatus::Failed).await;
+    judge(&mut lab, &[(task, told(C::Secret, "the secret TOKEN does not exist any more; set it again", Nothing))])
+        .await;
+}
+
 /// What is stored of the tasks, once the server has stopped.
 async fn judge(lab: &mut Lab, table: &[(TaskId, Told)]) {
     lab.server.take().expect("it runs").terminate().await;

@@ -210,6 +210,42 @@ async fn containers_that_nobody_needs_are_gone_after_a_restart() {
     lab.until(id, TaskStatus::Failed).await;
 }
 
+/// A secret is in the environment of the process, and neither in what the engine knows of its container nor in its log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_reaches_the_process_and_not_its_engine() {
+    const SECRET: &str = "not-for-the-engine-4711";
+    let engine = TestEngine::podman();
+    let lab = lab_with(&engine).await;
+    let set = crate::support::run_with_input(lab.command(&["secrets", "set", "TOKEN"]), SECRET.as_bytes()).await;
+    assert!(set.status.success(), "{}", crate::support::shown(&set));
+    let request = CreateTaskRequest {
+        job_name: "boxed".into(),
+        image: Some(HOST_IMAGE.into()),
+        args: Some(
+            "sh -c 'echo $TOKEN; printf %s $TOKEN | wc -c > $FETCHML_OUTPUT_DIR/length; echo said; \
+             while [ ! -e $FETCHML_OUTPUT_DIR/go ]; do sleep 0.05; done'"
+                .into(),
+        ),
+        secrets: vec!["TOKEN".into()],
+        ..Default::default()
+    };
+    let id = lab.client().submit(&request, true).await.expect("the task is accepted").id;
+    let task = lab.until(id, TaskStatus::Running).await;
+    let attempt = task.attempt_id.expect("an attempt").to_string();
+    let output = lab.path("worker1/attempts").join(&attempt).join("output");
+    let length = eventually("it has said it", DEADLINE, async || {
+        fs::read_to_string(output.join("length")).ok().filter(|text| text.ends_with('\n'))
+    })
+    .await;
+    assert_eq!(length.trim(), SECRET.len().to_string());
+    let known = engine.run(&["inspect", &format!("fetchml-{attempt}")]);
+    assert!(known.contains(&attempt) && !known.contains(SECRET), "{known}");
+    fs::write(output.join("go"), "").unwrap();
+    lab.until(id, TaskStatus::Completed).await;
+    let log = lab.log(id).await;
+    assert!(log.contains(&"*".repeat(SECRET.len())) && !log.contains(SECRET), "{log}");
+}
+
 /// Whether a process with an attempt's mark lives.
 fn runs(attempt: &str) -> bool {
     let mark = format!("FETCHML_ATTEMPT_ID={attempt}");

@@ -19,6 +19,7 @@
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
 mod bad_input;
+mod canaries;
 mod causes;
 mod checkpoints;
 mod clock;

@@ -121,6 +121,10 @@ pub(crate) struct Lab {
     worker_program: PathBuf,
     /// Environment of the next starts, by the names of the processes: `serve`, `worker1`, ...
     next_env: BTreeMap<String, (String, String)>,
+    /// More arguments of worker processes.
+    worker_extra: Vec<String>,
+    /// What server and workers log.
+    log_filter: &'static str,
 }
 
 impl Lab {
@@ -149,6 +153,8 @@ impl Lab {
             containers,
             worker_program,
             next_env: BTreeMap::new(),
+            worker_extra: Vec::new(),
+            log_filter: "",
         }
     }
 
@@ -179,6 +185,12 @@ impl Lab {
         let socket = ["--container-socket", socket.to_str().expect("UTF-8")];
         self.containers = socket.iter().chain(options).map(ToString::to_string).collect();
         if engine.user() == 0 { self } else { self.workers_run_as(engine.user()) }
+    }
+
+    /// Server and workers log all they can.
+    pub(crate) fn verbose(mut self) -> Self {
+        self.log_filter = "trace";
+        self
     }
 
     /// Workers are started by this program, which gets their command line as its last arguments.
@@ -309,7 +321,7 @@ impl Lab {
         words.extend([env!("CARGO_BIN_EXE_fetchml"), "serve", "--listen", &self.listen].map(ToOwned::to_owned));
         let mut command = clean(Command::new(&words[0]));
         command.args(&words[1..]).arg("--data-dir").arg(self.path("server")).args(&self.extra);
-        command.current_dir(self.dir.path()).env("HOME", self.path("home"));
+        command.current_dir(self.dir.path()).env("HOME", self.path("home")).env("FETCHML_LOG", self.log_filter);
         self.server = Some(self.spawn("serve", command));
     }
 
@@ -366,6 +378,12 @@ impl Lab {
         self.worker_at(number, &url).await;
     }
 
+    /// The same, with more arguments, for this and later workers.
+    pub(crate) async fn worker_with(&mut self, number: usize, arguments: &[&str]) {
+        self.worker_extra = arguments.iter().map(ToString::to_string).collect();
+        self.worker(number).await;
+    }
+
     /// The same, with the server at that address.
     pub(crate) async fn worker_at(&mut self, number: usize, server: &str) {
         let process = self.enter_worker(number, server).await;
@@ -396,7 +414,8 @@ impl Lab {
         command.args(&words[1..]).current_dir(self.dir.path()).env("HOME", self.path("home"));
         command.args(&self.containers);
         let key_file = self.path("worker.key");
-        command.arg("--key-file").arg(&key_file).arg("--data-dir").arg(&data_dir);
+        command.arg("--key-file").arg(&key_file).arg("--data-dir").arg(&data_dir).args(&self.worker_extra);
+        command.env("FETCHML_LOG", self.log_filter);
         if let Some(user) = self.worker_user {
             fs::create_dir_all(&data_dir).expect("its directory");
             command.env("HOME", &data_dir);
@@ -517,6 +536,20 @@ fn clean(mut command: Command) -> Command {
 pub(crate) async fn run(mut command: Command) -> Output {
     command.stdin(Stdio::null());
     tokio::task::spawn_blocking(move || command.output().expect("fetchml starts")).await.expect("no panic")
+}
+
+/// The same, with this on its standard input.
+pub(crate) async fn run_with_input(mut command: Command, input: &[u8]) -> Output {
+    use std::io::Write as _;
+    let input = input.to_vec();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let run = move || {
+        let mut child = command.spawn().expect("fetchml starts");
+        // One that does not read it has its reasons.
+        let _ = child.stdin.take().expect("piped").write_all(&input);
+        child.wait_with_output().expect("it ends")
+    };
+    tokio::task::spawn_blocking(run).await.expect("no panic")
 }
 
 /// Both streams of a command, for messages.

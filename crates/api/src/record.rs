@@ -14,6 +14,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 /// What a task needs from a worker. Part of the immutable [`TaskSpec`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -74,6 +75,9 @@ pub struct TaskSpec {
     /// Extra environment of the process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of the submitter's secrets that are in its environment too; never their values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -367,6 +371,25 @@ pub struct SnapshotRecord {
     pub created_at: Micros,
     /// When somebody was last told that it is there; behind the truth by at most an hour.
     pub used_at: Micros,
+}
+
+/// A stored value of a secret, sealed: only the server's key, outside of the database, opens it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SecretRecord {
+    /// This value; each time a secret is set it is another.
+    pub id: Uuid,
+    /// Whose it is.
+    pub user_id: String,
+    /// Name of the secret.
+    pub name: String,
+    /// When the secret was first set.
+    pub created_at: Micros,
+    /// When this value was set.
+    pub updated_at: Micros,
+    /// Which of the server's keys sealed it.
+    pub key_version: u32,
+    /// Nonce, ciphertext, tag.
+    pub sealed: Vec<u8>,
 }
 
 /// The contract's eight kinds of audit event.

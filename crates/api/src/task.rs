@@ -169,6 +169,9 @@ pub struct Task {
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of secrets of its owner that are in its environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -367,6 +370,11 @@ pub struct CreateTaskRequest {
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of own secrets (`PUT /v1/secrets/{name}`) that the process gets as environment variables. Each attempt
+    /// gets the values of when it starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 32)]
+    pub secrets: Vec<String>,
 }
 
 /// Query of `GET /v1/tasks`.
@@ -447,6 +455,7 @@ impl Task {
             stall_after_s: spec.stall_after_s.map(i64::from),
             resume_from: spec.resume_from,
             env: spec.env.clone(),
+            secrets: spec.secrets.clone(),
             metadata: spec.metadata.clone(),
             node_assignments: match assigned {
                 Some(_) if !state.nodes.is_empty() => state.nodes.clone(),

@@ -24,6 +24,7 @@ fn submit(n: u128) -> [Write; 3] {
         snapshot_id: Some(format!("sha256:{n:064x}")),
         image: None,
         env: BTreeMap::new(),
+        secrets: Vec::new(),
         metadata: BTreeMap::from([("team".into(), "vision".into())]),
         role: fetchml_api::Role::User,
         max_retries: 0,

@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod hardware;
 pub mod isolation;
 pub mod limits;
+mod redact;
 pub mod shim;
 pub mod staging;
 mod usage;

@@ -148,6 +148,7 @@ pub(super) fn hint(task: &Task) -> Option<String> {
                 "check requirements.txt, pyproject.toml or uv.lock; `fetchml logs {id}` shows what the installer said"
             )
         }
+        C::Secret => "`fetchml secrets ls` lists yours; set what is missing and submit it again".into(),
         C::Lost | C::Launch => "`fetchml workers` shows how the worker is; submit it again".into(),
         C::Stalled
         | C::Plugin

@@ -85,6 +85,9 @@ pub(crate) struct Submit {
     /// Environment variable of the task; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
+    /// Own secret that the task gets as an environment variable (see `fetchml secrets`); may be repeated
+    #[arg(long, value_name = "NAME")]
+    secret: Vec<String>,
     /// Label of the task; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
     meta: Vec<(String, String)>,
@@ -167,6 +170,7 @@ impl Submit {
             lost_after_s: self.lost_after,
             stall_after_s: self.stall_after,
             env: to_map("--env", &self.env)?,
+            secrets: self.secret.clone(),
             metadata: to_map("--meta", &self.meta)?,
             ..Default::default()
         })

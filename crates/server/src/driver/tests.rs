@@ -71,6 +71,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             snapshot_id: None,
             image: None,
             env: BTreeMap::new(),
+            secrets: Vec::new(),
             metadata: BTreeMap::new(),
             role: Role::User,
             max_retries: 0,

@@ -21,6 +21,7 @@ mod metrics;
 mod queue;
 mod reports;
 mod scheduler;
+mod secrets;
 mod snapshots;
 mod tasks;
 

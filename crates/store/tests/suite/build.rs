@@ -44,6 +44,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         snapshot_id: Some("sha256:00".into()),
         image: Some("docker.io/library/python:3.12".into()),
         env: BTreeMap::from([("A".into(), "b\n\"".into())]),
+        secrets: Vec::new(),
         metadata: BTreeMap::from([("k".into(), "ü".into())]),
         role: fetchml_api::Role::User,
         max_retries: 3,

@@ -10,6 +10,7 @@ use crate::{
         lease::Lease,
         logs::{self, Logs},
         metrics::Metrics,
+        secrets::Learning,
         stall::StallWatch,
     },
     container::{Containers, Image, ImageRequest},
@@ -17,12 +18,13 @@ use crate::{
     gpu::Gpus,
     isolation::Sandboxes,
     limits,
+    redact::Redactor,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
     staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
     usage::Table,
 };
 use fetchml_api::{
-    AttemptId, FailureCause, OnLost,
+    AttemptId, FailureCause, OnLost, WorkerId,
     link::{Assignment, ByteStream, Outcome},
 };
 use fetchml_client::Client;
@@ -42,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 /// What all attempts share.
 #[derive(Debug)]
 pub(crate) struct Workshop {
+    pub(crate) worker_id: WorkerId,
     pub(crate) client: Client,
     pub(crate) helper: Arc<Helper>,
     pub(crate) blobs: BlobCache,
@@ -117,6 +120,8 @@ pub(crate) struct Runner {
     pub(crate) progress: mpsc::Sender<(AttemptId, Progress)>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) metrics: Metrics,
+    /// What keeps its secrets out of all that leaves the worker, once they are known.
+    pub(crate) redactor: Option<Arc<Redactor>>,
     /// Whether user code ran: what is in its directories is its own.
     pub(crate) ran: bool,
     /// Whether this agent started it.
@@ -126,6 +131,7 @@ pub(crate) struct Runner {
 impl Runner {
     /// To the end. Dropping it leaves a started process to its shim.
     pub(crate) async fn run(mut self, begin: Begin) {
+        let learning = self.learn_secrets(&begin);
         let mut outcome = match begin {
             Begin::Staging => match self.stage_and_start().await {
                 Ok(running) => {
@@ -144,7 +150,7 @@ impl Runner {
         fetchml_failpoint::reach("agent.exited");
         self.clear_container(&outcome).await;
         self.leave_gpus(&mut outcome).await;
-        self.collect(outcome).await;
+        self.collect(outcome, learning).await;
     }
 
     /// Its devices are the next one's when this is over. A fault of one of them explains a failure.
@@ -190,12 +196,14 @@ impl Runner {
         }
         let rendezvous = if self.assignment.spec.demand.nodes > 1 { Some(self.meet().await?) } else { None };
         let granted = self.shop.gpus.grant(&self.assignment.gpus).map_err(|problem| launch_failed(&problem))?;
+        let secrets = self.take_secrets().await?;
         let execution = Execution {
             rendezvous: rendezvous.as_ref(),
             assignment: &self.assignment,
             dir: &self.dir,
             slot: self.slot,
             python: staged.python.as_ref(),
+            secrets: &secrets,
             gpus: &granted.gpus,
             mounts: Vec::new(),
             devices: granted.nodes,
@@ -289,18 +297,23 @@ impl Runner {
     }
 
     /// Brings log and files to the server. Without any this costs nothing.
-    async fn collect(&mut self, mut outcome: Outcome) {
+    async fn collect(&mut self, mut outcome: Outcome, learning: Option<Learning>) {
         let output = self.dir.output();
         let no_log = fs::symlink_metadata(self.dir.log()).map_or(true, |log| log.len() == 0);
         let no_output = artifacts::is_empty(&output).unwrap_or(false);
         // Before user code ran it may be half of an earlier one.
         let no_checkpoint = !self.ran || self.assignment.node > 0 || self.checkpoints.is_empty();
         let no_metrics = self.metrics.is_empty();
-        if no_log && no_output && no_checkpoint && no_metrics {
+        if no_log && no_output && no_checkpoint && no_metrics && learning.is_none() {
+            self.hide_secrets(&mut outcome);
             self.tell(Progress::Dead(Some(outcome))).await;
             return;
         }
         self.tell(Progress::Dead(None)).await;
+        if let Some(learning) = learning {
+            // It ends only by being known, or with this runner.
+            self.redactor = learning.await.unwrap_or_else(|_| Some(Arc::new(Redactor::everything())));
+        }
         let log = self.shop.logs.finish(self.assignment.attempt, self.dir.root());
         let files = async {
             if no_output {
@@ -325,6 +338,7 @@ impl Runner {
             Ok(artifacts) => outcome.artifacts = artifacts,
             Err(failure) => add_failure(&mut outcome, &failure),
         }
+        self.hide_secrets(&mut outcome);
         fetchml_failpoint::reach("agent.collected");
         self.tell(Progress::Ended(outcome)).await;
     }
@@ -363,7 +377,7 @@ async fn ordered(orders: &mut watch::Receiver<Orders>, wanted: impl FnMut(&Order
 }
 
 /// Waits for an order to stop.
-async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
+pub(crate) async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
     let orders = ordered(orders, |orders| orders.stop.is_some()).await;
     orders.stop.expect("waited for")
 }
@@ -441,7 +455,7 @@ pub(crate) fn outcome_of(exit: &Exit) -> Outcome {
 }
 
 /// The outcome of an attempt that was stopped before user code ran.
-fn outcome_of_stop(stop: Stop) -> Outcome {
+pub(crate) fn outcome_of_stop(stop: Stop) -> Outcome {
     Outcome { cause: Some(stop.cause), error: Some(stop_sentence(stop.cause).to_owned()), ..Outcome::default() }
 }
 

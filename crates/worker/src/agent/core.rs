@@ -10,6 +10,7 @@ use crate::{
         disk,
         identity::{DataDir, write_json},
         lease::Lease,
+        log_part::Mask,
         metrics::{self, Metrics},
         outbox::SharedSpool,
         spool::Ends,
@@ -265,7 +266,10 @@ impl Core {
 
     fn start_runner(&mut self, attempt: AttemptId, begin: Begin, is_taken_up: bool) {
         let held = self.attempts.get_mut(&attempt).expect("held by the caller");
-        self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir));
+        // Until user code runs there is nothing to hide.
+        let is_fresh = matches!(begin, Begin::Staging) || held.assignment.spec.secrets.is_empty();
+        let mask = if is_fresh { Mask::Open } else { Mask::Waits };
+        self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir), mask);
         self.shop.gpus.occupy(attempt, held.dir.root(), &held.assignment.gpus);
         let mut metrics = Metrics::new(Arc::clone(&self.shop), &held.assignment, &held.dir);
         if is_taken_up {
@@ -280,6 +284,7 @@ impl Core {
             progress: self.progress_in.clone(),
             checkpoints: Checkpoints::new(Arc::clone(&self.shop), &held.assignment, &held.dir),
             metrics,
+            redactor: None,
             ran: false,
             is_new: false,
         };

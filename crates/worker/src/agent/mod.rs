@@ -16,10 +16,12 @@ mod disk;
 mod identity;
 mod lease;
 mod link;
+mod log_part;
 mod logs;
 mod metrics;
 mod outbox;
 mod recovery;
+mod secrets;
 mod spare;
 mod spool;
 mod stall;
@@ -44,7 +46,7 @@ use fetchml_api::{
     WorkerId,
     link::{ByteStream, Hello, PROTOCOL},
 };
-use fetchml_client::Client;
+use fetchml_client::{Client, shown_url};
 use identity::DataDir;
 use lease::Lease;
 use link::{Link, Target};
@@ -200,9 +202,11 @@ pub struct Worker {
 impl Worker {
     /// Takes the data directory, takes up what an earlier agent left, and begins to connect.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let bad_server = |problem: String| StartError::Server { url: options.server_url.clone(), problem };
-        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
+        let bad_server =
+            |problem: String| StartError::Server { url: shown_url(&options.server_url).to_owned(), problem };
+        // It is the stricter one, and shows nothing of what it refuses that may be a password.
         let client = Client::new(&options.server_url, &options.key).map_err(|error| bad_server(error.to_string()))?;
+        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
         let data = DataDir::open(&options.data_dir)?;
         let id = data.worker_id();
         let in_data_dir = |source| StartError::DataDir { path: data.path().to_owned(), source };
@@ -241,6 +245,7 @@ impl Worker {
         };
         let lease = Arc::new(lease);
         let shop = Arc::new(Workshop {
+            worker_id: id,
             client,
             blobs: BlobCache::new(data.path().join("blobs")),
             environments: Environments::new(data.path(), Arc::clone(&helper)),

@@ -17,6 +17,7 @@ use rustix::{
     fd::OwnedFd,
     process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal},
 };
+use secrecy::zeroize::Zeroizing;
 use std::{
     fs::{self, Permissions},
     io::{self, Read as _, Write as _},
@@ -65,13 +66,15 @@ fn run() -> Result<(), String> {
     runtime.block_on(async {
         // First of all: from here on a signal is an order.
         let orders = Orders::new().map_err(|error| format!("no signals: {error}"))?;
-        let mut body = Vec::new();
+        let mut body = Zeroizing::new(Vec::new());
         io::stdin()
             .lock()
             .take(limits::SHIM_REQUEST_BYTES as u64)
             .read_to_end(&mut body)
             .map_err(|error| format!("no request: {error}"))?;
-        let request: InitRequest = serde_json::from_slice(&body).map_err(|error| format!("no request: {error}"))?;
+        // What is wrong with it is not repeated: it may hold secrets.
+        let unreadable = |_| "its request cannot be read".to_owned();
+        let request: InitRequest = serde_json::from_slice(&body).map_err(unreadable)?;
         let Layer::Container(container) = &request.confinement.layer else {
             return Err("this is no request for a container".to_owned());
         };

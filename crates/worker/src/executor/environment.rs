@@ -16,7 +16,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// All variables, later ones overriding earlier ones of the same name.
 pub(super) fn variables(execution: &Execution<'_>, surroundings: Surroundings<'_>) -> Vec<(OsString, OsString)> {
-    let Execution { assignment, rendezvous, dir, python, gpus, .. } = *execution;
+    let Execution { assignment, rendezvous, dir, python, secrets, gpus, .. } = *execution;
     let spec = &assignment.spec;
     let mut all: Vec<(OsString, OsString)> = Vec::with_capacity(20 + spec.env.len());
     let mut set = |name: &str, value: OsString| all.push((name.into(), value));
@@ -55,6 +55,9 @@ pub(super) fn variables(execution: &Execution<'_>, surroundings: Surroundings<'_
     }
     for (name, value) in spec.env.iter().filter(|(name, _)| !name.starts_with(RESERVED_PREFIX)) {
         set(name, value.into());
+    }
+    for secret in secrets.iter().filter(|secret| !secret.name.starts_with(RESERVED_PREFIX)) {
+        set(&secret.name, secret.value.expose().into());
     }
     set("FETCHML_TASK_ID", spec.id.to_string().into());
     set("FETCHML_ATTEMPT", assignment.number.to_string().into());

@@ -18,7 +18,7 @@ use crate::{
 };
 use command::Programs;
 use fetchml_api::{
-    Demand, FailureCause, Gpu, Network,
+    AttemptSecret, Demand, FailureCause, Gpu, Network,
     link::{Assignment, Outcome},
 };
 use std::{ffi::OsString, path::PathBuf, sync::Arc};
@@ -49,6 +49,8 @@ pub struct Execution<'a> {
     pub slot: u32,
     /// Its Python environment.
     pub python: Option<&'a PythonEnvironment>,
+    /// Its secrets, for its environment.
+    pub secrets: &'a [AttemptSecret],
     /// Its GPUs.
     pub gpus: &'a [Gpu],
     /// What it sees besides its own directories, such as datasets.

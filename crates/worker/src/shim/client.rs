@@ -14,9 +14,10 @@ use rustix::{
     fd::{AsFd as _, BorrowedFd, OwnedFd},
     process::{Signal, pidfd_send_signal},
 };
+use secrecy::zeroize::Zeroizing;
 use std::{
     ffi::OsString,
-    io,
+    fmt, io,
     path::PathBuf,
     process::Stdio,
     sync::atomic::{AtomicU64, Ordering},
@@ -29,7 +30,7 @@ use tokio::{
 };
 
 /// What to run and where.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LaunchSpec {
     /// The attempt.
     pub attempt: AttemptId,
@@ -50,6 +51,20 @@ pub struct LaunchSpec {
     pub confinement: Option<Confinement>,
     /// The lease that ends it also when the agent is gone; none: it is never ended for that.
     pub fence: Option<Fence>,
+}
+
+/// Without the values of the environment, which may be secrets.
+impl fmt::Debug for LaunchSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("LaunchSpec")
+            .field("attempt", &self.attempt)
+            .field("dir", &self.dir)
+            .field("argv", &self.argv)
+            .field("env", &names)
+            .field("confinement", &self.confinement)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The fork helper. Its process is started again when it has died.
@@ -137,7 +152,7 @@ impl Helper {
             time_limit_s: spec.time_limit_s,
             grace_s: spec.grace_s,
         };
-        let body = serde_json::to_vec(&request)?;
+        let body = Zeroizing::new(serde_json::to_vec(&request)?);
         if body.len() > limits::SHIM_REQUEST_BYTES {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "arguments and environment are too long"));
         }

@@ -29,6 +29,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Pid, Resource, Rlimit, getrlimit, setrlimit},
 };
+use secrecy::zeroize::Zeroizing;
 use std::{
     ffi::{CStr, CString, OsString},
     fs::{self, File},
@@ -75,7 +76,7 @@ pub(super) fn start(
 fn body(request: &StartRequest, confinement: &Confinement) -> io::Result<File> {
     let mut body = File::from(memfd_create("fetchml-request", MemfdFlags::CLOEXEC)?);
     let inside = InitRequest { program: request.program.clone(), confinement: confinement.clone() };
-    body.write_all(&serde_json::to_vec(&inside)?)?;
+    body.write_all(&Zeroizing::new(serde_json::to_vec(&inside)?))?;
     body.rewind()?;
     Ok(body)
 }

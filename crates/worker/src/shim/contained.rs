@@ -52,7 +52,9 @@ impl Link {
         let socket = OwnedFd::from(stream.try_clone()?);
         let (body, log) = receive_with_descriptor(&socket)?
             .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the runner is gone"))?;
-        let request: InitRequest = serde_json::from_slice(&body)?;
+        // What is wrong with it is not repeated: it may hold secrets.
+        let unreadable = |_| io::Error::new(io::ErrorKind::InvalidData, "its request cannot be read");
+        let request: InitRequest = serde_json::from_slice(&body).map_err(unreadable)?;
         let limits_memory = request.confinement.container().is_some_and(|container| container.enforced.memory);
         Ok((Self { stream, children, limits_memory }, request, log))
     }

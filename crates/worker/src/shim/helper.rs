@@ -66,7 +66,7 @@ fn run() -> io::Result<()> {
             fetchml_failpoint::reach("helper.received");
             if let Fork::Child = fetchml_fork::fork()? {
                 drop(agent);
-                process::shim_main(&context, &signals, &request, socket);
+                process::shim_main(&context, &signals, request, socket);
             }
         }
     }
@@ -96,5 +96,10 @@ fn reap() -> io::Result<()> {
 /// The next request and the socket that came with it; `None` when the agent is gone.
 fn receive(agent: &OwnedFd) -> io::Result<Option<(StartRequest, OwnedFd)>> {
     let Some((body, socket)) = receive_with_descriptor(agent)? else { return Ok(None) };
-    Ok(Some((serde_json::from_slice(&body)?, socket)))
+    // What is wrong with it is not repeated: it may hold secrets.
+    let request = serde_json::from_slice(&body).map_err(|error| {
+        let place = format!("a request cannot be read, in column {}; restart the worker", error.column());
+        io::Error::new(io::ErrorKind::InvalidData, place)
+    })?;
+    Ok(Some((request, socket)))
 }

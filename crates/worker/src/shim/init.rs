@@ -19,6 +19,7 @@ use rustix::{
         DumpableBehavior, Pid, WaitOptions, WaitStatus, getpid, set_child_subreaper, set_dumpable_behavior, wait,
     },
 };
+use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsStr,
@@ -124,9 +125,11 @@ impl Beginning {
     fn inherited() -> io::Result<Self> {
         let report = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?);
         let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
-        let mut body = Vec::new();
+        let mut body = Zeroizing::new(Vec::new());
         io::stdin().lock().take(limits::SHIM_REQUEST_BYTES as u64).read_to_end(&mut body)?;
-        Ok(Self { request: serde_json::from_slice(&body)?, report, log, link: None })
+        // What is wrong with it is not repeated: it may hold secrets.
+        let unreadable = |_| io::Error::new(io::ErrorKind::InvalidData, "its request cannot be read");
+        Ok(Self { request: serde_json::from_slice(&body).map_err(unreadable)?, report, log, link: None })
     }
 
     /// From the runner of this container.

@@ -7,19 +7,20 @@ use nix::{
     sys::signal::SigSet,
 };
 use rustix::{io::Errno, process::Pid};
+use secrecy::zeroize::Zeroize as _;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::{CString, OsStr, OsString},
-    fs, io,
+    fmt, fs, io,
     os::{
         fd::{AsRawFd as _, BorrowedFd},
-        unix::ffi::OsStrExt as _,
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::{Path, PathBuf},
 };
 
-/// What to execute.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// What to execute. The values of its environment may be secrets: not shown, and overwritten when dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Program {
     #[serde(with = "super::wire::os_strings")]
     pub(super) argv: Vec<OsString>,
@@ -29,7 +30,27 @@ pub(super) struct Program {
     pub(super) cwd: OsString,
 }
 
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Program").field("argv", &self.argv).field("env", &names).field("cwd", &self.cwd).finish()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.forget_environment();
+    }
+}
+
 impl Program {
+    /// Overwrites the environment: what was started has its own copy.
+    pub(super) fn forget_environment(&mut self) {
+        for (_, value) in self.env.drain(..) {
+            value.into_vec().zeroize();
+        }
+    }
+
     /// Starts it in a process group of its own, with default signals and an empty mask; standard input
     /// is this process' own.
     ///

@@ -16,6 +16,7 @@ use rustix::{
         recvmsg, sendmsg,
     },
 };
+use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -90,7 +91,7 @@ pub(crate) async fn send_with_descriptor(
 }
 
 /// What [`send_with_descriptor`] sent; `None` when the other side is gone.
-pub(super) fn receive_with_descriptor(socket: &OwnedFd) -> io::Result<Option<(Vec<u8>, OwnedFd)>> {
+pub(super) fn receive_with_descriptor(socket: &OwnedFd) -> io::Result<Option<(Zeroizing<Vec<u8>>, OwnedFd)>> {
     let mut length = [0_u8; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -116,7 +117,7 @@ pub(super) fn receive_with_descriptor(socket: &OwnedFd) -> io::Result<Option<(Ve
     if length > limits::SHIM_REQUEST_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a request is too long"));
     }
-    let mut body = vec![0; length];
+    let mut body = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut body)?;
     Ok(Some((body, descriptor)))
 }

@@ -11,7 +11,7 @@ pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub use snapshot::materialize;
 
 use fetchml_api::{FailureCause, link::Outcome};
-use std::{fmt::Display, fs::File, io::Write as _, path::Path};
+use std::{fmt::Display, fs::File, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 /// Something could not be had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -47,6 +47,7 @@ pub(crate) fn note(cause: FailureCause, log: &Path, text: &str) -> Result<(), St
     File::options()
         .create(true)
         .append(true)
+        .mode(0o600)
         .open(log)
         .and_then(|mut file| file.write_all(format!("fetchml: {text}\n").as_bytes()))
         .map_err(|error| StageError::local(cause, log, &error))

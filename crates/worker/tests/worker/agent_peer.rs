@@ -11,7 +11,7 @@ use axum::{
     },
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use fetchml_api::{
     AttemptEpoch, AttemptId, Demand, FailureCause, Gpu, GpuUsage, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec,
@@ -41,6 +41,9 @@ struct Shared {
     blobs: Mutex<BTreeMap<String, Bytes>>,
     puts: AtomicU64,
     away: AtomicBool,
+    /// What is answered to workers that ask for secrets, and how often they did.
+    secrets: Mutex<(StatusCode, serde_json::Value)>,
+    secrets_asked: AtomicU64,
 }
 
 /// The server.
@@ -83,6 +86,12 @@ async fn blob_put(State(shared): State<Arc<Shared>>, Path(sha256): Path<String>,
     StatusCode::CREATED
 }
 
+async fn secrets(State(shared): State<Arc<Shared>>) -> Response {
+    shared.secrets_asked.fetch_add(1, Ordering::Relaxed);
+    let (status, body) = shared.secrets.lock().unwrap().clone();
+    (status, axum::Json(body)).into_response()
+}
+
 impl Peer {
     pub(crate) async fn start() -> Self {
         let (sessions_in, sessions) = mpsc::unbounded_channel();
@@ -91,10 +100,13 @@ impl Peer {
             blobs: Mutex::default(),
             puts: AtomicU64::new(0),
             away: AtomicBool::new(false),
+            secrets: Mutex::new((StatusCode::NOT_FOUND, serde_json::Value::Null)),
+            secrets_asked: AtomicU64::new(0),
         });
         let app = Router::new()
             .route("/v1/workers/connect", any(connect))
             .route("/v1/blobs/{sha256}", get(blob_head).put(blob_put))
+            .route("/v1/tasks/{task}/attempts/{attempt}/secrets", post(secrets))
             .with_state(Arc::clone(&shared));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -105,6 +117,16 @@ impl Peer {
     /// While away it answers 503 to every worker.
     pub(crate) fn set_away(&self, away: bool) {
         self.shared.away.store(away, Ordering::Relaxed);
+    }
+
+    /// What workers that ask for secrets are told from now on.
+    pub(crate) fn set_secrets(&self, answer: (StatusCode, serde_json::Value)) {
+        *self.shared.secrets.lock().unwrap() = answer;
+    }
+
+    /// How often they asked.
+    pub(crate) fn secrets_asked(&self) -> u64 {
+        self.shared.secrets_asked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn blob(&self, sha256: &str) -> Option<Bytes> {
@@ -307,6 +329,7 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         snapshot_id: None,
         image: None,
         env: BTreeMap::new(),
+        secrets: Vec::new(),
         metadata: BTreeMap::new(),
         role: fetchml_api::Role::User,
         max_retries: 0,

@@ -75,6 +75,7 @@ impl Rig {
             assignment: &job.assignment,
             dir: &job.dir,
             slot: 3,
+            secrets: &[],
             python: None,
             gpus: &job.gpus,
             mounts: job.mounts.clone(),

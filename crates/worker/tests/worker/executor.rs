@@ -46,6 +46,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             snapshot_id: None,
             image: None,
             env: BTreeMap::new(),
+            secrets: Vec::new(),
             metadata: BTreeMap::new(),
             role: fetchml_api::Role::User,
             max_retries: 0,
@@ -72,8 +73,17 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
 
 fn process(attempt: &Attempt, python: Option<&PythonEnvironment>, gpus: &[Gpu]) -> Result<LaunchSpec, CommandError> {
     let Attempt { assignment, dir, .. } = attempt;
-    let execution =
-        Execution { assignment, rendezvous: None, dir, slot: 0, python, gpus, mounts: Vec::new(), devices: Vec::new() };
+    let execution = Execution {
+        assignment,
+        rendezvous: None,
+        dir,
+        slot: 0,
+        python,
+        secrets: &[],
+        gpus,
+        mounts: Vec::new(),
+        devices: Vec::new(),
+    };
     executor::process(&execution, &Sandboxes::none(dir.root()))
 }
 

@@ -15,5 +15,6 @@ mod gpu;
 mod gpu_tasks;
 mod rig;
 mod sandbox;
+mod secrets;
 mod shim;
 mod staging;

@@ -37,7 +37,7 @@ pub(crate) async fn create_task(
     query.finish()?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
-    let missing = missing(&app, &read.request).await?;
+    let missing = missing(&app, &caller, &read.request).await?;
     if !missing.is_empty() {
         return Err(AppError::Invalid(missing));
     }
@@ -48,8 +48,8 @@ pub(crate) async fn create_task(
 }
 
 /// What the request names and the server does not have.
-async fn missing(app: &App, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
-    let mut missing = Vec::new();
+async fn missing(app: &App, caller: &Caller, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
+    let mut missing = app.secrets.problems(&caller.user_id, &request.secrets).await?;
     if let Some(id) = &request.snapshot_id
         && snapshots::claim(app, id).await?.is_none()
     {
@@ -107,6 +107,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             snapshot_id: request.snapshot_id,
             image: request.image,
             env: request.env,
+            secrets: request.secrets,
             metadata: request.metadata,
             role: caller.role,
             max_retries: count(request.max_retries, 0),

@@ -104,7 +104,9 @@ impl Redactor {
                     }
                     found.push(range);
                 }
-                found.into_iter().for_each(|range| bytes[range].fill(HIDDEN));
+                for range in found {
+                    bytes[range].fill(HIDDEN);
+                }
             }
         }
     }
@@ -282,9 +284,9 @@ mod tests {
 
     #[test]
     fn long_values_are_hidden_whole_and_in_part() {
-        let key: String = (0..40).map(|n| format!("line {n} of a private key\n")).collect();
+        let key = (0..40).map(|n| format!("line {n} of a private key\n")).collect::<Vec<_>>().concat();
         assert_eq!(hidden(&[&key], key.as_bytes()).matches(|c| c != '*' && c != '\n').count(), 0);
-        let indented: String = key.lines().map(|line| format!("    {line}\r\n")).collect();
+        let indented = key.lines().map(|line| format!("    {line}\r\n")).collect::<Vec<_>>().concat();
         assert!(!hidden(&[&key], indented.as_bytes()).contains("line"));
         let random: String = (0_u32..400).map(|n| char::from(33 + (n * n * 7 % 90) as u8)).collect();
         let half = hidden(&[&random], &random.as_bytes()[..200]);

@@ -35,19 +35,18 @@ impl SealKeys {
     /// # Errors
     /// The file cannot be read, written or understood, or no key drawn.
     pub(super) fn load(data_dir: &DataDir, used: u32) -> Result<Self, DataDirError> {
-        let text = match data_dir.read_secret(KEY_FILE)? {
-            Some(bytes) => Zeroizing::new(bytes),
-            None => {
-                if used > 0 {
-                    tracing::warn!(
-                        "{KEY_FILE} is missing from the data directory: no secret that was set before can be read, and \
-                         each must be set again"
-                    );
-                }
-                let text = draw(used.saturating_add(1)).map_err(|why| data_dir.unusable(why))?;
-                data_dir.write_secret(KEY_FILE, &text)?;
-                text
+        let text = if let Some(bytes) = data_dir.read_secret(KEY_FILE)? {
+            Zeroizing::new(bytes)
+        } else {
+            if used > 0 {
+                tracing::warn!(
+                    "{KEY_FILE} is missing from the data directory: no secret that was set before can be read, and \
+                     each must be set again"
+                );
             }
+            let text = draw(used.saturating_add(1)).map_err(|why| data_dir.unusable(why))?;
+            data_dir.write_secret(KEY_FILE, &text)?;
+            text
         };
         Self::parse(&text).ok_or_else(|| {
             data_dir.unusable(format!("the file `{KEY_FILE}` does not hold a version and 64 hex digits"))
@@ -94,7 +93,7 @@ impl SealKeys {
 fn draw(version: u32) -> Result<Zeroizing<Vec<u8>>, String> {
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     getrandom::fill(&mut *key).map_err(|e| format!("no random numbers: {e}"))?;
-    let digits = Zeroizing::new(hex::encode(&*key));
+    let digits = Zeroizing::new(hex::encode(*key));
     Ok(Zeroizing::new(format!("{version} {}\n", &*digits).into_bytes()))
 }
 

@@ -10,7 +10,7 @@ use fetchml_api::{
     link::{Assignment, Report, ToWorker},
 };
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 const VALUE: &str = "canary-of-a-task/secret";
 
@@ -68,7 +68,6 @@ async fn a_secret_reaches_the_process_and_nothing_else() {
     session.until("the log so far", |s| s.logs.get(&task.attempt).is_some_and(|log| log.ends_with(b"\n"))).await;
     assert_eq!(holders(data.path()), ["log"], "only what the process itself wrote");
     let dir = data.path().join("attempts").join(task.attempt.to_string());
-    use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(fs::metadata(dir.join("log")).unwrap().permissions().mode() & 0o777, 0o600);
     fs::write(&gate, "").unwrap();
     let outcome = session.ended(task.attempt).await;

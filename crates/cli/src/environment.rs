@@ -60,6 +60,8 @@ pub(crate) const GPU_TYPE: &str = "FETCHML_GPU_TYPE";
 pub(crate) const NVML_LIBRARY: &str = "FETCHML_NVML_LIBRARY";
 /// How the worker isolates tasks.
 pub(crate) const ISOLATION: &str = "FETCHML_ISOLATION";
+/// Disk that the worker's cache may take.
+pub(crate) const CACHE: &str = "FETCHML_CACHE";
 /// Filter of the server's and worker's log, such as `debug`.
 pub(crate) const LOG: &str = "FETCHML_LOG";
 /// Any value but the empty one turns colours off.

@@ -40,6 +40,9 @@ pub(super) struct SlotFlags {
     /// How tasks are isolated: required, auto or none [env: FETCHML_ISOLATION] [default: required; auto for `up` on loopback]
     #[arg(long, value_name = "HOW")]
     isolation: Option<String>,
+    /// Disk that files of snapshots and Python environments may take, such as 50G [env: FETCHML_CACHE] [default: a fifth of it]
+    #[arg(long, value_name = "SIZE")]
+    cache: Option<String>,
 }
 
 impl SlotFlags {
@@ -51,6 +54,7 @@ impl SlotFlags {
             .set("worker.gpus", "--gpus", self.gpus)
             .set("worker.gpu_type", "--gpu-type", self.gpu_type.clone())
             .set("worker.isolation", "--isolation", self.isolation.clone())
+            .set("worker.cache", "--cache", self.cache.clone())
     }
 }
 
@@ -141,6 +145,7 @@ pub(super) async fn start(
         log_quota_bytes: u64::from(settings.log_quota_mib) << 20,
         isolation,
         gpus,
+        cache_bytes: settings.cache_bytes()?,
         helper_command: serving::helper_command()?,
     };
     fetchml_worker::Worker::start(options).await.map_err(|error| match error {

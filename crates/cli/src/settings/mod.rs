@@ -89,6 +89,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) nvml_library: Option<PathBuf>,
     /// How tasks are isolated; absent: as the command decides.
     pub(crate) isolation: Option<String>,
+    /// Disk that the cache may take; absent: a part of it.
+    pub(crate) cache: Option<String>,
 }
 
 /// Settings of client commands.
@@ -125,7 +127,9 @@ impl Layers {
 
     /// The worker's settings.
     pub(crate) fn worker(&self) -> anyhow::Result<WorkerSettings> {
-        self.read("worker")
+        let settings: WorkerSettings = self.read("worker")?;
+        settings.cache_bytes()?;
+        Ok(settings)
     }
 
     /// Address and key of the server to talk to.

@@ -96,6 +96,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Text,
         "required, auto or none: required unless set, auto for `up` on loopback",
     ),
+    setting(
+        "worker.cache",
+        env::CACHE,
+        Kind::Text,
+        "disk that files of snapshots and Python environments may take: a fifth unless set",
+    ),
 ];
 
 /// The setting of a path.

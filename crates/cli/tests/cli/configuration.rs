@@ -92,6 +92,7 @@ fn explain_shows_every_setting() {
     worker.gpu_type                -                      not set                                FETCHML_GPU_TYPE                what simulated GPUs are called, such as H100
     worker.nvml_library            -                      not set                                FETCHML_NVML_LIBRARY            NVIDIA's libnvidia-ml.so.1, where it is not found
     worker.isolation               -                      not set                                FETCHML_ISOLATION               required, auto or none: required unless set, auto for `up` on loopback
+    worker.cache                   -                      not set                                FETCHML_CACHE                   disk that files of snapshots and Python environments may take: a fifth unless set
     --- stderr
     no configuration file
     "#);

@@ -17,7 +17,7 @@ use crate::{
     isolation::Sandboxes,
     limits,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
-    staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
+    staging::{self, BlobCache, Cache, EnvironmentRequest, Environments, Kept, PythonEnvironment, StageError},
     usage::Table,
 };
 use fetchml_api::{
@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Workshop {
     pub(crate) client: Client,
     pub(crate) helper: Arc<Helper>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) blobs: BlobCache,
     pub(crate) environments: Environments,
     pub(crate) uploads: Semaphore,
@@ -119,6 +120,8 @@ pub(crate) struct Runner {
     pub(crate) ran: bool,
     /// Whether this agent started it.
     pub(crate) is_new: bool,
+    /// Keeps its environment while it runs.
+    pub(crate) environment: Option<Kept>,
 }
 
 impl Runner {
@@ -177,7 +180,8 @@ impl Runner {
                 }
             }
         };
-        let python = staged?;
+        let (python, pin) = staged?.unzip();
+        self.environment = pin;
         if !self.orders.borrow().go {
             self.tell(Progress::Staged).await;
         }
@@ -272,6 +276,7 @@ impl Runner {
 
     /// Brings log and files to the server. Without any this costs nothing.
     async fn collect(&mut self, mut outcome: Outcome) {
+        self.environment = None;
         let output = self.dir.output();
         let no_log = fs::symlink_metadata(self.dir.log()).map_or(true, |log| log.len() == 0);
         let no_output = artifacts::is_empty(&output).unwrap_or(false);
@@ -356,7 +361,7 @@ async fn stage(
     assignment: &Assignment,
     dir: &AttemptDir,
     cancel: &CancellationToken,
-) -> Result<Option<PythonEnvironment>, StageError> {
+) -> Result<Option<(PythonEnvironment, Kept)>, StageError> {
     let local = |error: io::Error| StageError {
         cause: FailureCause::Launch,
         transient: true,
@@ -370,7 +375,22 @@ async fn stage(
     let Some(snapshot_id) = assignment.spec.snapshot_id.as_deref() else { return Ok(None) };
     staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
     let (work, log) = (dir.work(), dir.log());
-    shop.environments.prepare(EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel }).await
+    let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel };
+    let prepared = shop.environments.prepare(request).await?;
+    if let Some((python, _)) = &prepared {
+        fs::write(dir.environment(), &python.hash).map_err(local)?;
+    }
+    Ok(prepared)
+}
+
+/// Keeps the environment of an attempt that an earlier agent started.
+pub(crate) fn keep_environment(shop: &Workshop, dir: &AttemptDir) -> Option<Kept> {
+    let hash = fs::read_to_string(dir.environment()).ok()?;
+    let pin = shop.environments.keep(&hash);
+    if pin.is_none() {
+        tracing::warn!(dir = %dir.root().display(), hash, "the environment of a running attempt is not there");
+    }
+    pin
 }
 
 /// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.

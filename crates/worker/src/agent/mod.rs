@@ -33,7 +33,7 @@ use crate::{
     isolation::{Isolation, Sandboxes},
     limits,
     shim::Helper,
-    staging::{BlobCache, Environments},
+    staging::{BlobCache, Cache, Environments},
     usage::Table,
 };
 use admission::{Admission, Room};
@@ -77,6 +77,8 @@ pub struct Options {
     pub isolation: Isolation,
     /// Where its GPUs come from.
     pub gpus: gpu::Source,
+    /// Disk that files of snapshots and Python environments may take, bytes; absent: a part of it.
+    pub cache_bytes: Option<u64>,
     /// Command that ends in [`crate::shim::helper_main`], and with [`crate::shim::INIT`] for its only
     /// argument in [`crate::shim::init_main`].
     pub helper_command: Vec<OsString>,
@@ -94,6 +96,7 @@ impl fmt::Debug for Options {
             .field("log_quota_bytes", &self.log_quota_bytes)
             .field("isolation", &self.isolation)
             .field("gpus", &self.gpus)
+            .field("cache_bytes", &self.cache_bytes)
             .field("helper_command", &self.helper_command)
             .finish()
     }
@@ -216,10 +219,14 @@ impl Worker {
             None => Lease::new(0, 0),
         };
         let lease = Arc::new(lease);
+        let (dir, limit) = (data.path().to_owned(), options.cache_bytes);
+        let cache = tokio::task::spawn_blocking(move || Cache::open(&dir, limit)).await;
+        let cache = cache.map_err(io::Error::other).flatten().map_err(in_data_dir)?;
         let shop = Arc::new(Workshop {
             client,
-            blobs: BlobCache::new(data.path().join("blobs")),
-            environments: Environments::new(data.path(), Arc::clone(&helper)),
+            blobs: BlobCache::new(Arc::clone(&cache)),
+            environments: Environments::new(Arc::clone(&cache), data.path(), Arc::clone(&helper)),
+            cache,
             helper,
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: gpus.clone(),
@@ -231,6 +238,7 @@ impl Worker {
             metrics: metrics.clone(),
             processes: Table::default(),
         });
+        let kept = Arc::clone(&shop.cache);
         let room = Room::of(&capabilities, batch_slots, options.service_slots);
         let hello = Hello {
             protocol: PROTOCOL,
@@ -261,7 +269,7 @@ impl Worker {
         for (taken, begin) in left {
             core.take_up(taken, begin);
         }
-        disk::watch(options.data_dir.clone(), options.log_quota_bytes, to_core.clone());
+        disk::watch(options.data_dir.clone(), options.log_quota_bytes, kept, to_core.clone());
         let core = tokio::spawn(core.run(asked));
         let link = tokio::spawn(Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone() }.run())
             .abort_handle();

@@ -110,7 +110,7 @@ async fn a_restarted_agent_takes_up_processes_exits_and_what_waits() {
 }
 
 /// The old agent's tasks end a moment after it is dropped.
-fn lock_is_free(data: &std::path::Path) -> bool {
+pub(crate) fn lock_is_free(data: &std::path::Path) -> bool {
     use rustix::fs::{FlockOperation, flock};
     let lock = fs::File::open(data.join("lock")).unwrap();
     flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()

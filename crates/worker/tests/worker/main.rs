@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod agent;
+mod agent_cache;
 mod agent_faults;
 mod agent_peer;
 mod environment;

@@ -5,6 +5,7 @@ mod agent;
 mod agent_cache;
 mod agent_faults;
 mod agent_peer;
+mod agent_reboot;
 mod environment;
 mod executor;
 #[path = "../../../../tests/fake_nvml/mod.rs"]

@@ -217,7 +217,7 @@ impl Cache {
             match name.rsplit_once('.') {
                 None => match marker::read(&path)? {
                     Some((metadata, size_bytes)) => {
-                        drop(entries.insert(Key::Environment(name.to_owned()), found(&metadata, size_bytes)?));
+                        entries.insert(Key::Environment(name.to_owned()), found(&metadata, size_bytes)?);
                     }
                     // Of a build that was cut off, unless it still goes on.
                     None if !is_being_built(&self.environments().join(format!("{name}.build"))) => remove(&path),

@@ -47,7 +47,10 @@ fn hashed_anew(spool: &str) -> String {
 fn cut_power(data: &Path, attempt: AttemptId) {
     let shim = fs::read(data.join("attempts").join(attempt.to_string()).join("shim.json")).unwrap();
     let shim: serde_json::Value = serde_json::from_slice(&shim).unwrap();
-    let kill = |pid: i64| drop(kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL));
+    let kill = |pid: i64| {
+        // It may be gone already.
+        let _ = kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL);
+    };
     kill(shim["pid"].as_i64().unwrap());
     for process in rig::survivors(attempt) {
         kill(process.file_name().unwrap().to_str().unwrap().parse().unwrap());

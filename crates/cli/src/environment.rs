@@ -68,6 +68,8 @@ pub(crate) const CONTAINER_SOCKET: &str = "FETCHML_CONTAINER_SOCKET";
 pub(crate) const CONTAINER_LIMITS: &str = "FETCHML_CONTAINER_LIMITS";
 /// Patterns of the images that may be used on the worker.
 pub(crate) const ALLOW_IMAGES: &str = "FETCHML_ALLOW_IMAGES";
+/// Disk that the worker's cache may take.
+pub(crate) const CACHE: &str = "FETCHML_CACHE";
 /// Filter of the server's and worker's log, such as `debug`.
 pub(crate) const LOG: &str = "FETCHML_LOG";
 /// Any value but the empty one turns colours off.

@@ -107,6 +107,13 @@ pub const DISK_EVERY: Duration = Duration::from_secs(2);
 pub const DISK_RESERVE_BYTES: u64 = 1 << 30;
 /// See [`DISK_RESERVE_BYTES`].
 pub const DISK_RESERVE_PART: u64 = 20;
+/// The room on a disk of `total_bytes` that is kept free, bytes.
+pub const fn disk_reserve_bytes(total_bytes: u64) -> u64 {
+    let part = total_bytes / DISK_RESERVE_PART;
+    if part < DISK_RESERVE_BYTES { part } else { DISK_RESERVE_BYTES }
+}
+/// With less room than so many reserves the cache gives up what no attempt uses: before any is stopped.
+pub const DISK_CACHE_RESERVES: u64 = 2;
 /// An attempt that takes less is not to blame for a full disk, bytes.
 pub const DISK_BLAME_BYTES: u64 = 16 << 20;
 /// Directories and files of one attempt that are measured.
@@ -154,6 +161,10 @@ pub const KILL_RESCAN: Duration = Duration::from_millis(20);
 /// Most passes over all processes to kill what a killed shim left behind.
 pub const ORPHAN_PASSES: u32 = 1_000;
 
+/// Part of the disk that files of snapshots and Python environments may take, unless set.
+pub const CACHE_PART: u64 = 5;
+/// The last use of a cached thing is written to disk at most this often.
+pub const CACHE_NOTED_EVERY: Duration = Duration::from_mins(1);
 /// Longest build of a Python environment.
 pub const ENVIRONMENT_BUILD: Duration = Duration::from_mins(30);
 /// Time between SIGTERM and SIGKILL when a build is stopped, seconds.

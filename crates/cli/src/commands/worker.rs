@@ -55,6 +55,9 @@ pub(super) struct SlotFlags {
     /// Images that tasks may name, such as 'ghcr.io/lab/*,python:3.*' [env: FETCHML_ALLOW_IMAGES] [default: any]
     #[arg(long, value_name = "PATTERNS")]
     allow_images: Option<String>,
+    /// Disk that files of snapshots and Python environments may take, such as 50G [env: FETCHML_CACHE] [default: a fifth of it]
+    #[arg(long, value_name = "SIZE")]
+    cache: Option<String>,
 }
 
 impl SlotFlags {
@@ -74,6 +77,7 @@ impl SlotFlags {
             )
             .set("worker.container_limits", "--container-limits", self.container_limits.clone())
             .set("worker.allow_images", "--allow-images", self.allow_images.clone())
+            .set("worker.cache", "--cache", self.cache.clone())
     }
 }
 
@@ -164,6 +168,7 @@ pub(super) async fn start(
         isolation,
         gpus,
         containers: containers(settings)?,
+        cache_bytes: settings.cache_bytes()?,
         helper_command: serving::helper_command()?,
     };
     fetchml_worker::Worker::start(options).await.map_err(|error| match error {

@@ -110,6 +110,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "required: no engine that cannot limit memory, cpu and processes; auto: limits that there are",
     ),
     setting("worker.allow_images", env::ALLOW_IMAGES, Kind::Text, "patterns of image names, by commas: any unless set"),
+    setting(
+        "worker.cache",
+        env::CACHE,
+        Kind::Text,
+        "disk that files of snapshots and Python environments may take: a fifth unless set",
+    ),
 ];
 
 /// The setting of a path.

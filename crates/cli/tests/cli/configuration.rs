@@ -96,6 +96,7 @@ fn explain_shows_every_setting() {
     worker.container_socket        -                      not set                                FETCHML_CONTAINER_SOCKET        where that engine listens: found unless set
     worker.container_limits        -                      not set                                FETCHML_CONTAINER_LIMITS        required: no engine that cannot limit memory, cpu and processes; auto: limits that there are
     worker.allow_images            -                      not set                                FETCHML_ALLOW_IMAGES            patterns of image names, by commas: any unless set
+    worker.cache                   -                      not set                                FETCHML_CACHE                   disk that files of snapshots and Python environments may take: a fifth unless set
     --- stderr
     no configuration file
     "#);

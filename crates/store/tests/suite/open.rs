@@ -29,6 +29,9 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP TABLE share",
+    "DROP TABLE usage",
+    "DROP TABLE quota",
     "DROP TABLE collected",
     "DROP INDEX task_by_snapshot",
     "DROP INDEX task_by_resume",

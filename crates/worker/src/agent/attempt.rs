@@ -20,7 +20,7 @@ use crate::{
     limits,
     redact::Redactor,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
-    staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
+    staging::{self, BlobCache, Cache, EnvironmentRequest, Environments, Kept, PythonEnvironment, StageError},
     usage::Table,
 };
 use fetchml_api::{
@@ -47,6 +47,7 @@ pub(crate) struct Workshop {
     pub(crate) worker_id: WorkerId,
     pub(crate) client: Client,
     pub(crate) helper: Arc<Helper>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) blobs: BlobCache,
     pub(crate) environments: Environments,
     pub(crate) uploads: Semaphore,
@@ -126,6 +127,8 @@ pub(crate) struct Runner {
     pub(crate) ran: bool,
     /// Whether this agent started it.
     pub(crate) is_new: bool,
+    /// Keeps its environment while it runs.
+    pub(crate) environment: Option<Kept>,
 }
 
 impl Runner {
@@ -186,7 +189,8 @@ impl Runner {
                 }
             }
         };
-        let staged = staged?;
+        let mut staged = staged?;
+        self.environment = staged.kept.take();
         if !self.orders.borrow().go {
             self.tell(Progress::Staged).await;
         }
@@ -298,6 +302,7 @@ impl Runner {
 
     /// Brings log and files to the server. Without any this costs nothing.
     async fn collect(&mut self, mut outcome: Outcome, learning: Option<Learning>) {
+        self.environment = None;
         let output = self.dir.output();
         let no_log = fs::symlink_metadata(self.dir.log()).map_or(true, |log| log.len() == 0);
         let no_output = artifacts::is_empty(&output).unwrap_or(false);
@@ -387,6 +392,8 @@ pub(crate) async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
 struct Staged {
     python: Option<PythonEnvironment>,
     image: Option<Image>,
+    /// Keeps the environment in the cache.
+    kept: Option<Kept>,
 }
 
 /// Code, and environment or image. Without a snapshot and an image nothing is copied and nothing is asked.
@@ -422,11 +429,23 @@ async fn stage(
             let text = format!("{file} is not installed in a container: the image's own Python is used as it is");
             staging::note(FailureCause::Image, &log, &text)?;
         }
-        return Ok(Staged { image: Some(image), python: None });
+        return Ok(Staged { image: Some(image), ..Staged::default() });
     }
     let Some(snapshot_id) = snapshot_id else { return Ok(Staged::default()) };
     let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel };
-    Ok(Staged { python: shop.environments.prepare(request).await?, image: None })
+    let Some((python, kept)) = shop.environments.prepare(request).await? else { return Ok(Staged::default()) };
+    fs::write(dir.environment(), &python.hash).map_err(local)?;
+    Ok(Staged { python: Some(python), kept: Some(kept), image: None })
+}
+
+/// Keeps the environment of an attempt that an earlier agent started.
+pub(crate) fn keep_environment(shop: &Workshop, dir: &AttemptDir) -> Option<Kept> {
+    let hash = fs::read_to_string(dir.environment()).ok()?;
+    let pin = shop.environments.keep(&hash);
+    if pin.is_none() {
+        tracing::warn!(dir = %dir.root().display(), hash, "the environment of a running attempt is not there");
+    }
+    pin
 }
 
 /// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.

@@ -287,6 +287,12 @@ impl Core {
             redactor: None,
             ran: false,
             is_new: false,
+            // Before anything is evicted for another.
+            environment: if matches!(begin, Begin::Running(_)) {
+                attempt::keep_environment(&self.shop, &held.dir)
+            } else {
+                None
+            },
         };
         held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
     }

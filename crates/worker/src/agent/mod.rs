@@ -36,7 +36,7 @@ use crate::{
     isolation::{Isolation, Sandboxes},
     limits,
     shim::Helper,
-    staging::{BlobCache, Environments},
+    staging::{BlobCache, Cache, Environments},
     usage::Table,
 };
 use admission::{Admission, Room};
@@ -85,6 +85,8 @@ pub struct Options {
     pub isolation: Isolation,
     /// Where its GPUs come from.
     pub gpus: gpu::Source,
+    /// Disk that files of snapshots and Python environments may take, bytes; absent: a part of it.
+    pub cache_bytes: Option<u64>,
     /// What it does with tasks that name an image.
     pub containers: container::Options,
     /// Command that ends in [`crate::shim::helper_main`]. Its program, with [`crate::shim::INIT`] for its first
@@ -105,6 +107,7 @@ impl fmt::Debug for Options {
             .field("isolation", &self.isolation)
             .field("gpus", &self.gpus)
             .field("containers", &self.containers)
+            .field("cache_bytes", &self.cache_bytes)
             .field("helper_command", &self.helper_command)
             .finish()
     }
@@ -244,11 +247,15 @@ impl Worker {
             None => Lease::new(0, 0),
         };
         let lease = Arc::new(lease);
+        let (dir, limit) = (data.path().to_owned(), options.cache_bytes);
+        let cache = tokio::task::spawn_blocking(move || Cache::open(&dir, limit)).await;
+        let cache = cache.map_err(io::Error::other).flatten().map_err(in_data_dir)?;
         let shop = Arc::new(Workshop {
             worker_id: id,
             client,
-            blobs: BlobCache::new(data.path().join("blobs")),
-            environments: Environments::new(data.path(), Arc::clone(&helper)),
+            blobs: BlobCache::new(Arc::clone(&cache)),
+            environments: Environments::new(Arc::clone(&cache), data.path(), Arc::clone(&helper)),
+            cache,
             helper,
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: gpus.clone(),
@@ -261,6 +268,7 @@ impl Worker {
             metrics: metrics.clone(),
             processes: Table::default(),
         });
+        let kept = Arc::clone(&shop.cache);
         let room = Room::of(&capabilities, batch_slots, options.service_slots);
         let hello = Hello {
             protocol: PROTOCOL,
@@ -301,7 +309,7 @@ impl Worker {
         for (taken, begin) in left {
             core.take_up(taken, begin);
         }
-        disk::watch(options.data_dir.clone(), options.log_quota_bytes, to_core.clone());
+        disk::watch(options.data_dir.clone(), options.log_quota_bytes, kept, to_core.clone());
         let core = tokio::spawn(core.run(asked));
         let link = tokio::spawn(Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone() }.run())
             .abort_handle();

@@ -2,11 +2,13 @@
 //! verified, and its Python environment, built once and reused.
 
 mod blobs;
+mod cache;
 mod environment;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
 pub(crate) use environment::requirements_file;
+pub use cache::{Cache, Kept};
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub use snapshot::materialize;
 

@@ -16,8 +16,10 @@ use axum::{
 use fetchml_api::{
     AttemptEpoch, AttemptId, Demand, FailureCause, Gpu, GpuUsage, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec,
     link::{Assignment, ByteStream, Hello, LogChunk, Outcome, Report, SpooledReport, ToServer, ToWorker, Welcome},
+    snapshot::{Manifest, ManifestEntry},
 };
 use fetchml_worker::{Options, Worker, gpu::Source};
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, VecDeque},
     path::Path as FilePath,
@@ -72,9 +74,10 @@ async fn connect(State(shared): State<Arc<Shared>>, headers: HeaderMap, upgrade:
     })
 }
 
-async fn blob_head(State(shared): State<Arc<Shared>>, Path(sha256): Path<String>) -> StatusCode {
-    let has = shared.blobs.lock().unwrap().contains_key(&sha256);
-    if has { StatusCode::OK } else { StatusCode::NOT_FOUND }
+async fn blob_get(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Bytes, StatusCode> {
+    // A snapshot's manifest is the blob with the hash of its id.
+    let sha256 = id.trim_start_matches("sha256:");
+    shared.blobs.lock().unwrap().get(sha256).cloned().ok_or(StatusCode::NOT_FOUND)
 }
 
 async fn blob_put(State(shared): State<Arc<Shared>>, Path(sha256): Path<String>, bytes: Bytes) -> StatusCode {
@@ -105,8 +108,9 @@ impl Peer {
         });
         let app = Router::new()
             .route("/v1/workers/connect", any(connect))
-            .route("/v1/blobs/{sha256}", get(blob_head).put(blob_put))
+            .route("/v1/blobs/{sha256}", get(blob_get).put(blob_put))
             .route("/v1/tasks/{task}/attempts/{attempt}/secrets", post(secrets))
+            .route("/v1/snapshots/{id}", get(blob_get))
             .with_state(Arc::clone(&shared));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -133,6 +137,22 @@ impl Peer {
         self.shared.blobs.lock().unwrap().get(sha256).cloned()
     }
 
+    /// Stores a snapshot; returns its id.
+    pub(crate) fn snapshot(&self, files: &[(&str, &str)]) -> String {
+        let mut blobs = self.shared.blobs.lock().unwrap();
+        let mut manifest = Manifest::default();
+        for (path, text) in files {
+            let sha256 = hex::encode(Sha256::digest(text));
+            blobs.insert(sha256.clone(), Bytes::copy_from_slice(text.as_bytes()));
+            let (path, size_bytes) = ((*path).to_owned(), text.len() as u64);
+            manifest.entries.push(ManifestEntry { path, mode: 0o644, sha256: Some(sha256), size_bytes, link: None });
+        }
+        let canonical = manifest.canonicalize();
+        let id = Manifest::id_of(&canonical);
+        blobs.insert(id["sha256:".len()..].to_owned(), canonical.into());
+        id
+    }
+
     pub(crate) fn options(&self, data_dir: &FilePath) -> Options {
         Options {
             server_url: self.url.clone(),
@@ -148,6 +168,7 @@ impl Peer {
             },
             isolation: fetchml_worker::isolation::Isolation::None,
             gpus: Source::Simulated { count: 0, kind: None },
+            cache_bytes: None,
             helper_command: rig::helper_command(),
         }
     }

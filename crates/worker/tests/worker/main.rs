@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod agent;
+mod agent_cache;
 mod agent_faults;
 mod agent_peer;
+mod agent_reboot;
 mod container;
 mod environment;
 mod executor;

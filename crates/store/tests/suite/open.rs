@@ -42,9 +42,6 @@ const UNDO: &[&str] = &[
     "ALTER TABLE snapshot DROP COLUMN used_at",
     "ALTER TABLE worker DROP COLUMN evicting",
     "ALTER TABLE worker DROP COLUMN unfit",
-    "DROP TABLE share",
-    "DROP TABLE usage",
-    "DROP TABLE quota",
     "ALTER TABLE attempt DROP COLUMN nodes",
     "ALTER TABLE task DROP COLUMN nodes",
     "ALTER TABLE task DROP COLUMN node_count",
@@ -53,12 +50,6 @@ const UNDO: &[&str] = &[
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",
-    "DROP TABLE share",
-    "DROP TABLE usage",
-    "DROP TABLE quota",
-    "ALTER TABLE task DROP COLUMN nodes",
-    "ALTER TABLE task DROP COLUMN node_count",
-    "ALTER TABLE attempt DROP COLUMN nodes",
     "DELETE FROM schema_version WHERE version > 1",
 ];
 

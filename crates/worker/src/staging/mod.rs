@@ -4,10 +4,12 @@
 mod blobs;
 mod cache;
 mod environment;
+mod outage;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
 pub(crate) use environment::requirements_file;
+pub(crate) use outage::outlast;
 pub use cache::{Cache, Kept};
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub use snapshot::materialize;

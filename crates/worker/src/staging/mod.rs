@@ -8,10 +8,10 @@ mod outage;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
-pub(crate) use environment::requirements_file;
-pub(crate) use outage::outlast;
 pub use cache::{Cache, Kept};
+pub(crate) use environment::requirements_file;
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
+pub(crate) use outage::outlast;
 pub use snapshot::materialize;
 
 use fetchml_api::{FailureCause, link::Outcome};

@@ -86,9 +86,8 @@ async fn file(
     into: &Path,
 ) -> Result<(), StageError> {
     let ensure = || cache.ensure(sha256, entry.size_bytes, || source.blob(sha256));
-    let blob = outlast(|error: &SourceError| error.is_away, ensure)
-        .await
-        .map_err(|error| fetch(&entry.path, &error))?;
+    let blob =
+        outlast(|error: &SourceError| error.is_away, ensure).await.map_err(|error| fetch(&entry.path, &error))?;
     let (path, mode, size) = (into.join(&entry.path), entry.mode, entry.size_bytes);
     let name = entry.path.clone();
     let copy = move || -> Result<(), StageError> {

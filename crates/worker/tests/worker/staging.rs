@@ -30,7 +30,8 @@ impl Store {
         if self.down {
             return Err(SourceError { transient: true, is_away: false, message: "connection refused".into() });
         }
-        let bytes = bytes.ok_or_else(|| SourceError { transient: false, is_away: false, message: "not found".into() })?;
+        let bytes =
+            bytes.ok_or_else(|| SourceError { transient: false, is_away: false, message: "not found".into() })?;
         let chunks: Vec<_> = bytes.chunks(7).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
         Ok(Box::pin(futures_util::stream::iter(chunks)))
     }

@@ -49,6 +49,8 @@ struct Standing {
     cpu: u64,
     memory: u64,
     ahead: Option<usize>,
+    /// Free slots of a held worker: of one that is not, one is as good as many.
+    spare: Option<PerSlot<u32>>,
     totals: Amounts,
 }
 
@@ -65,6 +67,10 @@ impl Standing {
             cpu: worker.cpu_free(),
             memory: worker.memory_free(),
             ahead: worker.takes_ahead(per_slot, short_ms).then_some(worker.ahead.len()),
+            spare: worker.held_for.as_ref().map(|_| PerSlot {
+                batch: worker.slots_free(SlotKind::Batch),
+                service: worker.slots_free(SlotKind::Service),
+            }),
             totals: Amounts {
                 cpu: worker.record.capabilities.cpu_cores.into(),
                 memory_gb: worker.record.capabilities.memory_gb.into(),
@@ -80,6 +86,10 @@ impl Standing {
             || self.gpus > before.gpus
             || self.cpu > before.cpu
             || self.memory > before.memory
+            || match (&self.spare, &before.spare) {
+                (Some(now), Some(before)) => now.batch > before.batch || now.service > before.service,
+                _ => false,
+            }
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Agent {
 enum Phase {
     Staging,
     Staged,
+    /// A node of a gang has its room and waits for the others.
+    Ready,
     Going,
     Dead,
     Reported,
@@ -60,6 +62,7 @@ struct Held {
     stop: Option<FailureCause>,
     returning: bool,
     forgotten: bool,
+    released: bool,
     outcome: Outcome,
 }
 
@@ -90,6 +93,7 @@ impl Agent {
             stop: None,
             returning: false,
             forgotten: false,
+            released: false,
             outcome: Outcome::default(),
         };
         self.held.insert(attempt, held);
@@ -146,7 +150,7 @@ impl World {
             match phase {
                 Phase::Staging => staging.push(attempt),
                 Phase::Dead => dead.push((attempt, outcome.unwrap_or_default())),
-                Phase::Staged | Phase::Going | Phase::Reported => {}
+                Phase::Staged | Phase::Ready | Phase::Going | Phase::Reported => {}
             }
         }
         host.agent = Some(agent);
@@ -217,8 +221,7 @@ impl World {
             }
             Down::Order(Message::Revoke { attempt }) => self.on_revoke(h, attempt),
             Down::Order(Message::Forget { attempt }) => self.on_forget(h, attempt),
-            // Clients here ask for no gangs.
-            Down::Order(Message::Release { .. }) => unreachable!("no gang was submitted"),
+            Down::Order(Message::Release { attempt, .. }) => self.on_release(h, attempt),
             // Only shown.
             Down::Order(Message::Drain { .. }) => {}
             Down::Ack(seq) => self.on_ack(h, seq),
@@ -309,7 +312,7 @@ impl World {
         let host = &self.hosts[h];
         let mut used = Used::default();
         for (attempt, held) in &agent.held {
-            if held.phase == Phase::Going && !(self.plan.bug == Some(Bug::SlotBeforeDead) && held.stop.is_some()) {
+            if matches!(held.phase, Phase::Ready | Phase::Going) && !(self.plan.bug == Some(Bug::SlotBeforeDead) && held.stop.is_some()) {
                 used.add(self.demand_of(host, *attempt), &host.disk.taken[attempt].gpus);
             }
         }
@@ -324,14 +327,41 @@ impl World {
             used.add(demand, gpus);
         }
         for attempt in go {
-            self.held_mut(h, attempt).phase = Phase::Going;
-            let host = &self.hosts[h];
-            let life = host.agent.as_ref().expect("looked at above").life;
-            let taken = &host.disk.taken[&attempt];
-            let shim = self.new_shim(taken.task, taken.gpus.clone());
-            self.hosts[h].shims.insert(attempt, shim);
-            self.after(MS..20 * MS, Happening::ShimReady { host: h, life, attempt });
+            let taken = &self.hosts[h].disk.taken[&attempt];
+            let (task, epoch) = (taken.task, taken.epoch);
+            if self.specs[&task].demand.nodes == 1 {
+                self.launch(h, attempt);
+                continue;
+            }
+            self.held_mut(h, attempt).phase = Phase::Ready;
+            self.report(h, attempt, task, epoch, Report::Ready { address: format!("10.0.0.{h}"), port: 29_500 });
+            let released = self.held(h, attempt).is_some_and(|held| held.released);
+            if released || self.plan.bug == Some(Bug::NoRelease) {
+                self.launch(h, attempt);
+            }
         }
+    }
+
+    /// All nodes of a gang are ready.
+    fn on_release(&mut self, h: HostId, attempt: AttemptId) {
+        if self.held(h, attempt).is_none() {
+            return;
+        }
+        let held = self.held_mut(h, attempt);
+        held.released = true;
+        if held.phase == Phase::Ready && held.stop.is_none() {
+            self.launch(h, attempt);
+        }
+    }
+
+    fn launch(&mut self, h: HostId, attempt: AttemptId) {
+        self.held_mut(h, attempt).phase = Phase::Going;
+        let host = &self.hosts[h];
+        let life = host.agent.as_ref().expect("it holds the attempt").life;
+        let taken = &host.disk.taken[&attempt];
+        let shim = self.new_shim(taken.task, taken.gpus.clone());
+        self.hosts[h].shims.insert(attempt, shim);
+        self.after(MS..20 * MS, Happening::ShimReady { host: h, life, attempt });
     }
 
     fn new_shim(&self, task: TaskId, gpus: Vec<u32>) -> Shim {
@@ -458,7 +488,7 @@ impl World {
                 let life = self.hosts[h].agent.as_ref().expect("it holds the attempt").life;
                 self.after(0..SECOND / 2, Happening::Staged { host: h, life, attempt });
             }
-            Phase::Staged => self.dead(h, attempt, stopped(cause)),
+            Phase::Staged | Phase::Ready => self.dead(h, attempt, stopped(cause)),
             Phase::Going => {
                 let kill_at = self.now + GRACE;
                 self.process_stop(h, attempt, cause, kill_at);
@@ -488,7 +518,7 @@ impl World {
         let phase = held.phase;
         self.held_mut(h, attempt).forgotten = true;
         match phase {
-            Phase::Staging | Phase::Staged | Phase::Going => self.stop(h, attempt, FailureCause::Lost),
+            Phase::Staging | Phase::Staged | Phase::Ready | Phase::Going => self.stop(h, attempt, FailureCause::Lost),
             Phase::Dead | Phase::Reported => self.drop_attempt(h, attempt),
         }
     }
@@ -565,7 +595,7 @@ impl World {
         let host = &self.hosts[h];
         let Some(agent) = &host.agent else { return };
         let clock = self.fence_clock(host);
-        let unfinished = |held: &Held| matches!(held.phase, Phase::Staging | Phase::Staged | Phase::Going);
+        let unfinished = |held: &Held| matches!(held.phase, Phase::Staging | Phase::Staged | Phase::Ready | Phase::Going);
         let due: Vec<AttemptId> = (agent.held.iter().filter(|(_, held)| unfinished(held)))
             .filter_map(|(attempt, held)| {
                 let task = host.disk.taken[attempt].task;

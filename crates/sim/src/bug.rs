@@ -86,6 +86,8 @@ bugs! {
     SlotBeforeDead = "slot_before_dead",
     /// An agent takes the message to cancel only while its attempt stages.
     CancelIgnored = "cancel_ignored",
+    /// A node of a gang starts as soon as it is ready itself.
+    NoRelease = "no_release",
     /// A restarted agent does not look for living shims and begins anew.
     NoReattach = "no_reattach",
 }

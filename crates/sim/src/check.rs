@@ -7,7 +7,7 @@ use crate::{
     promise,
     world::{Happening, World},
 };
-use fetchml_api::{AttemptId, FailureCause, SlotKind, TaskId, link::Outcome};
+use fetchml_api::{AttemptId, FailureCause, SlotKind, TaskId, WorkerId, link::Outcome};
 
 /// What a task does in one attempt.
 #[derive(Clone, Debug)]
@@ -61,14 +61,30 @@ impl World {
         }
     }
 
+    /// The same for one node of a gang: each takes its own time and comes to its own end.
+    fn node_behaviour(&self, task: TaskId, attempt: AttemptId, h: HostId) -> Behaviour {
+        let whole = self.behaviour(task, attempt);
+        if self.specs[&task].demand.nodes == 1 {
+            return whole;
+        }
+        let mut chance = fastrand::Rng::with_seed(self.plan.seed ^ attempt.0.as_u128() as u64 ^ (h as u64) << 40);
+        let runs = whole.runs.map(|takes| takes / 2 + chance.i64(0..=takes / 2));
+        let fails = chance.u32(..20) == 0;
+        let failed = Outcome { cause: Some(FailureCause::ExitNonzero), exit_code: Some(4), ..Outcome::default() };
+        Behaviour { runs, outcome: if fails { failed } else { whole.outcome.clone() }, ..whole }
+    }
+
     /// Lets the process of a ready shim run.
     pub(crate) fn process_start(&mut self, h: HostId, attempt: AttemptId) -> Result<(), Violation> {
         let now = self.now;
         let task = self.hosts[h].shims[&attempt].task;
-        let first = self.began.insert(attempt) || self.is_excused(h);
+        let gang = self.specs[&task].demand.nodes > 1;
+        let first = self.began.insert((attempt, gang.then_some(h))) || self.is_excused(h);
         promise!(first, "the user's code of attempt {attempt} begins a second time, on machine {h}");
         self.check_alone(h, attempt, task)?;
-        let Behaviour { runs, outcome, ignores_term, .. } = self.behaviour(task, attempt);
+        let released = !gang || self.server.database.was_ready(attempt) || self.is_excused(h);
+        promise!(released, "user code of the gang {attempt} begins on machine {h} before all nodes are ready");
+        let Behaviour { runs, outcome, ignores_term, .. } = self.node_behaviour(task, attempt, h);
         let host = &mut self.hosts[h];
         let boot = host.boot;
         let shim = host.shims.get_mut(&attempt).expect("it is ready");
@@ -91,7 +107,8 @@ impl World {
     fn check_alone(&self, h: HostId, attempt: AttemptId, task: TaskId) -> Result<(), Violation> {
         for host in self.hosts.iter().filter(|host| host.on) {
             for (other, shim) in &host.shims {
-                if shim.task != task || !shim.runs || (host.id == h && *other == attempt) {
+                let same = *other == attempt && (host.id == h || self.specs[&task].demand.nodes > 1);
+                if shim.task != task || !shim.runs || same {
                     continue;
                 }
                 if self.stood_still(host)
@@ -116,9 +133,10 @@ impl World {
         !host.is_awake() || self.now - host.woke_at.max(resumed) <= AFTER_STANDSTILL
     }
 
-    /// What the server gives up is dead by then.
-    pub(crate) fn check_given_up(&self, attempt: AttemptId) -> Result<(), Violation> {
-        let lives = self.hosts.iter().find(|host| host.shims.get(&attempt).is_some_and(|shim| shim.runs));
+    /// What the server gives up is dead by then; of a gang, on that worker.
+    pub(crate) fn check_given_up(&self, attempt: AttemptId, worker: Option<WorkerId>) -> Result<(), Violation> {
+        let mut there = self.hosts.iter().filter(|host| worker.is_none_or(|worker| worker == host.worker));
+        let lives = there.find(|host| host.shims.get(&attempt).is_some_and(|shim| shim.runs));
         let Some(host) = lives.filter(|host| !self.stood_still(host) && !self.is_excused(host.id)) else {
             return Ok(());
         };

@@ -5,8 +5,8 @@ use crate::{
     server::Command,
     world::{Happening, Request, World},
 };
-use fetchml_api::{Demand, Role, SlotKind, TaskId};
-use fetchml_scheduler::{Lease, NewTask};
+use fetchml_api::{Demand, Role, SlotKind, TaskId, WorkerId};
+use fetchml_scheduler::{Drain, Lease, NewTask};
 use uuid::Uuid;
 
 impl World {
@@ -15,23 +15,27 @@ impl World {
         let n = self.next_task;
         self.next_task += 1;
         let id = TaskId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)));
+        // Each machine has room for a node like this.
+        let nodes = if self.plan.workers > 1 && chance.u32(..8) == 0 { 2 + u32::from(chance.bool()) } else { 1 };
+        let nodes = nodes.min(self.plan.workers);
         let gpu = if chance.u32(..4) == 0 { [1, 1, 2, 4][chance.usize(..4)] } else { 0 };
         let new = NewTask {
             id,
             user_id: ["ada", "bob", "cy"][chance.usize(..3)].into(),
             demand: Demand {
                 slot: if chance.u32(..12) == 0 { SlotKind::Service } else { SlotKind::Batch },
-                cpu: chance.u32(..3),
+                cpu: chance.u32(..3).min(if nodes > 1 { 1 } else { 2 }),
                 memory_gb: if chance.bool() { 0 } else { chance.u32(1..32) },
-                gpu,
-                gpu_type: (gpu > 0 && chance.bool()).then(|| "H100".to_owned()),
-                nodes: 1,
+                gpu: if nodes > 1 { 0 } else { gpu },
+                gpu_type: (gpu > 0 && nodes == 1 && chance.bool()).then(|| "H100".to_owned()),
+                nodes,
                 image: false,
             },
             priority: chance.u8(1..=8),
             role: Role::User,
             max_retries: chance.u32(..3),
-            time_limit_s: None,
+            // Some say how long they take, and so may run before those that wait for many.
+            time_limit_s: (chance.u32(..3) == 0).then(|| chance.u32(60..1_200)),
             lease: match chance.u32(..6) {
                 0 | 2 => Lease::Seconds(chance.u32(30..90)),
                 1 => Lease::Kept,
@@ -61,7 +65,33 @@ impl World {
         for id in endless {
             self.ask(Command::Cancel(id), Request::Cancel(id));
         }
+        let drained: Vec<WorkerId> = self.server.database.draining().collect();
+        for worker in drained {
+            self.tell(Command::Undrain(worker));
+        }
         self.at(self.now + MINUTE, Happening::CancelEndless);
+    }
+
+    /// An operator takes a machine out of service, and brings it back later.
+    pub(crate) fn drain_one(&mut self) {
+        let h = self.clients.usize(..self.plan.workers as usize);
+        let (worker, is_off) = (self.hosts[h].worker, !self.hosts[h].on);
+        // Nobody declares dead what may live: then two copies might run.
+        let mode = match self.clients.u32(..3) {
+            0 => Drain::Finish,
+            1 if is_off && !self.excused.contains(&h) => Drain::DeclareDead,
+            _ => Drain::Evict,
+        };
+        self.tell(Command::Drain(worker, mode));
+        let back = self.now + self.clients.i64(MINUTE / 2..10 * MINUTE);
+        self.at(back, Happening::Undrain { worker });
+    }
+
+    /// A request whose answer nobody waits for.
+    pub(crate) fn tell(&mut self, command: Command) {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.request(command, ticket);
     }
 
     pub(crate) fn ask(&mut self, command: Command, request: Request) {

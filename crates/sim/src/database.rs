@@ -3,11 +3,11 @@
 
 use crate::{EPOCH, Violation, promise};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Micros, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId,
+    AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, Micros, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId,
     WorkerRecord,
 };
 use fetchml_scheduler::{NewTask, Rows, Scheduler, Settings};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One change of a transaction.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub(crate) struct Database {
     pub(crate) tasks: BTreeMap<TaskId, Row>,
     /// Those that are not over.
     attempts: BTreeMap<AttemptId, AttemptRecord>,
+    /// Gangs of which every node was ready.
+    ready: BTreeSet<AttemptId>,
     workers: BTreeMap<WorkerId, WorkerRecord>,
     shares: BTreeMap<String, ShareRecord>,
     pub(crate) incarnation: u64,
@@ -104,7 +106,14 @@ impl Database {
     fn put_attempt(&mut self, record: &AttemptRecord) -> Result<(), Violation> {
         let id = record.id;
         if let Some(before) = self.attempts.get(&id) {
-            promise!(before.phase < record.phase, "attempt {id} goes back to {:?}", record.phase);
+            // Of a gang it may be one node that went on.
+            let nodes = before.nodes.iter().zip(&record.nodes);
+            let onward = before.phase < record.phase || (!before.nodes.is_empty() && before.phase == record.phase);
+            promise!(onward, "attempt {id} goes back to {:?}", record.phase);
+            for (before, node) in nodes {
+                promise!(before.worker_id == node.worker_id, "a node of attempt {id} moves");
+                promise!(before.phase <= node.phase, "a node of attempt {id} goes back to {:?}", node.phase);
+            }
             promise!(
                 (before.epoch, before.task_id) == (record.epoch, record.task_id),
                 "attempt {id} changes its epoch"
@@ -113,6 +122,13 @@ impl Database {
             promise!(!record.phase.is_over(), "attempt {id} was over and changes");
             promise!(record.epoch > self.last_epoch, "attempt {id} has an epoch that was given out before");
             self.last_epoch = record.epoch;
+            let nodes = self.tasks.get(&record.task_id).map_or(1, |row| row.new.demand.nodes);
+            let given = record.nodes.iter().map(|node| node.worker_id).collect::<BTreeSet<_>>().len();
+            let whole = if nodes > 1 { given == nodes as usize } else { given == 0 };
+            promise!(whole, "attempt {id} of {nodes} nodes is placed on {given} workers");
+        }
+        if !record.nodes.is_empty() && record.nodes.iter().all(|node| node.phase == AttemptPhase::Ready) {
+            self.ready.insert(id);
         }
         if record.phase.is_over() {
             self.attempts.remove(&id);
@@ -150,6 +166,16 @@ impl Database {
             row.said
         );
         Ok(())
+    }
+
+    /// Workers that are to take nothing new.
+    pub(crate) fn draining(&self) -> impl Iterator<Item = WorkerId> {
+        self.workers.values().filter(|record| record.draining).map(|record| record.id)
+    }
+
+    /// Whether every node of an attempt was ready once, as far as is durable.
+    pub(crate) fn was_ready(&self, attempt: AttemptId) -> bool {
+        self.ready.contains(&attempt)
     }
 
     /// Whether an attempt is over, or never was.

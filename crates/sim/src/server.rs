@@ -8,8 +8,11 @@ use crate::{
     wire::{Down, Up},
     world::{Happening, World},
 };
-use fetchml_api::{AttemptId, Capabilities, Micros, TaskId, WorkerId, link::Held, link::SpooledReport};
-use fetchml_scheduler::{Answer, Effect, Event, Message, NewTask, Scheduler, Settings};
+use fetchml_api::{
+    AttemptId, Capabilities, Micros, Quota, Role, TaskId, WorkerId,
+    link::{Held, SpooledReport},
+};
+use fetchml_scheduler::{Answer, Drain, Effect, Event, Message, NewTask, Scheduler, Settings};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Commands of one turn.
@@ -21,6 +24,8 @@ const CLONE_SILENCE: Time = 15 * SECOND;
 const LINK_SILENCE: Time = 20 * SECOND;
 /// The lease that the server is set to.
 pub(crate) const LOST_AFTER_S: i64 = 60;
+/// Tasks of one user that may be on workers.
+pub(crate) const RUNNING_MAX: u32 = 6;
 /// A restored core is compared with the one that wrote the rows after this many commits.
 const COMPARE_EVERY: u64 = 256;
 /// Invariants of the core are looked at after this many turns that changed something.
@@ -85,6 +90,8 @@ pub(crate) type Ticket = u64;
 pub(crate) enum Command {
     Submit(NewTask),
     Cancel(TaskId),
+    Drain(WorkerId, Drain),
+    Undrain(WorkerId),
     Join { session: u64, worker: WorkerId, hello: Hello },
     Heard { worker: WorkerId, session: u64, sent: Time },
     Reports { worker: WorkerId, session: u64, reports: Vec<SpooledReport> },
@@ -151,7 +158,17 @@ impl Server {
 }
 
 fn settings(incarnation: u64, epochs_used: u64) -> Settings {
-    Settings { incarnation, epochs_used, lost_after_s: LOST_AFTER_S, ..Settings::default() }
+    let quota = Quota { running: Some(RUNNING_MAX), gpus: Some(6), max_priority: Some(7), ..Quota::default() };
+    Settings {
+        incarnation,
+        epochs_used,
+        lost_after_s: LOST_AFTER_S,
+        // Short enough to be seen in a short run.
+        hold_after_s: 120,
+        prepare_timeout_s: 240,
+        quotas: BTreeMap::from([(Role::User, quota)]),
+        ..Settings::default()
+    }
 }
 
 impl Life {
@@ -363,6 +380,12 @@ impl World {
             Command::Cancel(task) => {
                 let answer = self.step(Event::CancelRequested { task, by: "ada".into() }, turn);
                 turn.replies.extend(ticket.map(|ticket| (ticket, answer != Answer::NotActive)));
+            }
+            Command::Drain(worker, mode) => {
+                self.step(Event::DrainRequested { worker, mode, by: "op".into() }, turn);
+            }
+            Command::Undrain(worker) => {
+                self.step(Event::UndrainRequested { worker, by: "op".into() }, turn);
             }
             Command::Join { session, worker, hello } => self.join(session, worker, hello, turn),
             Command::Heard { worker, session, sent } => {
@@ -606,7 +629,11 @@ impl World {
                 Command::Join { session, .. } | Command::Heard { session, .. } | Command::Reports { session, .. } => {
                     self.close(session);
                 }
-                Command::Submit(_) | Command::Cancel(_) | Command::Closed { .. } => {}
+                Command::Submit(_)
+                | Command::Cancel(_)
+                | Command::Drain(..)
+                | Command::Undrain(_)
+                | Command::Closed { .. } => {}
             }
         }
         if now < until || now < self.server.busy_until {

@@ -5,7 +5,7 @@ use crate::{
     Fault, MINUTE, Plan, SECOND, Time, Violation,
     host::{Host, HostId},
     promise,
-    server::{Server, Ticket},
+    server::{Command, Server, Ticket},
     wire::{Down, Up},
 };
 use fetchml_api::{AttemptId, AttemptPhase, AttemptRecord, TaskId, WorkerId, link::Outcome};
@@ -33,6 +33,10 @@ pub(crate) enum Happening {
     Submit,
     CancelOne,
     CancelEndless,
+    DrainOne,
+    Undrain {
+        worker: WorkerId,
+    },
     Fault(Fault),
     FaultsEnd,
     Backup,
@@ -143,6 +147,8 @@ impl Happening {
             H::Submit
             | H::CancelOne
             | H::CancelEndless
+            | H::DrainOne
+            | H::Undrain { .. }
             | H::Fault(_)
             | H::FaultsEnd
             | H::Backup
@@ -234,8 +240,8 @@ pub(crate) struct World {
     pub(crate) next_ticket: Ticket,
     pub(crate) tickets: BTreeMap<Ticket, Request>,
     pub(crate) acknowledged: BTreeSet<TaskId>,
-    /// Attempts whose user code has begun.
-    pub(crate) began: BTreeSet<AttemptId>,
+    /// Attempts whose user code has begun; of a gang, on which machine.
+    pub(crate) began: BTreeSet<(AttemptId, Option<HostId>)>,
     /// What agents have said of attempts.
     pub(crate) told: BTreeSet<(AttemptId, AttemptPhase)>,
     /// Attempts whose end nobody saw.
@@ -372,6 +378,10 @@ impl World {
                 self.at(at, Happening::CancelOne);
             }
         }
+        for _ in 0..self.plan.minutes / 5 {
+            let at = self.clients.i64(0..faults_end.max(1));
+            self.at(at, Happening::DrainOne);
+        }
         for fault in self.plan.faults.clone() {
             self.schedule_fault(fault);
         }
@@ -456,6 +466,8 @@ impl World {
             H::Submit => self.submit(),
             H::CancelOne => self.cancel_one(),
             H::CancelEndless => self.cancel_endless(),
+            H::DrainOne => self.drain_one(),
+            H::Undrain { worker } => self.tell(Command::Undrain(worker)),
             H::Fault(fault) => self.strike(fault)?,
             H::FaultsEnd => self.end_faults(),
             H::Backup => self.server.backup = Some(self.server.database.clone()),
@@ -539,10 +551,21 @@ impl World {
         let by_agent = matches!(phase, AttemptPhase::Running | AttemptPhase::Collecting | AttemptPhase::Ended);
         // That a tree is dead says that it was alive.
         let implied = phase == AttemptPhase::Running && self.told.contains(&(id, AttemptPhase::Collecting));
+        let gang = !record.nodes.is_empty();
+        // A gang is over when each node has said so or is given up.
+        let implied = implied || (gang && record.nodes.iter().all(|node| node.phase == AttemptPhase::Abandoned));
         promise!(!by_agent || implied || self.told.contains(&(id, phase)), "nobody said that {id} is {phase:?}");
+        for node in &record.nodes {
+            if node.phase == AttemptPhase::Abandoned {
+                self.check_given_up(id, Some(node.worker_id))?;
+            }
+            promise!(!phase.is_over() || node.phase.is_over(), "{id} is over, and not its node on {}", node.worker_id);
+        }
         let success = record.outcome.as_ref().is_some_and(|outcome| outcome.cause.is_none());
         promise!(!(success && self.unseen.contains(&id)), "nobody saw how {id} ended, and it is completed");
-        if phase == AttemptPhase::Abandoned { self.check_given_up(id) } else { Ok(()) }
+        let complete = record.nodes.iter().all(|node| node.phase >= AttemptPhase::Collecting);
+        promise!(!(success && !complete), "{id} is completed, and not each of its nodes");
+        if phase == AttemptPhase::Abandoned { self.check_given_up(id, None) } else { Ok(()) }
     }
 
     pub(crate) fn check_spool(&self) -> Result<(), Violation> {

@@ -92,6 +92,16 @@ fn what_takes_nothing_that_is_waited_for_goes_on_a_held_worker() {
 }
 
 #[test]
+fn a_slot_that_becomes_free_beside_one_that_is_waited_for_is_used() {
+    let mut world = blocked(None, 900);
+    // Eight slots: one is used, one is for t2. Who asks for no core takes no more than its slot.
+    let sent = offer(&mut world, (3..=9).map(|n| t(n).cpu(0)));
+    assert_eq!(sent.len(), 6, "{sent:?}");
+    world.reports(3, &[Report::Running, ok()]);
+    assert_eq!(world.turn(), ["w1: forget t3#1", "w1: assign t9#1"]);
+}
+
+#[test]
 fn a_held_task_goes_where_room_is_first() {
     let mut world = blocked(None, 900);
     world.turn();

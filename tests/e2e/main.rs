@@ -24,6 +24,7 @@ mod checkpoints;
 mod clock;
 mod commands;
 mod crash;
+mod datasets;
 mod disk_full;
 mod environments;
 mod escape;

@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod checkpoint;
+pub mod dataset;
 pub mod error;
 pub mod failure;
 pub mod health;
@@ -25,6 +26,7 @@ pub mod worker;
 
 pub use artifact::*;
 pub use checkpoint::*;
+pub use dataset::{CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset};
 pub use error::*;
 pub use failure::*;
 pub use health::*;

@@ -2,6 +2,7 @@
 //! are shared so that the scheduler and the store need not know each other.
 
 use crate::{
+    dataset::Dataset,
     failure::FailureCause,
     ids::{AttemptEpoch, AttemptId, KeyId, TaskId, WorkerId},
     key::Role,
@@ -91,6 +92,9 @@ pub struct TaskSpec {
     /// Longest time without a word in its log or metrics, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_after_s: Option<u32>,
+    /// Its data sets, in the order of the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<Dataset>,
     /// The task whose checkpoint the first attempt starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,

@@ -2,10 +2,11 @@
 //! fields are named with the nearest known one.
 
 use crate::{
+    dataset::{self, Dataset, Registry},
     error::Problem,
     limits,
     snapshot::is_snapshot_id,
-    task::{CreateTaskRequest, DatasetSpec, Network, OnLost},
+    task::{CreateTaskRequest, Network, OnLost},
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -48,12 +49,23 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "resume_from",
 ];
 
-/// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
+/// A new task as it was read.
+#[derive(Debug)]
+pub struct Submission {
+    /// The request; its data sets stand beside it.
+    pub request: CreateTaskRequest,
+    /// The data sets that it names or describes, looked up.
+    pub datasets: Vec<Dataset>,
+}
+
+/// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems. `registry` holds the data sets that
+/// the body names (see [`Registry::wanted`]).
 ///
 /// # Errors
 /// Every problem of the body.
-pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>, Vec<Problem>> {
+pub fn create_task(body: Value, strict: bool, registry: &Registry) -> Result<Read<Submission>, Vec<Problem>> {
     let mut fields = Fields::new(body)?;
+    let (datasets, warnings) = dataset::take(&mut fields, strict, registry);
     let request = CreateTaskRequest {
         job_name: fields.required("job_name", |f, name| {
             let text = f.text(name, limits::JOB_NAME_CHARS)?;
@@ -68,7 +80,7 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         entrypoint: fields.text("entrypoint", limits::COMMAND_CHARS),
         snapshot_id: fields.text("snapshot_id", 71),
         datasets: Vec::new(),
-        dataset_specs: Vec::<DatasetSpec>::new(),
+        dataset_specs: Vec::new(),
         cpu: fields.int("cpu", 0, limits::CPU_MAX).map(|n| n as i32),
         memory_gb: fields.int("memory_gb", 0, limits::MEMORY_GB_MAX).map(|n| n as i32),
         gpu: fields.int("gpu", 0, limits::GPU_MAX).map(|n| n as i32),
@@ -130,20 +142,15 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             fields.problem(format!("env.{name}"), "names beginning with FETCHML_ are set by the system");
         }
     }
-    for name in ["datasets", "dataset_specs"] {
-        match fields.take(name) {
-            None => {}
-            Some(Value::Array(items)) if items.is_empty() => {}
-            Some(Value::Array(_)) => fields.problem(name, "not supported yet"),
-            Some(other) => fields.wrong_type(name, "an array", &other),
-        }
-    }
     for name in NOT_SUPPORTED_YET {
         if fields.take(name).is_some() {
             fields.problem(*name, "not supported yet");
         }
     }
-    fields.finish(request, strict, &[CREATE_TASK_FIELDS, NOT_SUPPORTED_YET])
+    let submission = Submission { request, datasets };
+    let mut read = fields.finish(submission, strict, &[CREATE_TASK_FIELDS, NOT_SUPPORTED_YET])?;
+    read.warnings.extend(warnings);
+    Ok(read)
 }
 
 /// Takes the fields of a JSON object one by one and collects what is wrong with them.
@@ -169,11 +176,11 @@ impl Fields {
         self.problems.push(Problem::new(field, problem));
     }
 
-    fn saw_problem(&self, field: &str) -> bool {
+    pub(crate) fn saw_problem(&self, field: &str) -> bool {
         self.problems.iter().any(|p| p.field == field)
     }
 
-    fn wrong_type(&mut self, name: &str, wanted: &str, got: &Value) {
+    pub(crate) fn wrong_type(&mut self, name: &str, wanted: &str, got: &Value) {
         self.problem(name, format!("must be {wanted}, got {}", kind(got)));
     }
 
@@ -186,6 +193,11 @@ impl Fields {
             self.problem(name, format!("must be one of {}, got {value}", names.join(", ")));
         }
         found.map(|(_, meaning)| *meaning)
+    }
+
+    /// Whether it is there and not taken yet.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.object.contains_key(name)
     }
 
     /// The raw value; `null` counts as present.
@@ -364,7 +376,7 @@ mod tests {
     use serde_json::json;
 
     fn problems(body: Value) -> Vec<(String, String)> {
-        create_task(body, false).unwrap_err().into_iter().map(|p| (p.field, p.problem)).collect()
+        create_task(body, false, &Registry::default()).unwrap_err().into_iter().map(|p| (p.field, p.problem)).collect()
     }
 
     #[test]
@@ -388,7 +400,7 @@ mod tests {
             "env.FETCHML_X",
             "env.OK",
             "metadata",
-            "datasets",
+            "datasets[0]",
             "node_count",
             "depends_on",
             "snapshot_id",
@@ -410,20 +422,23 @@ mod tests {
     fn something_must_be_run() {
         assert_eq!(problems(json!({"job_name": "a"}))[0].0, "entrypoint");
         assert_eq!(problems(json!({"job_name": "a", "entrypoint": "  "})).len(), 1);
-        assert!(create_task(json!({"job_name": "a", "args": "true"}), true).is_ok());
+        assert!(create_task(json!({"job_name": "a", "args": "true"}), true, &Registry::default()).is_ok());
     }
 
     #[test]
     fn unknown_fields_warn_or_fail_with_the_nearest_name() {
         let body = json!({"job_name": "a", "args": "x", "priorty": 3});
-        let read = create_task(body.clone(), false).unwrap();
+        let read = create_task(body.clone(), false, &Registry::default()).unwrap();
         assert_eq!(read.warnings, ["unknown field \"priorty\"; did you mean \"priority\"? It was ignored."]);
-        assert_eq!(create_task(body, true).unwrap_err()[0].field, "priorty");
+        assert_eq!(create_task(body, true, &Registry::default()).unwrap_err()[0].field, "priorty");
     }
 
     #[test]
     fn lengths_count_code_points() {
         let ok = "é".repeat(limits::METADATA_VALUE_CHARS);
-        assert!(create_task(json!({"job_name": "a", "args": "x", "metadata": {"k": ok}}), true).is_ok());
+        assert!(
+            create_task(json!({"job_name": "a", "args": "x", "metadata": {"k": ok}}), true, &Registry::default())
+                .is_ok()
+        );
     }
 }

@@ -60,6 +60,12 @@ pub(crate) const GPU_TYPE: &str = "FETCHML_GPU_TYPE";
 pub(crate) const NVML_LIBRARY: &str = "FETCHML_NVML_LIBRARY";
 /// How the worker isolates tasks.
 pub(crate) const ISOLATION: &str = "FETCHML_ISOLATION";
+/// Directories of `file://` data sets.
+pub(crate) const DATASET_DIRS: &str = "FETCHML_DATASET_DIRS";
+/// Networks that data sets may be fetched from.
+pub(crate) const DATASET_ALLOW_NET: &str = "FETCHML_DATASET_ALLOW_NET";
+/// What data sets may take on disk.
+pub(crate) const DATASET_CACHE: &str = "FETCHML_DATASET_CACHE";
 /// Filter of the server's and worker's log, such as `debug`.
 pub(crate) const LOG: &str = "FETCHML_LOG";
 /// Any value but the empty one turns colours off.

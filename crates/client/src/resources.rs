@@ -7,9 +7,9 @@ use crate::{
     limits,
 };
 use fetchml_api::{
-    ArtifactList, AttemptId, Checkpoint, CheckpointFiles, CreateKeyRequest, CreateTaskRequest, CreatedKey, GcReport,
-    GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, QueueStats, SchedulerStatus, Task, TaskId, TaskList,
-    TaskListQuery, Worker, WorkerId,
+    ArtifactList, AttemptId, Checkpoint, CheckpointFiles, CreateDatasetRequest, CreateKeyRequest, CreateTaskRequest,
+    CreatedKey, DatasetList, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, QueueStats,
+    RegisteredDataset, SchedulerStatus, Task, TaskId, TaskList, TaskListQuery, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -131,6 +131,32 @@ impl Client {
         self.get_json("/v1/admin/gc", NO_QUERY).await
     }
 
+    /// All registered data sets, by name.
+    pub async fn datasets(&self) -> Result<Vec<RegisteredDataset>, ClientError> {
+        let list: DatasetList = self.get_json("/v1/datasets", NO_QUERY).await?;
+        Ok(list.datasets)
+    }
+
+    /// A registered data set.
+    pub async fn dataset(&self, name: &str) -> Result<RegisteredDataset, ClientError> {
+        self.get_json(&dataset_path(name), NO_QUERY).await
+    }
+
+    /// Registers a data set. Doing it again changes nothing.
+    pub async fn dataset_create(&self, request: &CreateDatasetRequest) -> Result<RegisteredDataset, ClientError> {
+        let response = self
+            .send(Repeat::Idempotent, || {
+                self.request(Method::POST, "/v1/datasets").timeout(limits::ANSWER_TIMEOUT).json(request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Forgets a registered data set.
+    pub async fn dataset_delete(&self, name: &str) -> Result<(), ClientError> {
+        self.delete_path(&dataset_path(name), NO_QUERY).await
+    }
+
     /// The files a task left.
     pub async fn artifacts(&self, id: TaskId) -> Result<ArtifactList, ClientError> {
         self.get_json(&format!("/v1/tasks/{id}/artifacts"), NO_QUERY).await
@@ -227,4 +253,9 @@ impl Client {
         }
         Ok(ByteStream::of(self.url(), response))
     }
+}
+
+fn dataset_path(name: &str) -> String {
+    // A slash would lead to another path.
+    format!("/v1/datasets/{}", encode_path(name).replace('/', "%2F"))
 }

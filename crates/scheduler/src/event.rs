@@ -2,8 +2,8 @@
 //! driver that owns it.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, Quota, QuotaRecord,
-    QuotaScope, Role, ShareRecord, TaskId, TaskState, WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, DatasetKey, Demand, FailureCause, Gpu, Quota,
+    QuotaRecord, QuotaScope, Role, ShareRecord, TaskId, TaskState, WorkerId, WorkerRecord,
     link::{Held, Report},
 };
 
@@ -166,6 +166,20 @@ pub enum Event {
         epoch: AttemptEpoch,
         /// What happened.
         report: Report,
+    },
+    /// A task, just submitted or restored, needs data sets: it goes rather where they are.
+    DatasetsWanted {
+        /// The task.
+        task: TaskId,
+        /// What it needs.
+        datasets: Vec<DatasetKey>,
+    },
+    /// A worker said which data sets it holds.
+    DatasetsHeld {
+        /// The worker.
+        worker: WorkerId,
+        /// All of them, the last used first.
+        datasets: Vec<DatasetKey>,
     },
     /// Nothing but time passed.
     TimePassed,

@@ -111,6 +111,7 @@ impl Scheduler {
             slots: worker.slots(),
             active_tasks,
             status,
+            datasets: self.datasets.held_by(id).to_vec(),
         }
     }
 }

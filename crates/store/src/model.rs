@@ -2,8 +2,8 @@
 
 use crate::retention::Collect;
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, ShareRecord,
-    SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord,
+    RegisteredDataset, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
 use std::sync::Arc;
 
@@ -62,6 +62,15 @@ pub enum Write {
     },
     /// Something is not needed any more.
     Collect(Collect),
+    /// A data set under a new name. A known name is refused for data.
+    DatasetInsert(RegisteredDataset),
+    /// A data set is forgotten. An unknown name is refused for data.
+    DatasetDelete {
+        /// Its name.
+        name: String,
+        /// When.
+        at: Micros,
+    },
     /// A named value of the installation, such as `incarnation` or `log_id`.
     MetaPut {
         /// Name.

@@ -95,6 +95,16 @@ impl Prepared {
                 }
                 self.collect(step)?;
             }
+            Write::DatasetInsert(dataset) => {
+                self.saw(dataset.created_at.0);
+                let insert = Statement::new(sql::DATASET_INSERT, rows::dataset(&dataset)?);
+                self.statements.push(insert.must_change("the name of a data set is taken"));
+            }
+            Write::DatasetDelete { name, at } => {
+                self.saw(at.0);
+                let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);
+                self.statements.push(delete.must_change("no such data set"));
+            }
             Write::MetaPut { name, value } => {
                 if [LOG_ID, LAST_TIME, PROBE].contains(&name) {
                     return Err(StoreError::Data(format!("{name} is kept by the store itself")));

@@ -162,6 +162,17 @@ pub(crate) const CHECKPOINT_PUT: &str = "INSERT INTO checkpoint (attempt_id, sav
 pub(crate) const CHECKPOINT_OF: &str = "SELECT c.attempt_id, c.saved_at, c.files FROM attempt a \
     JOIN checkpoint c ON c.attempt_id = a.id WHERE a.task_id = $1 ORDER BY a.number DESC LIMIT 1";
 
+pub(crate) const DATASET_INSERT: &str = "INSERT INTO dataset (name, user_id, created_at, spec) \
+    VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
+
+pub(crate) const DATASET_DELETE: &str = "DELETE FROM dataset WHERE name = $1";
+
+pub(crate) const DATASET_GET: &str = "SELECT user_id, created_at, spec FROM dataset WHERE name = $1";
+
+pub(crate) const DATASETS: &str = "SELECT user_id, created_at, spec FROM dataset ORDER BY name";
+
+pub(crate) const DATASET_COUNT: &str = "SELECT COUNT(*) FROM dataset";
+
 pub(crate) const META_PUT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 

@@ -5,6 +5,8 @@ mod artifacts;
 mod cancel;
 mod completions;
 mod config;
+mod dataset_sources;
+mod datasets;
 mod follow;
 mod keys;
 mod logs;
@@ -58,6 +60,7 @@ enum Command {
     Cancel(cancel::Cancel),
     Wait(wait::Wait),
     Artifacts(artifacts::Artifacts),
+    Datasets(datasets::Datasets),
     Queue(queue::Queue),
     Status(status::Status),
     Workers(workers::Workers),
@@ -82,6 +85,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cancel(command) => client(command.run(config)),
         Command::Wait(command) => client(command.run(config)),
         Command::Artifacts(command) => client(command.run(config)),
+        Command::Datasets(command) => client(command.run(config)),
         Command::Queue(command) => client(command.run(config)),
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),

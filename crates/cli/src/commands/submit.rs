@@ -1,6 +1,6 @@
 //! `fetchml submit`.
 
-use super::{follow, snapshot};
+use super::{datasets::parse_dataset, follow, snapshot};
 use crate::{
     failure::{EXIT_CODES, Exit, Failure},
     quantity,
@@ -8,7 +8,7 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_api::{CreateTaskRequest, Network, OnLost, limits, validate::nearest};
+use fetchml_api::{CreateTaskRequest, DatasetSpec, Network, OnLost, limits, validate::nearest};
 use fetchml_client::snapshot::Snapshot;
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,8 @@ use std::{
 #[derive(Args, Debug)]
 #[command(
     before_long_help = "Examples:\n  fetchml submit --follow train.py --epochs 10\n  \
-        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4",
+        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4\n  \
+        fetchml submit --dataset digits=https://data.example.org/digits.csv train.py",
     after_long_help = EXIT_CODES
 )]
 pub(crate) struct Submit {
@@ -76,6 +77,9 @@ pub(crate) struct Submit {
     /// Start with the files that this task left in its checkpoint directory: an id, the beginning or end of one, or @last
     #[arg(long, value_name = "TASK")]
     resume_from: Option<String>,
+    /// Data set of the task, registered or with its source, which may end in #sha256=HEX, #unpack or both with & between; may be repeated
+    #[arg(long, value_name = "NAME[=SOURCE][@MOUNT]", value_parser = parse_dataset)]
+    dataset: Vec<DatasetSpec>,
     /// How often a failure is tried again, 0 to 10 [default: 0]
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::MAX_RETRIES_MAX))]
     retries: Option<i32>,
@@ -162,6 +166,7 @@ impl Submit {
             on_lost: self.on_lost.as_deref().map(|what| if what == "keep" { OnLost::Keep } else { OnLost::Fence }),
             lost_after_s: self.lost_after,
             stall_after_s: self.stall_after,
+            dataset_specs: self.dataset.clone(),
             env: to_map("--env", &self.env)?,
             metadata: to_map("--meta", &self.meta)?,
             ..Default::default()

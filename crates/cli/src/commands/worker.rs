@@ -1,6 +1,7 @@
 //! `fetchml worker`.
 
 use super::{
+    dataset_sources::{self, DatasetFlags},
     serving::{self, Signals},
     workers,
 };
@@ -40,10 +41,13 @@ pub(super) struct SlotFlags {
     /// How tasks are isolated: required, auto or none [env: FETCHML_ISOLATION] [default: required; auto for `up` on loopback]
     #[arg(long, value_name = "HOW")]
     isolation: Option<String>,
+    #[command(flatten)]
+    datasets: DatasetFlags,
 }
 
 impl SlotFlags {
     pub(super) fn add_to(&self, flags: Flags) -> Flags {
+        let flags = self.datasets.add_to(flags);
         flags
             .set("worker.name", "--name", self.name.clone())
             .set("worker.slots", "--slots", self.slots)
@@ -141,6 +145,7 @@ pub(super) async fn start(
         log_quota_bytes: u64::from(settings.log_quota_mib) << 20,
         isolation,
         gpus,
+        datasets: dataset_sources::of(settings)?,
         helper_command: serving::helper_command()?,
     };
     fetchml_worker::Worker::start(options).await.map_err(|error| match error {

@@ -89,6 +89,12 @@ pub(crate) struct WorkerSettings {
     pub(crate) nvml_library: Option<PathBuf>,
     /// How tasks are isolated; absent: as the command decides.
     pub(crate) isolation: Option<String>,
+    /// Directories of `file://` data sets, `:` between.
+    pub(crate) dataset_dirs: Option<String>,
+    /// Networks of data sets beside the public one, `,` between.
+    pub(crate) dataset_allow_net: Option<String>,
+    /// What data sets may take on disk.
+    pub(crate) dataset_cache: Option<String>,
 }
 
 /// Settings of client commands.

@@ -96,6 +96,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Text,
         "required, auto or none: required unless set, auto for `up` on loopback",
     ),
+    setting("worker.dataset_dirs", env::DATASET_DIRS, Kind::Text, "directories of file:// data sets, : between"),
+    setting(
+        "worker.dataset_allow_net",
+        env::DATASET_ALLOW_NET,
+        Kind::Text,
+        "networks of data sets beside the public one, comma between",
+    ),
+    setting("worker.dataset_cache", env::DATASET_CACHE, Kind::Text, "disk that data sets may take: half unless set"),
 ];
 
 /// The setting of a path.

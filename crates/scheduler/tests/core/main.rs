@@ -2,6 +2,7 @@
 
 mod aging;
 mod cancel;
+mod datasets;
 mod devices;
 mod drain;
 mod fairness;

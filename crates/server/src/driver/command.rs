@@ -1,7 +1,7 @@
 //! What the driver is asked, and what it answers.
 
 use fetchml_api::{
-    AttemptId, Quota, QuotaScope, Role, TaskId, TaskSpec, WorkerId,
+    AttemptId, DatasetKey, Quota, QuotaScope, Role, TaskId, TaskSpec, WorkerId,
     link::{Heartbeat, Hello, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Drain, Refusal};
@@ -127,6 +127,7 @@ pub(super) enum Input {
     Join { hello: Arc<Hello>, session: SessionHandle },
     Heard { worker: WorkerId, session: u64, beat: Arc<Heartbeat> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
+    DatasetsHeld { worker: WorkerId, session: u64, held: Arc<[DatasetKey]> },
     Closed { worker: WorkerId, session: u64 },
 }
 

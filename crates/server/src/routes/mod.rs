@@ -5,6 +5,7 @@ mod attempts;
 mod blobs;
 mod checkpoints;
 mod connect;
+mod datasets;
 mod gc;
 mod health;
 mod keys;
@@ -48,6 +49,10 @@ fn route(operation: Operation) -> Route {
         Operation::GcRun => routes!(gc::run_gc),
         Operation::GcShow => routes!(gc::show_gc),
         Operation::MetricsShow => routes!(metrics::show_metrics),
+        Operation::DatasetList => routes!(datasets::list_datasets),
+        Operation::DatasetCreate => routes!(datasets::create_dataset),
+        Operation::DatasetShow => routes!(datasets::show_dataset),
+        Operation::DatasetDelete => routes!(datasets::delete_dataset),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(scheduler::workers::list_workers),
         Operation::WorkerShow => routes!(scheduler::workers::show_worker),

@@ -15,6 +15,7 @@ fn path_of(operation: Operation) -> (Method, String) {
         .replace("{workerId}", NOBODY)
         .replace("{attemptId}", NOBODY)
         .replace("{keyId}", "aaaaaaaaaaaa")
+        .replace("{name}", "aaaaaaaaaaaa")
         .replace("{snapshotId}", &format!("sha256:{}", "a".repeat(64)))
         .replace("{sha256}", &"a".repeat(64))
         .replace("{path}", "dir/file");

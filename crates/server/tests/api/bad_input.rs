@@ -23,8 +23,8 @@ fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
         ("args", text(vec![json!("x".repeat(32_769))])),
         ("entrypoint", text(vec![json!(""), json!("  "), json!("x".repeat(32_769))])),
         ("snapshot_id", text(vec![json!("x"), json!("sha256:ABC"), json!(format!("sha256:{}", "a".repeat(64)))])),
-        ("datasets", vec![json!(null), json!("x"), json!(["d"]), json!({})]),
-        ("dataset_specs", vec![json!(null), json!("x"), json!([{"name": "d"}])]),
+        ("datasets", vec![json!(null), json!("x"), json!(["d"]), json!([7]), json!([""]), json!({})]),
+        ("dataset_specs", vec![json!(null), json!("x"), json!([{"name": "d"}]), json!([7])]),
         ("cpu", int(-1, 4_097)),
         ("memory_gb", int(-1, 65_537)),
         ("gpu", int(-1, 65)),
@@ -68,7 +68,9 @@ pub(crate) async fn every_field_of_a_task() {
             body[field] = value.clone();
             let shown: String = value.to_string().chars().take(60).collect();
             let fields = admin.post("/v1/tasks", &body).await.problem_fields();
-            let named = fields.iter().all(|f| f == field || f.starts_with(&format!("{field}.")));
+            let named = fields
+                .iter()
+                .all(|f| f == field || f.starts_with(&format!("{field}.")) || f.starts_with(&format!("{field}[")));
             assert!(!fields.is_empty() && named, "{field} = {shown}: {fields:?}");
         }
         // A field that stands twice is never read as either.

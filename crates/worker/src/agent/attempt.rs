@@ -17,7 +17,10 @@ use crate::{
     isolation::Sandboxes,
     limits,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
-    staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
+    staging::{
+        self, BlobCache, DatasetRequest, Datasets, EnvironmentRequest, Environments, PythonEnvironment, StageError,
+        Staged,
+    },
     usage::Table,
 };
 use fetchml_api::{
@@ -45,6 +48,7 @@ pub(crate) struct Workshop {
     pub(crate) helper: Arc<Helper>,
     pub(crate) blobs: BlobCache,
     pub(crate) environments: Environments,
+    pub(crate) datasets: Datasets,
     pub(crate) uploads: Semaphore,
     pub(crate) gpus: Gpus,
     pub(crate) sandboxes: Sandboxes,
@@ -119,6 +123,8 @@ pub(crate) struct Runner {
     pub(crate) ran: bool,
     /// Whether this agent started it.
     pub(crate) is_new: bool,
+    /// Kept in the cache while it runs.
+    pub(crate) datasets: Staged,
 }
 
 impl Runner {
@@ -177,7 +183,7 @@ impl Runner {
                 }
             }
         };
-        let python = staged?;
+        let Ready { python, datasets } = staged?;
         if !self.orders.borrow().go {
             self.tell(Progress::Staged).await;
         }
@@ -194,11 +200,12 @@ impl Runner {
             slot: self.slot,
             python: python.as_ref(),
             gpus: &granted.gpus,
-            mounts: Vec::new(),
+            mounts: datasets.mounts.clone(),
             devices: granted.nodes,
         };
         let spec = executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?;
         let spec = LaunchSpec { fence: self.fence(), ..spec };
+        self.datasets = datasets;
         match self.shop.helper.launch(spec).await {
             Ok(running) => {
                 self.tell(Progress::Started).await;
@@ -350,13 +357,19 @@ async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
     orders.stop.expect("waited for")
 }
 
-/// Code and environment. Without a snapshot nothing is copied and nothing is asked.
+/// What a task starts with.
+struct Ready {
+    python: Option<PythonEnvironment>,
+    datasets: Staged,
+}
+
+/// Code, data sets and environment. Without any nothing is copied and nothing is asked.
 async fn stage(
     shop: &Workshop,
     assignment: &Assignment,
     dir: &AttemptDir,
     cancel: &CancellationToken,
-) -> Result<Option<PythonEnvironment>, StageError> {
+) -> Result<Ready, StageError> {
     let local = |error: io::Error| StageError {
         cause: FailureCause::Launch,
         transient: true,
@@ -367,15 +380,22 @@ async fn stage(
         dir.create_files().map_err(local)?;
     }
     checkpoints::restore(&shop.client, assignment, dir).await?;
-    let Some(snapshot_id) = assignment.spec.snapshot_id.as_deref() else { return Ok(None) };
-    staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
+    let snapshot_id = assignment.spec.snapshot_id.as_deref();
+    if let Some(snapshot_id) = snapshot_id {
+        staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
+    }
+    let remaps = shop.sandboxes.remaps();
+    let wanted = DatasetRequest { datasets: &assignment.spec.datasets, dir, remaps, cancel };
+    let datasets = shop.datasets.stage(wanted).await?;
+    let Some(snapshot_id) = snapshot_id else { return Ok(Ready { python: None, datasets }) };
     let (work, log) = (dir.work(), dir.log());
-    shop.environments.prepare(EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel }).await
+    let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel };
+    Ok(Ready { python: shop.environments.prepare(request).await?, datasets })
 }
 
 /// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.
 pub(crate) fn clear_staging(dir: &AttemptDir) -> io::Result<()> {
-    for part in [dir.work(), dir.output(), dir.checkpoint(), dir.tmp(), dir.home()] {
+    for part in [dir.work(), dir.output(), dir.checkpoint(), dir.tmp(), dir.home(), dir.datasets()] {
         match fs::remove_dir_all(part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

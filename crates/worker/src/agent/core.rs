@@ -17,9 +17,10 @@ use crate::{
     },
     executor::{AttemptDir, Rendezvous},
     limits,
+    staging::Staged,
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, OnLost, TaskId,
+    AttemptEpoch, AttemptId, DatasetKey, FailureCause, OnLost, TaskId,
     link::{Assignment, Held, Hello, Outcome, Report, SpooledReport, Welcome},
 };
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub(crate) enum Event {
     /// A beat is due: what is held?
     /// What a heartbeat says: what is held, and what is wrong with the worker.
     BeatWanted(oneshot::Sender<(Vec<AttemptId>, Option<String>)>),
+    /// What is held of data sets?
+    DatasetsWanted(oneshot::Sender<Vec<DatasetKey>>),
     /// The lease was renewed.
     LeaseRenewed,
     Assign(Box<Assignment>),
@@ -277,6 +280,12 @@ impl Core {
             metrics,
             ran: false,
             is_new: false,
+            // Before anything is evicted for another.
+            datasets: if matches!(begin, Begin::Running(_)) {
+                self.shop.datasets.keep(&held.dir)
+            } else {
+                Staged::default()
+            },
         };
         held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
     }
@@ -296,6 +305,7 @@ impl Core {
                 let held = self.attempts.iter().filter(|(_, held)| !held.forgotten).map(|(attempt, _)| *attempt);
                 let _ = answer.send((held.collect(), self.hello.unfit.clone()));
             }
+            Event::DatasetsWanted(answer) => drop(answer.send(self.shop.datasets.held())),
             Event::LeaseRenewed => self.remember_lease(),
             Event::Assign(assignment) => self.on_assign(*assignment),
             Event::Cancel { attempt, cause, grace_s } => self.stop(attempt, Stop { cause, grace_s }),
@@ -352,6 +362,7 @@ impl Core {
         });
         let mut hello = Hello {
             inventory: inventory.collect(),
+            datasets: self.shop.datasets.held(),
             incarnation_seen: self.data.incarnation_seen(),
             ..self.hello.clone()
         };
@@ -445,7 +456,7 @@ impl Core {
     /// An attempt with nothing to stage takes its turn at once, which saves it a round through the core.
     fn admit_unstaged(&mut self, attempt: AttemptId) {
         let held = &self.attempts[&attempt];
-        if held.assignment.spec.snapshot_id.is_none() {
+        if held.assignment.spec.snapshot_id.is_none() && held.assignment.spec.datasets.is_empty() {
             let Demanded { demand, gpus } = Demanded::of(&held.assignment);
             self.admission.wait(held.order, attempt, demand, gpus);
             self.admit();
@@ -539,6 +550,8 @@ impl Core {
     /// takes is on its way out, none is to blame.
     fn on_disk_short(&mut self, usage: &disk::Usage) {
         self.trash.hurry();
+        let shop = Arc::clone(&self.shop);
+        tokio::task::spawn_blocking(move || shop.datasets.shed());
         let Some((attempt, bytes)) = usage.attempts.first().copied() else { return };
         let Some(held) = self.attempts.get(&attempt) else { return };
         let runs = held.phase == Phase::Going && held.orders.borrow().stop.is_none();

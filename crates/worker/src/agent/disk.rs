@@ -57,7 +57,7 @@ fn is_short(dir: &Path) -> bool {
 }
 
 fn is_below_reserve(free: u64, total: u64) -> bool {
-    free < (total / limits::DISK_RESERVE_PART).min(limits::DISK_RESERVE_BYTES)
+    free < limits::disk_reserve_bytes(total)
 }
 
 fn attempts(data_dir: &Path) -> impl Iterator<Item = (AttemptId, PathBuf)> {

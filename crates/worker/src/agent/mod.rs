@@ -33,7 +33,7 @@ use crate::{
     isolation::{Isolation, Sandboxes},
     limits,
     shim::Helper,
-    staging::{BlobCache, Environments},
+    staging::{BlobCache, DatasetSettings, Datasets, Environments},
     usage::Table,
 };
 use admission::{Admission, Room};
@@ -77,6 +77,8 @@ pub struct Options {
     pub isolation: Isolation,
     /// Where its GPUs come from.
     pub gpus: gpu::Source,
+    /// Where data sets may come from, and what they may take.
+    pub datasets: DatasetSettings,
     /// Command that ends in [`crate::shim::helper_main`], and with [`crate::shim::INIT`] for its only
     /// argument in [`crate::shim::init_main`].
     pub helper_command: Vec<OsString>,
@@ -94,6 +96,7 @@ impl fmt::Debug for Options {
             .field("log_quota_bytes", &self.log_quota_bytes)
             .field("isolation", &self.isolation)
             .field("gpus", &self.gpus)
+            .field("datasets", &self.datasets)
             .field("helper_command", &self.helper_command)
             .finish()
     }
@@ -216,10 +219,15 @@ impl Worker {
             None => Lease::new(0, 0),
         };
         let lease = Arc::new(lease);
+        let (dir, wanted) = (data.path().to_owned(), options.datasets.clone());
+        let datasets = tokio::task::spawn_blocking(move || Datasets::open(&dir, wanted)).await;
+        let datasets = datasets.map_err(io::Error::other).flatten().map_err(in_data_dir)?;
+        let changes = datasets.changes();
         let shop = Arc::new(Workshop {
             client,
             blobs: BlobCache::new(data.path().join("blobs")),
             environments: Environments::new(data.path(), Arc::clone(&helper)),
+            datasets,
             helper,
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: gpus.clone(),
@@ -243,6 +251,7 @@ impl Worker {
             incarnation_seen: 0,
             inventory: Vec::new(),
             unfit: None,
+            datasets: Vec::new(),
         };
         let events = mpsc::channel(limits::CORE_EVENTS);
         let to_core = events.0.clone();
@@ -263,8 +272,8 @@ impl Worker {
         }
         disk::watch(options.data_dir.clone(), options.log_quota_bytes, to_core.clone());
         let core = tokio::spawn(core.run(asked));
-        let link = tokio::spawn(Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone() }.run())
-            .abort_handle();
+        let link = Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone(), datasets: changes };
+        let link = tokio::spawn(link.run()).abort_handle();
         Ok(Self { id, isolation, gpus, connected, shutdown, core, link, ended: None })
     }
 

@@ -52,6 +52,7 @@ pub(super) fn variables(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Vec
     set(ATTEMPT_ID_VARIABLE, assignment.attempt.to_string().into());
     set("FETCHML_JOB_NAME", spec.job_name.clone().into());
     set("FETCHML_SNAPSHOT_DIR", dir.work().into());
+    set("FETCHML_DATASET_DIR", dir.datasets().into());
     set("FETCHML_OUTPUT_DIR", dir.output().into());
     set("FETCHML_CHECKPOINT_DIR", dir.checkpoint().into());
     set("FETCHML_METRICS", dir.metrics().into());

@@ -1,16 +1,23 @@
 //! Brings in what an attempt needs before it can start: the files of its snapshot, each byte
-//! verified, and its Python environment, built once and reused.
+//! verified, its data sets, and its Python environment, built once and reused.
 
 mod blobs;
+mod dataset;
 mod environment;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
+pub use dataset::{DatasetRequest, DatasetSettings, Datasets, Patience, Staged, StagedDataset, verify_file};
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub use snapshot::materialize;
 
 use fetchml_api::{FailureCause, link::Outcome};
-use std::{fmt::Display, path::Path};
+use std::{
+    fmt::Display,
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+};
 
 /// Something could not be had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -39,4 +46,10 @@ impl StageError {
     fn local(cause: FailureCause, path: &Path, error: &impl Display) -> Self {
         Self { cause, transient: true, message: format!("{}: {error}", path.display()) }
     }
+}
+
+/// Appends a line of FetchML's own to a log.
+fn note(log: &Path, text: &str) -> io::Result<()> {
+    let mut log = File::options().create(true).append(true).open(log)?;
+    log.write_all(format!("fetchml: {text}\n").as_bytes())
 }

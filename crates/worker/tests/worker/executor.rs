@@ -46,6 +46,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            datasets: Vec::new(),
         },
         gpus: vec![],
         grace_s: 30,

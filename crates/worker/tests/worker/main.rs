@@ -4,11 +4,13 @@
 mod agent;
 mod agent_faults;
 mod agent_peer;
+mod datasets;
 mod environment;
 mod executor;
 #[path = "../../../../tests/fake_nvml/mod.rs"]
 mod fake_nvml;
 mod fence;
+mod file_server;
 mod gang;
 mod gpu;
 mod gpu_tasks;

@@ -1,6 +1,9 @@
 //! `POST /v1/tasks`.
 
-use super::{super::snapshots, task_view};
+use super::{
+    super::{datasets::registry, snapshots},
+    task_view,
+};
 use crate::{
     app::App, auth::Caller, driver::NewTaskDraft, error::AppError, limits, query::Query, request::read_json_body,
 };
@@ -10,8 +13,10 @@ use axum::{
     http::StatusCode,
 };
 use fetchml_api::{
-    CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec, limits::JSON_BODY_BYTES, time::Micros,
-    validate,
+    CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec,
+    limits::JSON_BODY_BYTES,
+    time::Micros,
+    validate::{self, Submission},
 };
 use fetchml_store::{StoreError, Write};
 use std::sync::Arc;
@@ -36,8 +41,9 @@ pub(crate) async fn create_task(
     let strict = query.flag("strict");
     query.finish()?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
-    let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
-    let missing = missing(&app, &read.request).await?;
+    let registry = registry(&app, &body).await?;
+    let read = validate::create_task(body, strict, &registry).map_err(AppError::Invalid)?;
+    let missing = missing(&app, &read.request.request).await?;
     if !missing.is_empty() {
         return Err(AppError::Invalid(missing));
     }
@@ -83,7 +89,8 @@ async fn claim_checkpoint(app: &App, task: TaskId) -> Result<bool, AppError> {
 }
 
 /// The task with the defaults filled in. Validation has bounded every number.
-fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
+fn draft(submission: Submission, caller: &Caller) -> NewTaskDraft {
+    let Submission { request, datasets } = submission;
     let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(0) as u32;
     NewTaskDraft {
         priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
@@ -113,6 +120,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             on_lost: request.on_lost.unwrap_or_default(),
             lost_after_s: request.lost_after_s.map(|s| s as u32),
             stall_after_s: request.stall_after_s.map(|s| s as u32),
+            datasets,
             resume_from: request.resume_from,
         },
     }

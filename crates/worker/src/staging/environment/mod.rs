@@ -262,12 +262,7 @@ async fn blocking(path: &Path, work: fn(&Path) -> io::Result<()>) -> Result<(), 
 
 /// Appends a line of FetchML's own to a log.
 fn note(log: &Path, text: &str) -> Result<(), StageError> {
-    File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .and_then(|mut file| file.write_all(format!("fetchml: {text}\n").as_bytes()))
-        .map_err(|error| local(log, &error))
+    super::note(log, text).map_err(|error| local(log, &error))
 }
 
 fn tail(log: &Path, began: u64) -> io::Result<String> {

@@ -24,7 +24,7 @@ pub struct DatasetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_length = 64, example = "digits")]
     pub name: Option<String>,
-    /// Where it comes from: the URL of one file, `http://`, `https://`, `s3://bucket/key` or `file://`.
+    /// Where it comes from: the URL of one file, `http://`, `https://` or `file://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_length = 2048, example = "https://data.example.org/digits.csv")]
     pub source: Option<String>,
@@ -178,7 +178,7 @@ pub struct CreateDatasetRequest {
     /// The name: letters, digits, `_`, `-` and `.`, beginning with a letter or digit.
     #[schema(max_length = 64, pattern = "^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", example = "digits")]
     pub name: String,
-    /// The URL of one file: `http://`, `https://`, `s3://bucket/key` or `file://`, without a password or token.
+    /// The URL of one file: `http://`, `https://` or `file://`, without a password or token.
     #[schema(max_length = 2048, example = "https://data.example.org/digits.csv")]
     pub source: String,
     /// Expected SHA-256, lower-case hex. With it, any other bytes are refused.

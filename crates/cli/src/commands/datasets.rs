@@ -33,11 +33,11 @@ enum DatasetsCommand {
 #[derive(Args, Debug)]
 #[command(before_long_help = "Examples:\n  \
     fetchml datasets add digits https://data.example.org/digits.csv --sha256 e3b0c4...\n  \
-    fetchml datasets add imagenet-2012 s3://lab/imagenet.tar --unpack --mount /data/imagenet")]
+    fetchml datasets add imagenet-2012 file:///nfs/imagenet.tar --unpack --mount /data/imagenet")]
 struct Add {
     /// Letters, digits, _, - and .
     name: String,
-    /// URL of one file: https://, http://, s3://BUCKET/KEY or file:///PATH (on the workers)
+    /// URL of one file: https://, http:// or file:///PATH (on the workers)
     source: String,
     /// SHA-256 of the file: any other bytes are refused, and copies anywhere are known by it
     #[arg(long, value_name = "HEX")]

@@ -25,7 +25,7 @@ pub(crate) async fn are_registered_listed_and_forgotten() {
             made,
             "the same again changes nothing"
         );
-        let archive = json!({"name": "Archive-2.1", "source": "s3://bucket/x.tar", "unpack": true});
+        let archive = json!({"name": "Archive-2.1", "source": "https://h/x.tar", "unpack": true});
         ada.post("/v1/datasets", &archive).await.expect(201);
 
         let server = server.restart().await;

@@ -163,6 +163,16 @@ mod tests {
     }
 
     #[test]
+    fn sizes_on_disk_are_read() {
+        for (text, bytes) in [("1", 1 << 30), ("50G", 50 << 30), ("2TiB", 2 << 40), (" 512m ", 512 << 20), ("0", 0)] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "1.5", "-1", "1K", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn quantities_are_short() {
         let shown: Vec<_> = [300_000, 42_000_000, 185_000_000, 7_620_000_000, 273_600_000_000].map(show_micros).into();
         assert_eq!(shown, ["0.3s", "42s", "3m05s", "2h07m", "3d04h"]);

@@ -260,7 +260,7 @@ impl Fleet {
     fn place(&self, id: WorkerId, task: TaskId, needs: &Needs, gpu_tokens: &[String]) -> Option<Place> {
         let demand = &needs.demand;
         let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= u64::from(demand.memory_gb))?;
-        if !worker.may_take(task, demand) {
+        if !worker.may_take(task, demand) || !worker.supports(demand) {
             return None;
         }
         Some((id, if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand.gpu, gpu_tokens)? }))

@@ -8,7 +8,7 @@ use crate::{
     sql::Table,
     value::{Statement, Value},
 };
-use fetchml_api::{AttemptRecord, AuditDraft, TaskSpec, TaskState};
+use fetchml_api::{AttemptRecord, AuditDraft, SecretRecord, TaskSpec, TaskState};
 
 /// Names in `meta` that the store itself keeps.
 pub(crate) const LOG_ID: &str = "log_id";
@@ -105,6 +105,22 @@ impl Prepared {
                 let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);
                 self.statements.push(delete.must_change("no such data set"));
             }
+            Write::SecretPut(record) => self.secret_put(record)?,
+            Write::SecretDelete { user_id, name } => {
+                let whose = vec![Value::text(user_id)?, Value::text(name)?];
+                self.push(sql::SECRET_RETIRE, whose.clone());
+                self.push(sql::SECRET_PRUNE, whose);
+            }
+            Write::SecretsBind { attempt, user_id, names } => {
+                let user = Value::text(user_id)?;
+                for name in names {
+                    self.push(sql::SECRET_BIND, vec![Value::word(attempt), user.clone(), Value::text(name)?]);
+                }
+            }
+            Write::SecretsRelease { attempt } => {
+                self.push(sql::SECRET_RELEASE, vec![Value::word(attempt)]);
+                self.push(sql::SECRET_UNBIND, vec![Value::word(attempt)]);
+            }
             Write::MetaPut { name, value } => {
                 if [LOG_ID, LAST_TIME, PROBE].contains(&name) {
                     return Err(StoreError::Data(format!("{name} is kept by the store itself")));
@@ -165,6 +181,18 @@ impl Prepared {
         self.push(sql::COUNTER_LEAVE, vec![id.clone()]);
         self.statements.push(Statement::new(sql::TASK_UPDATE, params).must_change("no such task"));
         self.push(sql::COUNTER_ENTER, vec![id]);
+        Ok(())
+    }
+
+    /// The new value is there before the old one is retired, so that it can take over the time of the first.
+    fn secret_put(&mut self, record: SecretRecord) -> Result<(), StoreError> {
+        self.saw(record.updated_at.0);
+        let id = Value::word(record.id);
+        let whose = vec![Value::text(record.user_id.clone())?, Value::text(record.name.clone())?];
+        self.push(sql::SECRET_INSERT, rows::secret(record)?);
+        self.push(sql::SECRET_RETIRE, whose.clone());
+        self.push(sql::SECRET_RAISE, vec![id]);
+        self.push(sql::SECRET_PRUNE, whose);
         Ok(())
     }
 

@@ -22,6 +22,7 @@ mod metrics;
 mod queue;
 mod reports;
 mod scheduler;
+mod secrets;
 mod snapshots;
 mod tasks;
 

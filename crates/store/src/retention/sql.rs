@@ -45,9 +45,10 @@ pub(super) const COLLECT_IS_DONE: &str = "UPDATE collected SET done = 1 WHERE ta
 
 /// Rows of every table that refers to a task or to its attempts, in the order in which they can go. A test fails
 /// when a table is missing here.
-pub(super) const TASK_ROWS: [&str; 4] = [
+pub(super) const TASK_ROWS: [&str; 5] = [
     "DELETE FROM artifact WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM checkpoint WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
+    "DELETE FROM attempt_secret WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM attempt WHERE task_id = $1",
     "DELETE FROM collected WHERE task_id = $1",
 ];

@@ -30,11 +30,21 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         user_id: user.into(),
         job_name: job.into(),
         created_at: Micros(NOW.0 + n as i64),
-        demand: Demand { slot: SlotKind::Batch, cpu: 2, memory_gb: 8, gpu: 1, gpu_type: Some("H100".into()), nodes: 1 },
+        demand: Demand {
+            slot: SlotKind::Batch,
+            cpu: 2,
+            memory_gb: 8,
+            gpu: 1,
+            gpu_type: Some("H100".into()),
+            nodes: 1,
+            image: true,
+        },
         entrypoint: Some("train.py".into()),
         args: Some("--größe 'ß' \u{1} \\u0000 😀".into()),
         snapshot_id: Some("sha256:00".into()),
+        image: Some("docker.io/library/python:3.12".into()),
         env: BTreeMap::from([("A".into(), "b\n\"".into())]),
+        secrets: Vec::new(),
         metadata: BTreeMap::from([("k".into(), "ü".into())]),
         role: fetchml_api::Role::User,
         max_retries: 3,
@@ -117,6 +127,17 @@ pub(crate) fn insert(n: u64, user: &str, job: &str) -> Write {
     Write::TaskInsert(Arc::new(spec(n, user, job)), queued(n))
 }
 
+/// A node of an attempt that has several.
+pub(crate) fn node(n: u64) -> NodeRecord {
+    NodeRecord {
+        worker_id: worker_id(n),
+        gpus: vec![2],
+        phase: AttemptPhase::Ready,
+        address: Some("10.0.0.1".into()),
+        port: Some(65_535),
+    }
+}
+
 pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
     AttemptRecord {
         id: attempt_id(n),
@@ -125,13 +146,7 @@ pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
         epoch: AttemptEpoch { incarnation: 1, n },
         worker_id: worker_id(1),
         gpus: vec![0, 3],
-        nodes: vec![NodeRecord {
-            worker_id: worker_id(n),
-            gpus: vec![2],
-            phase: AttemptPhase::Ready,
-            address: Some("10.0.0.1".into()),
-            port: Some(65_535),
-        }],
+        nodes: Vec::new(),
         phase: AttemptPhase::Running,
         created_at: NOW,
         started_at: Some(Micros(NOW.0 + 1)),

@@ -10,6 +10,7 @@ mod open;
 mod postgres_only;
 mod records;
 mod retention;
+mod secrets;
 mod sqlite_only;
 mod tasks;
 
@@ -97,6 +98,7 @@ macro_rules! on_both {
 on_both![
     records::a_task_reads_back_as_written,
     records::an_attempt_reads_back_and_keeps_its_artifacts,
+    records::nodes_of_an_attempt_read_back_and_each_adds_its_artifacts,
     records::a_data_set_has_its_name_alone_and_can_be_forgotten,
     records::the_latest_checkpoint_reads_back,
     records::workers_keys_snapshots_and_meta_read_back,
@@ -105,6 +107,10 @@ on_both![
     records::change_rows_are_numbered_and_paged,
     records::restore_gives_what_lives,
     tasks::completed_tasks_of_the_last_day_are_counted_by_minute,
+    secrets::a_secret_has_one_current_value,
+    secrets::an_attempt_keeps_the_values_it_was_given,
+    secrets::only_an_attempt_that_has_not_started_is_given_values,
+    secrets::a_value_is_gone_with_the_last_that_has_it,
     tasks::lists_filter_page_and_count,
     tasks::hidden_tasks_are_gone_from_reads,
     tasks::queue_counts_know_since_when,

@@ -85,6 +85,23 @@ pub(crate) async fn a_data_set_has_its_name_alone_and_can_be_forgotten(fixture: 
     assert!(matches!(store.commit(delete("a")).await, Err(StoreError::Data(_))));
 }
 
+pub(crate) async fn nodes_of_an_attempt_read_back_and_each_adds_its_artifacts(fixture: Fixture) {
+    let store = &fixture.store;
+    let mut gang = attempt(1, 1, 1);
+    gang.nodes = vec![node(1), node(2)];
+    store.commit(vec![insert(1, "ann", "a"), Write::AttemptPut(gang.clone())]).await.unwrap();
+    assert_eq!(store.attempt(gang.id).await.unwrap(), Some(gang.clone()));
+    let (mut first, mut second) = (outcome(1), outcome(1));
+    second.artifacts[0].path = "node1/out".into();
+    for outcome in [&first, &second, &second] {
+        let record = AttemptRecord { outcome: Some(outcome.clone()), ..gang.clone() };
+        store.commit(vec![Write::AttemptPut(record)]).await.unwrap();
+    }
+    first.artifacts.extend(second.artifacts);
+    first.artifacts.sort_by(|a, b| a.path.cmp(&b.path));
+    assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((gang.id, first.artifacts)));
+}
+
 pub(crate) async fn the_latest_checkpoint_reads_back(fixture: Fixture) {
     let store = &fixture.store;
     let (first, second) = (attempt(1, 1, 1), attempt(2, 1, 2));

@@ -10,21 +10,24 @@ use crate::{
         lease::Lease,
         logs::{self, Logs},
         metrics::Metrics,
+        secrets::Learning,
         stall::StallWatch,
     },
+    container::{Containers, Image, ImageRequest},
     executor::{self, AttemptDir, Execution, Rendezvous},
     gpu::Gpus,
     isolation::Sandboxes,
     limits,
+    redact::Redactor,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
     staging::{
-        self, BlobCache, DatasetRequest, Datasets, EnvironmentRequest, Environments, PythonEnvironment, StageError,
-        Staged,
+        self, BlobCache, Cache, DatasetRequest, Datasets, EnvironmentRequest, Environments, Kept, PythonEnvironment,
+        StageError, StagedDatasets,
     },
     usage::Table,
 };
 use fetchml_api::{
-    AttemptId, FailureCause, OnLost,
+    AttemptId, FailureCause, OnLost, WorkerId,
     link::{Assignment, ByteStream, Outcome},
 };
 use fetchml_client::Client;
@@ -44,14 +47,17 @@ use tokio_util::sync::CancellationToken;
 /// What all attempts share.
 #[derive(Debug)]
 pub(crate) struct Workshop {
+    pub(crate) worker_id: WorkerId,
     pub(crate) client: Client,
     pub(crate) helper: Arc<Helper>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) blobs: BlobCache,
     pub(crate) environments: Environments,
-    pub(crate) datasets: Datasets,
+    pub(crate) datasets: Arc<Datasets>,
     pub(crate) uploads: Semaphore,
     pub(crate) gpus: Gpus,
     pub(crate) sandboxes: Sandboxes,
+    pub(crate) containers: Option<Containers>,
     pub(crate) lease: Arc<Lease>,
     pub(crate) lease_file: PathBuf,
     pub(crate) boot_id: String,
@@ -119,17 +125,22 @@ pub(crate) struct Runner {
     pub(crate) progress: mpsc::Sender<(AttemptId, Progress)>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) metrics: Metrics,
+    /// What keeps its secrets out of all that leaves the worker, once they are known.
+    pub(crate) redactor: Option<Arc<Redactor>>,
     /// Whether user code ran: what is in its directories is its own.
     pub(crate) ran: bool,
     /// Whether this agent started it.
     pub(crate) is_new: bool,
-    /// Kept in the cache while it runs.
-    pub(crate) datasets: Staged,
+    /// Keeps its environment while it runs.
+    pub(crate) environment: Option<Kept>,
+    /// Keeps its data sets while it runs.
+    pub(crate) datasets: StagedDatasets,
 }
 
 impl Runner {
     /// To the end. Dropping it leaves a started process to its shim.
     pub(crate) async fn run(mut self, begin: Begin) {
+        let learning = self.learn_secrets(&begin);
         let mut outcome = match begin {
             Begin::Staging => match self.stage_and_start().await {
                 Ok(running) => {
@@ -146,8 +157,9 @@ impl Runner {
             Begin::Over(outcome) => outcome,
         };
         fetchml_failpoint::reach("agent.exited");
+        self.clear_container(&outcome).await;
         self.leave_gpus(&mut outcome).await;
-        self.collect(outcome).await;
+        self.collect(outcome, learning).await;
     }
 
     /// Its devices are the next one's when this is over. A fault of one of them explains a failure.
@@ -183,7 +195,9 @@ impl Runner {
                 }
             }
         };
-        let Ready { python, datasets } = staged?;
+        let mut staged = staged?;
+        self.environment = staged.kept.take();
+        self.datasets = std::mem::take(&mut staged.datasets);
         if !self.orders.borrow().go {
             self.tell(Progress::Staged).await;
         }
@@ -193,19 +207,25 @@ impl Runner {
         }
         let rendezvous = if self.assignment.spec.demand.nodes > 1 { Some(self.meet().await?) } else { None };
         let granted = self.shop.gpus.grant(&self.assignment.gpus).map_err(|problem| launch_failed(&problem))?;
+        let secrets = self.take_secrets().await?;
         let execution = Execution {
             rendezvous: rendezvous.as_ref(),
             assignment: &self.assignment,
             dir: &self.dir,
             slot: self.slot,
-            python: python.as_ref(),
+            python: staged.python.as_ref(),
+            secrets: &secrets,
             gpus: &granted.gpus,
-            mounts: datasets.mounts.clone(),
+            mounts: self.datasets.mounts.clone(),
             devices: granted.nodes,
         };
-        let spec = executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?;
+        let spec = match (&staged.image, &self.shop.containers) {
+            (Some(image), Some(containers)) => {
+                executor::container(&execution, containers, image).map_err(|error| error.outcome())?
+            }
+            _ => executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?,
+        };
         let spec = LaunchSpec { fence: self.fence(), ..spec };
-        self.datasets = datasets;
         match self.shop.helper.launch(spec).await {
             Ok(running) => {
                 self.tell(Progress::Started).await;
@@ -277,19 +297,35 @@ impl Runner {
         }
     }
 
+    /// What a shim that was killed left in the engine.
+    async fn clear_container(&self, outcome: &Outcome) {
+        if let Some(containers) = &self.shop.containers
+            && self.assignment.spec.image.is_some()
+            && outcome.cause == Some(FailureCause::Lost)
+        {
+            containers.remove(self.assignment.attempt).await;
+        }
+    }
+
     /// Brings log and files to the server. Without any this costs nothing.
-    async fn collect(&mut self, mut outcome: Outcome) {
+    async fn collect(&mut self, mut outcome: Outcome, learning: Option<Learning>) {
+        self.environment = None;
         let output = self.dir.output();
         let no_log = fs::symlink_metadata(self.dir.log()).map_or(true, |log| log.len() == 0);
         let no_output = artifacts::is_empty(&output).unwrap_or(false);
         // Before user code ran it may be half of an earlier one.
         let no_checkpoint = !self.ran || self.assignment.node > 0 || self.checkpoints.is_empty();
         let no_metrics = self.metrics.is_empty();
-        if no_log && no_output && no_checkpoint && no_metrics {
+        if no_log && no_output && no_checkpoint && no_metrics && learning.is_none() {
+            self.hide_secrets(&mut outcome);
             self.tell(Progress::Dead(Some(outcome))).await;
             return;
         }
         self.tell(Progress::Dead(None)).await;
+        if let Some(learning) = learning {
+            // It ends only by being known, or with this runner.
+            self.redactor = learning.await.unwrap_or_else(|_| Some(Arc::new(Redactor::everything())));
+        }
         let log = self.shop.logs.finish(self.assignment.attempt, self.dir.root());
         let files = async {
             if no_output {
@@ -314,6 +350,7 @@ impl Runner {
             Ok(artifacts) => outcome.artifacts = artifacts,
             Err(failure) => add_failure(&mut outcome, &failure),
         }
+        self.hide_secrets(&mut outcome);
         fetchml_failpoint::reach("agent.collected");
         self.tell(Progress::Ended(outcome)).await;
     }
@@ -352,45 +389,77 @@ async fn ordered(orders: &mut watch::Receiver<Orders>, wanted: impl FnMut(&Order
 }
 
 /// Waits for an order to stop.
-async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
+pub(crate) async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
     let orders = ordered(orders, |orders| orders.stop.is_some()).await;
     orders.stop.expect("waited for")
 }
 
-/// What a task starts with.
-struct Ready {
+/// What an attempt starts with.
+#[derive(Debug, Default)]
+struct Staged {
     python: Option<PythonEnvironment>,
-    datasets: Staged,
+    image: Option<Image>,
+    /// Keeps the environment in the cache.
+    kept: Option<Kept>,
+    datasets: StagedDatasets,
 }
 
-/// Code, data sets and environment. Without any nothing is copied and nothing is asked.
+/// Code, data sets, and environment or image. Without any of them nothing is copied and nothing is asked.
 async fn stage(
     shop: &Workshop,
     assignment: &Assignment,
     dir: &AttemptDir,
     cancel: &CancellationToken,
-) -> Result<Ready, StageError> {
+) -> Result<Staged, StageError> {
     let local = |error: io::Error| StageError {
         cause: FailureCause::Launch,
         transient: true,
         message: format!("the attempt's directory cannot be made on this worker: {error}"),
     };
     dir.create().map_err(local)?;
-    if shop.sandboxes.is_on() {
+    if shop.sandboxes.is_on() || assignment.spec.image.is_some() {
         dir.create_files().map_err(local)?;
     }
     checkpoints::restore(&shop.client, assignment, dir).await?;
+    let (work, log) = (dir.work(), dir.log());
     let snapshot_id = assignment.spec.snapshot_id.as_deref();
     if let Some(snapshot_id) = snapshot_id {
-        staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
+        staging::materialize(&shop.client, &shop.blobs, snapshot_id, &work).await?;
     }
-    let remaps = shop.sandboxes.remaps();
+    let remaps = assignment.spec.image.is_some() || shop.sandboxes.remaps();
     let wanted = DatasetRequest { datasets: &assignment.spec.datasets, dir, remaps, cancel };
     let datasets = shop.datasets.stage(wanted).await?;
-    let Some(snapshot_id) = snapshot_id else { return Ok(Ready { python: None, datasets }) };
-    let (work, log) = (dir.work(), dir.log());
+    let mut staged = Staged { datasets, ..Staged::default() };
+    if let Some(name) = assignment.spec.image.as_deref() {
+        let containers = shop.containers.as_ref().ok_or_else(|| StageError {
+            cause: FailureCause::Launch,
+            transient: true,
+            message: "this worker has no container engine any more".to_owned(),
+        })?;
+        let image = containers.bring_in(ImageRequest { name, dir: dir.root(), log: &log, cancel }).await?;
+        if let Some(file) = staging::requirements_file(&work) {
+            let text = format!("{file} is not installed in a container: the image's own Python is used as it is");
+            staging::note(FailureCause::Image, &log, &text)?;
+        }
+        staged.image = Some(image);
+        return Ok(staged);
+    }
+    let Some(snapshot_id) = snapshot_id else { return Ok(staged) };
     let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel };
-    Ok(Ready { python: shop.environments.prepare(request).await?, datasets })
+    let Some((python, kept)) = shop.environments.prepare(request).await? else { return Ok(staged) };
+    fs::write(dir.environment(), &python.hash).map_err(local)?;
+    (staged.python, staged.kept) = (Some(python), Some(kept));
+    Ok(staged)
+}
+
+/// Keeps the environment of an attempt that an earlier agent started.
+pub(crate) fn keep_environment(shop: &Workshop, dir: &AttemptDir) -> Option<Kept> {
+    let hash = fs::read_to_string(dir.environment()).ok()?;
+    let pin = shop.environments.keep(&hash);
+    if pin.is_none() {
+        tracing::warn!(dir = %dir.root().display(), hash, "the environment of a running attempt is not there");
+    }
+    pin
 }
 
 /// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.
@@ -419,7 +488,7 @@ pub(crate) fn outcome_of(exit: &Exit) -> Outcome {
 }
 
 /// The outcome of an attempt that was stopped before user code ran.
-fn outcome_of_stop(stop: Stop) -> Outcome {
+pub(crate) fn outcome_of_stop(stop: Stop) -> Outcome {
     Outcome { cause: Some(stop.cause), error: Some(stop_sentence(stop.cause).to_owned()), ..Outcome::default() }
 }
 

@@ -10,14 +10,16 @@ use crate::{
         disk,
         identity::{DataDir, write_json},
         lease::Lease,
+        log_part::Mask,
         metrics::{self, Metrics},
         outbox::SharedSpool,
         spool::Ends,
         trash::Trash,
     },
+    container::Found,
     executor::{AttemptDir, Rendezvous},
     limits,
-    staging::Staged,
+    staging::StagedDatasets,
 };
 use fetchml_api::{
     AttemptEpoch, AttemptId, DatasetKey, FailureCause, OnLost, TaskId,
@@ -71,6 +73,8 @@ pub(crate) enum Event {
     DiskShort(disk::Usage),
     /// The disk has room again.
     DiskFine,
+    /// The containers that there are.
+    Containers(Vec<Found>),
     /// The server will never take this worker.
     Refused(String),
     /// The spool was synced up to this number.
@@ -185,6 +189,7 @@ impl Core {
     pub(crate) async fn run(mut self, mut shutdown: mpsc::Receiver<Shutdown>) -> ExitReason {
         let mut fence = tokio::time::interval(limits::FENCE_EVERY);
         fence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sweep = tokio::time::interval_at(Instant::now() + limits::SWEEP_EVERY, limits::SWEEP_EVERY);
         let reason = loop {
             let ending_at = self.ending.as_ref().map(|(at, _)| *at);
             let tending = !self.syncing && self.spool.lock().wants_tending();
@@ -200,6 +205,7 @@ impl Core {
                     }
                 }
                 _ = fence.tick(), if self.holds_unfinished() => self.obey_lease(),
+                _ = sweep.tick(), if self.shop.containers.is_some() => self.look_for_containers(),
                 () = tokio::time::sleep_until(self.next_tend), if tending => self.tend_spool(),
                 asked = shutdown.recv() => match asked {
                     Some(Shutdown { stop_tasks: true, done }) => self.stop_all(done),
@@ -263,7 +269,10 @@ impl Core {
 
     fn start_runner(&mut self, attempt: AttemptId, begin: Begin, is_taken_up: bool) {
         let held = self.attempts.get_mut(&attempt).expect("held by the caller");
-        self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir));
+        // Until user code runs there is nothing to hide.
+        let is_fresh = matches!(begin, Begin::Staging) || held.assignment.spec.secrets.is_empty();
+        let mask = if is_fresh { Mask::Open } else { Mask::Waits };
+        self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir), mask);
         self.shop.gpus.occupy(attempt, held.dir.root(), &held.assignment.gpus);
         let mut metrics = Metrics::new(Arc::clone(&self.shop), &held.assignment, &held.dir);
         if is_taken_up {
@@ -278,13 +287,19 @@ impl Core {
             progress: self.progress_in.clone(),
             checkpoints: Checkpoints::new(Arc::clone(&self.shop), &held.assignment, &held.dir),
             metrics,
+            redactor: None,
             ran: false,
             is_new: false,
             // Before anything is evicted for another.
+            environment: if matches!(begin, Begin::Running(_)) {
+                attempt::keep_environment(&self.shop, &held.dir)
+            } else {
+                None
+            },
             datasets: if matches!(begin, Begin::Running(_)) {
                 self.shop.datasets.keep(&held.dir)
             } else {
-                Staged::default()
+                StagedDatasets::default()
             },
         };
         held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
@@ -326,6 +341,7 @@ impl Core {
                 self.on_disk_short(&usage);
             }
             Event::DiskFine => self.hello.unfit = None,
+            Event::Containers(found) => self.sweep(found),
             Event::Synced(file, seq, result) => {
                 self.syncing = false;
                 match result {
@@ -456,7 +472,8 @@ impl Core {
     /// An attempt with nothing to stage takes its turn at once, which saves it a round through the core.
     fn admit_unstaged(&mut self, attempt: AttemptId) {
         let held = &self.attempts[&attempt];
-        if held.assignment.spec.snapshot_id.is_none() && held.assignment.spec.datasets.is_empty() {
+        let spec = &held.assignment.spec;
+        if spec.snapshot_id.is_none() && spec.image.is_none() && spec.datasets.is_empty() {
             let Demanded { demand, gpus } = Demanded::of(&held.assignment);
             self.admission.wait(held.order, attempt, demand, gpus);
             self.admit();
@@ -550,8 +567,6 @@ impl Core {
     /// takes is on its way out, none is to blame.
     fn on_disk_short(&mut self, usage: &disk::Usage) {
         self.trash.hurry();
-        let shop = Arc::clone(&self.shop);
-        tokio::task::spawn_blocking(move || shop.datasets.shed());
         let Some((attempt, bytes)) = usage.attempts.first().copied() else { return };
         let Some(held) = self.attempts.get(&attempt) else { return };
         let runs = held.phase == Phase::Going && held.orders.borrow().stop.is_none();
@@ -645,6 +660,30 @@ impl Core {
             }
             self.stop(attempt, Stop { cause: FailureCause::Lost, grace_s });
         }
+    }
+
+    fn look_for_containers(&self) {
+        let (shop, events) = (Arc::clone(&self.shop), self.events_in.clone());
+        tokio::spawn(async move {
+            if let Some(containers) = &shop.containers {
+                // The core is gone only when the whole agent is.
+                let _ = events.send(Event::Containers(containers.all().await)).await;
+            }
+        });
+    }
+
+    /// Of containers that were seen, those go whose attempt is not at hand: one that runs was at hand before.
+    fn sweep(&self, mut found: Vec<Found>) {
+        found.retain(|container| {
+            let held = container.attempt.and_then(|attempt| self.attempts.get(&attempt));
+            !held.is_some_and(|held| matches!(held.phase, Phase::Waiting | Phase::Going))
+        });
+        let shop = Arc::clone(&self.shop);
+        tokio::spawn(async move {
+            if let Some(containers) = &shop.containers {
+                containers.sweep(found).await;
+            }
+        });
     }
 
     fn tend_spool(&mut self) {

@@ -1,13 +1,20 @@
-//! Keeps the worker's disk from running full: what a log has beyond its quota is given back, and when little
-//! room is left, the attempts are measured, and the core stops the one that takes the most.
+//! Keeps the worker's disk from running full: what a log has beyond its quota is given back; when room gets short, the
+//! caches give up what no attempt uses; and when little room is left all the same, the attempts are measured, and the
+//! core stops the one that takes the most.
 
-use crate::{agent::core::Event, executor::AttemptDir, limits};
+use crate::{
+    agent::core::Event,
+    executor::AttemptDir,
+    limits,
+    staging::{Cache, Datasets},
+};
 use fetchml_api::AttemptId;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
@@ -20,8 +27,25 @@ pub(crate) struct Usage {
     pub(crate) trash: u64,
 }
 
+/// What gives way before any attempt does.
+#[derive(Clone, Debug)]
+pub(crate) struct Caches {
+    /// Files of snapshots, and environments.
+    pub(crate) files: Arc<Cache>,
+    /// Data sets.
+    pub(crate) datasets: Arc<Datasets>,
+}
+
+impl Caches {
+    /// Data sets first: one of them gives more room than many files, and less is to be made anew.
+    fn shed(&self, disk_is_short: impl Fn() -> bool) {
+        self.datasets.shed(&disk_is_short);
+        self.files.shed(disk_is_short);
+    }
+}
+
 /// Looks until the core is gone.
-pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, core: mpsc::Sender<Event>) {
+pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, caches: Caches, core: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         let mut look = tokio::time::interval(limits::DISK_EVERY);
         let mut short = false;
@@ -31,10 +55,11 @@ pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, core: mpsc::Sender<
                 _ = look.tick() => {}
                 () = core.closed() => return,
             }
-            let dir = data_dir.clone();
+            let (dir, caches) = (data_dir.clone(), caches.clone());
             let measured = tokio::task::spawn_blocking(move || {
                 trim_logs(&dir, log_quota_bytes);
-                is_short(&dir).then(|| usage(&dir))
+                caches.shed(|| lacks(&dir, limits::DISK_CACHE_RESERVES));
+                lacks(&dir, 1).then(|| usage(&dir))
             })
             .await;
             let event = match measured {
@@ -50,14 +75,15 @@ pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, core: mpsc::Sender<
     });
 }
 
-/// Whether less than the reserve is left. A file system that does not say is taken to have room.
-fn is_short(dir: &Path) -> bool {
+/// Whether less than so many times the reserve is left. A file system that does not say is taken to have room.
+fn lacks(dir: &Path, reserves: u64) -> bool {
     let Ok(stat) = rustix::fs::statvfs(dir) else { return false };
-    is_below_reserve(stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize))
+    let (free, total) = (stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize));
+    is_below(free, total, reserves)
 }
 
-fn is_below_reserve(free: u64, total: u64) -> bool {
-    free < limits::disk_reserve_bytes(total)
+fn is_below(free: u64, total: u64, reserves: u64) -> bool {
+    free < limits::disk_reserve_bytes(total).saturating_mul(reserves)
 }
 
 fn attempts(data_dir: &Path) -> impl Iterator<Item = (AttemptId, PathBuf)> {
@@ -120,8 +146,9 @@ mod tests {
 
     #[test]
     fn the_reserve_is_a_part_of_a_small_disk_and_fixed_on_a_large_one() {
-        assert!(is_below_reserve(1 << 20, 64 << 20) && !is_below_reserve(4 << 20, 64 << 20));
-        assert!(is_below_reserve((1 << 30) - 1, 8 << 40) && !is_below_reserve(1 << 30, 8 << 40));
+        assert!(is_below(1 << 20, 64 << 20, 1) && !is_below(4 << 20, 64 << 20, 1));
+        assert!(is_below(4 << 20, 64 << 20, 2), "the cache gives way before that");
+        assert!(is_below((1 << 30) - 1, 8 << 40, 1) && !is_below(1 << 30, 8 << 40, 1));
     }
 
     #[test]

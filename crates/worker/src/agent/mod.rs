@@ -16,10 +16,12 @@ mod disk;
 mod identity;
 mod lease;
 mod link;
+mod log_part;
 mod logs;
 mod metrics;
 mod outbox;
 mod recovery;
+mod secrets;
 mod spare;
 mod spool;
 mod stall;
@@ -28,12 +30,13 @@ mod trash;
 pub(crate) use identity::write_json;
 
 use crate::{
+    container::{self, Containers, EngineChoice},
     gpu::{self, Gpus},
     hardware,
     isolation::{Isolation, Sandboxes},
     limits,
     shim::Helper,
-    staging::{BlobCache, DatasetSettings, Datasets, Environments},
+    staging::{BlobCache, Cache, DatasetSettings, Datasets, Environments},
     usage::Table,
 };
 use admission::{Admission, Room};
@@ -43,14 +46,19 @@ use fetchml_api::{
     WorkerId,
     link::{ByteStream, Hello, PROTOCOL},
 };
-use fetchml_client::Client;
+use fetchml_client::{Client, shown_url};
 use identity::DataDir;
 use lease::Lease;
 use link::{Link, Target};
 use logs::Logs;
 use outbox::SharedSpool;
 use spool::Spool;
-use std::{ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::{AbortHandle, JoinHandle},
@@ -79,8 +87,12 @@ pub struct Options {
     pub gpus: gpu::Source,
     /// Where data sets may come from, and what they may take.
     pub datasets: DatasetSettings,
-    /// Command that ends in [`crate::shim::helper_main`], and with [`crate::shim::INIT`] for its only
-    /// argument in [`crate::shim::init_main`].
+    /// Disk that files of snapshots and Python environments may take, bytes; absent: a part of it.
+    pub cache_bytes: Option<u64>,
+    /// What it does with tasks that name an image.
+    pub containers: container::Options,
+    /// Command that ends in [`crate::shim::helper_main`]. Its program, with [`crate::shim::INIT`] for its first
+    /// argument, ends in [`crate::shim::init_main`], and with [`container::RUNNER`] in [`container::runner_main`].
     pub helper_command: Vec<OsString>,
 }
 
@@ -96,6 +108,8 @@ impl fmt::Debug for Options {
             .field("log_quota_bytes", &self.log_quota_bytes)
             .field("isolation", &self.isolation)
             .field("gpus", &self.gpus)
+            .field("containers", &self.containers)
+            .field("cache_bytes", &self.cache_bytes)
             .field("datasets", &self.datasets)
             .field("helper_command", &self.helper_command)
             .finish()
@@ -140,6 +154,9 @@ pub enum StartError {
     /// The isolation that is required does not work here.
     #[error("tasks cannot be isolated: {0}")]
     Isolation(String),
+    /// The container engine that is asked for does not work here.
+    #[error("containers cannot be run: {0}")]
+    Containers(String),
     /// The process that starts tasks cannot be started.
     #[error("the helper that starts tasks cannot be started")]
     Helper(#[source] io::Error),
@@ -180,6 +197,7 @@ pub struct Worker {
     id: WorkerId,
     isolation: String,
     gpus: Gpus,
+    containers: String,
     connected: watch::Receiver<bool>,
     shutdown: mpsc::Sender<Shutdown>,
     core: JoinHandle<ExitReason>,
@@ -190,9 +208,11 @@ pub struct Worker {
 impl Worker {
     /// Takes the data directory, takes up what an earlier agent left, and begins to connect.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let bad_server = |problem: String| StartError::Server { url: options.server_url.clone(), problem };
-        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
+        let bad_server =
+            |problem: String| StartError::Server { url: shown_url(&options.server_url).to_owned(), problem };
+        // It is the stricter one, and shows nothing of what it refuses that may be a password.
         let client = Client::new(&options.server_url, &options.key).map_err(|error| bad_server(error.to_string()))?;
+        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
         let data = DataDir::open(&options.data_dir)?;
         let id = data.worker_id();
         let in_data_dir = |source| StartError::DataDir { path: data.path().to_owned(), source };
@@ -211,6 +231,17 @@ impl Worker {
             Sandboxes::probe(options.isolation, &helper, data.path()).await.map_err(StartError::Isolation)?;
         capabilities.isolation = sandboxes.name().into();
         let isolation = sandboxes.describe();
+        let (containers, said) = find_containers(&options.containers, &data).await?;
+        if let Some(containers) = &containers {
+            capabilities.executors.push(containers.kind().to_string());
+            capabilities.container_engine = Some(containers.engine_name());
+            if let Some(helper) = helper.pid().await {
+                container::forget_others(
+                    &containers.program_dir(),
+                    &Path::new("/proc").join(helper.to_string()).join("exe"),
+                );
+            }
+        }
         let logs = Logs::start(ByteStream::Log, options.log_quota_bytes);
         // What is taken of metrics is limited where it is taken.
         let metrics = Logs::start(ByteStream::Metrics, u64::MAX);
@@ -219,19 +250,25 @@ impl Worker {
             None => Lease::new(0, 0),
         };
         let lease = Arc::new(lease);
+        let (dir, limit) = (data.path().to_owned(), options.cache_bytes);
+        let cache = tokio::task::spawn_blocking(move || Cache::open(&dir, limit)).await;
+        let cache = cache.map_err(io::Error::other).flatten().map_err(in_data_dir)?;
         let (dir, wanted) = (data.path().to_owned(), options.datasets.clone());
         let datasets = tokio::task::spawn_blocking(move || Datasets::open(&dir, wanted)).await;
-        let datasets = datasets.map_err(io::Error::other).flatten().map_err(in_data_dir)?;
+        let datasets = Arc::new(datasets.map_err(io::Error::other).flatten().map_err(in_data_dir)?);
         let changes = datasets.changes();
         let shop = Arc::new(Workshop {
+            worker_id: id,
             client,
-            blobs: BlobCache::new(data.path().join("blobs")),
-            environments: Environments::new(data.path(), Arc::clone(&helper)),
+            blobs: BlobCache::new(Arc::clone(&cache)),
+            environments: Environments::new(Arc::clone(&cache), data.path(), Arc::clone(&helper)),
+            cache,
             datasets,
             helper,
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: gpus.clone(),
             sandboxes,
+            containers,
             lease: Arc::clone(&lease),
             lease_file: data.lease_file(),
             boot_id: data.boot_id().to_owned(),
@@ -239,6 +276,7 @@ impl Worker {
             metrics: metrics.clone(),
             processes: Table::default(),
         });
+        let caches = disk::Caches { files: Arc::clone(&shop.cache), datasets: Arc::clone(&shop.datasets) };
         let room = Room::of(&capabilities, batch_slots, options.service_slots);
         let hello = Hello {
             protocol: PROTOCOL,
@@ -253,6 +291,16 @@ impl Worker {
             unfit: None,
             datasets: Vec::new(),
         };
+        if let Some(containers) = &shop.containers {
+            let runs = |attempt| {
+                left.iter().any(|(taken, begin)| {
+                    taken.assignment.attempt == attempt && matches!(begin, attempt::Begin::Running(_))
+                })
+            };
+            let mut found = containers.all().await;
+            found.retain(|container| !container.attempt.is_some_and(runs));
+            containers.sweep(found).await;
+        }
         let events = mpsc::channel(limits::CORE_EVENTS);
         let to_core = events.0.clone();
         let (connected_in, connected) = watch::channel(false);
@@ -270,11 +318,11 @@ impl Worker {
         for (taken, begin) in left {
             core.take_up(taken, begin);
         }
-        disk::watch(options.data_dir.clone(), options.log_quota_bytes, to_core.clone());
+        disk::watch(options.data_dir.clone(), options.log_quota_bytes, caches, to_core.clone());
         let core = tokio::spawn(core.run(asked));
         let link = Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone(), datasets: changes };
         let link = tokio::spawn(link.run()).abort_handle();
-        Ok(Self { id, isolation, gpus, connected, shutdown, core, link, ended: None })
+        Ok(Self { id, isolation, gpus, containers: said, connected, shutdown, core, link, ended: None })
     }
 
     /// The worker's id: the same over all its starts.
@@ -290,6 +338,11 @@ impl Worker {
     /// Its GPUs.
     pub fn gpus(&self) -> &Gpus {
         &self.gpus
+    }
+
+    /// What is done with tasks that name an image, in one line for people.
+    pub fn containers(&self) -> &str {
+        &self.containers
     }
 
     /// Resolves when the server has welcomed this agent for the first time; never, if it ends before.
@@ -332,6 +385,23 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.link.abort();
         self.core.abort();
+    }
+}
+
+/// The containers of this worker, and what is to be said about them.
+async fn find_containers(
+    wanted: &container::Options,
+    data: &DataDir,
+) -> Result<(Option<Containers>, String), StartError> {
+    match Containers::probe(wanted, data.worker_id(), data.path()).await {
+        Ok(containers) => {
+            let said = containers.describe();
+            Ok((Some(containers), said))
+        }
+        Err(problem) if matches!(wanted.engine, EngineChoice::Only(_)) || wanted.socket.is_some() => {
+            Err(StartError::Containers(problem))
+        }
+        Err(problem) => Ok((None, format!("none ({problem})"))),
     }
 }
 

@@ -11,7 +11,7 @@ use fetchml_worker::{
     Options, Worker,
     executor::AttemptDir,
     shim::Mount,
-    staging::{DatasetRequest, DatasetSettings, Datasets, Patience, StageError, Staged, StagedDataset},
+    staging::{DatasetRequest, DatasetSettings, Datasets, Patience, StageError, StagedDataset, StagedDatasets},
 };
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -86,13 +86,13 @@ impl Rig {
         dir
     }
 
-    async fn stage_in(&self, dir: &AttemptDir, set: Dataset) -> Result<Staged, StageError> {
+    async fn stage_in(&self, dir: &AttemptDir, set: Dataset) -> Result<StagedDatasets, StageError> {
         let cancel = CancellationToken::new();
         let request = DatasetRequest { datasets: &[set], dir, remaps: false, cancel: &cancel };
         self.datasets.stage(request).await
     }
 
-    async fn stage(&self, set: Dataset) -> Result<Staged, StageError> {
+    async fn stage(&self, set: Dataset) -> Result<StagedDatasets, StageError> {
         self.stage_in(&self.attempt(), set).await
     }
 
@@ -518,8 +518,14 @@ async fn what_a_task_uses_stays_and_what_nobody_uses_makes_room() {
     drop(kept);
     drop(rig.stage(set("bb")).await.unwrap());
     assert_eq!(rig.datasets.held(), [set("bb").key()]);
-    rig.datasets.shed();
+    rig.datasets.shed(|| false);
     assert_eq!(rig.datasets.held(), [set("bb").key()], "the disk is not short");
+    let used = rig.stage_in(&rig.attempt(), set("bb")).await.unwrap();
+    rig.datasets.shed(|| true);
+    assert_eq!(rig.datasets.held(), [set("bb").key()], "a task uses it");
+    drop(used);
+    rig.datasets.shed(|| !rig.datasets.held().is_empty());
+    assert_eq!(rig.datasets.held(), []);
 }
 
 fn archive() -> Vec<u8> {

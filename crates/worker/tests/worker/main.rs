@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod agent;
+mod agent_cache;
 mod agent_faults;
 mod agent_peer;
+mod agent_reboot;
+mod container;
 mod datasets;
 mod environment;
 mod executor;
@@ -16,5 +19,6 @@ mod gpu;
 mod gpu_tasks;
 mod rig;
 mod sandbox;
+mod secrets;
 mod shim;
 mod staging;

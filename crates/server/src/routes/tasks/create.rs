@@ -43,7 +43,7 @@ pub(crate) async fn create_task(
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let registry = registry(&app, &body).await?;
     let read = validate::create_task(body, strict, &registry).map_err(AppError::Invalid)?;
-    let missing = missing(&app, &read.request.request).await?;
+    let missing = missing(&app, &caller, &read.request.request).await?;
     if !missing.is_empty() {
         return Err(AppError::Invalid(missing));
     }
@@ -54,8 +54,8 @@ pub(crate) async fn create_task(
 }
 
 /// What the request names and the server does not have.
-async fn missing(app: &App, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
-    let mut missing = Vec::new();
+async fn missing(app: &App, caller: &Caller, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
+    let mut missing = app.secrets.problems(&caller.user_id, &request.secrets).await?;
     if let Some(id) = &request.snapshot_id
         && snapshots::claim(app, id).await?.is_none()
     {
@@ -107,11 +107,14 @@ fn draft(submission: Submission, caller: &Caller) -> NewTaskDraft {
                 gpu: count(request.gpu, 0),
                 gpu_type: request.gpu_type,
                 nodes: count(request.node_count, 1).max(1),
+                image: request.image.is_some(),
             },
             entrypoint: request.entrypoint,
             args: request.args,
             snapshot_id: request.snapshot_id,
+            image: request.image,
             env: request.env,
+            secrets: request.secrets,
             metadata: request.metadata,
             role: caller.role,
             max_retries: count(request.max_retries, 0),

@@ -249,10 +249,10 @@ impl Cache {
         }
     }
 
-    /// Evicts what nobody uses until the disk has its reserve again.
-    pub(super) fn shed(&self) {
+    /// Evicts what nobody uses for as long as the disk is short.
+    pub(super) fn shed(&self, disk_is_short: impl Fn() -> bool) {
         let mut state = self.lock();
-        while self.disk_lacks(0) > 0 {
+        while disk_is_short() {
             if !self.evict_one(&mut state) {
                 break;
             }
@@ -292,12 +292,13 @@ impl Cache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the disk lacks to take so many bytes more and keep its reserve.
+    /// What the disk lacks to take so many bytes more and leave what caches must leave.
     fn disk_lacks(&self, bytes: u64) -> u64 {
         // A file system that does not say is taken to have room.
         let Ok(disk) = rustix::fs::statvfs(&self.dir) else { return 0 };
         let (total, free) = (disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize));
-        bytes.saturating_add(limits::disk_reserve_bytes(total)).saturating_sub(free)
+        let kept_free = limits::disk_reserve_bytes(total).saturating_mul(limits::DISK_CACHE_RESERVES);
+        bytes.saturating_add(kept_free).saturating_sub(free)
     }
 
     /// Moves the longest unused entry out of the way; `false`: all are in use.

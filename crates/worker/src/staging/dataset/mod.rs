@@ -74,7 +74,7 @@ pub struct StagedDataset {
 
 /// Data sets ready for a task. While this lives they stay in the cache.
 #[derive(Debug, Default)]
-pub struct Staged {
+pub struct StagedDatasets {
     /// In the order of the request.
     pub datasets: Vec<StagedDataset>,
     /// What its sandbox has to show.
@@ -124,9 +124,9 @@ impl Datasets {
     /// # Errors
     /// Cause `dataset`: transient when the network or a server is at fault, definite when the data set or its place
     /// is; `cancelled` when it was.
-    pub async fn stage(&self, request: DatasetRequest<'_>) -> Result<Staged, StageError> {
+    pub async fn stage(&self, request: DatasetRequest<'_>) -> Result<StagedDatasets, StageError> {
         if request.datasets.is_empty() {
-            return Ok(Staged::default());
+            return Ok(StagedDatasets::default());
         }
         let mut places = Vec::new();
         for dataset in request.datasets {
@@ -142,7 +142,7 @@ impl Datasets {
             fetched = fetching => fetched?,
             () = request.cancel.cancelled() => return Err(cancelled()),
         };
-        let mut staged = Staged::default();
+        let mut staged = StagedDatasets::default();
         for ((dataset, place), pin) in request.datasets.iter().zip(places).zip(pins) {
             staged.datasets.push(StagedDataset {
                 name: dataset.name.clone(),
@@ -162,13 +162,13 @@ impl Datasets {
     }
 
     /// Keeps what an attempt uses that an earlier agent started.
-    pub fn keep(&self, dir: &AttemptDir) -> Staged {
+    pub fn keep(&self, dir: &AttemptDir) -> StagedDatasets {
         let noted = fs::read(dir.datasets_file()).ok();
         let datasets: Vec<StagedDataset> =
             noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let form = |set: &StagedDataset| if set.unpack { Form::Tree } else { Form::File };
         let pins = datasets.iter().filter_map(|set| self.cache.pin(form(set), set.sha256)).collect();
-        Staged { datasets, mounts: Vec::new(), pins }
+        StagedDatasets { datasets, mounts: Vec::new(), pins }
     }
 
     /// Keys of what is in the cache, the last used first.
@@ -181,9 +181,9 @@ impl Datasets {
         self.cache.changes()
     }
 
-    /// The disk is almost full: what no task uses goes. Blocks.
-    pub fn shed(&self) {
-        self.cache.shed();
+    /// Gives up what no task uses, the longest unused first, for as long as the disk is short. Blocks.
+    pub fn shed(&self, disk_is_short: impl Fn() -> bool) {
+        self.cache.shed(disk_is_short);
     }
 
     /// Where a task is to see a data set.
@@ -225,7 +225,7 @@ impl Datasets {
 
     /// The tree of a data set that is an archive, in the cache.
     async fn tree(&self, dataset: &Dataset, log: &Path) -> Result<Pin, SourceError> {
-        let say = |text: String| drop(note(log, &format!("data set {}: {text}", dataset.name)));
+        let say = |text: String| drop(note(FailureCause::Dataset, log, &format!("data set {}: {text}", dataset.name)));
         let declared = dataset.sha256.as_ref().and_then(|_| self.cache.pin(Form::Tree, dataset.key()));
         if let Some(pin) = declared {
             say(format!("{} at hand, unpacked", size(pin.size_bytes())));
@@ -255,7 +255,7 @@ impl Datasets {
     /// The file of a data set, in the cache.
     async fn file(&self, dataset: &Dataset, log: &Path) -> Result<Pin, SourceError> {
         let key = dataset.key();
-        let say = |text: String| drop(note(log, &format!("data set {}: {text}", dataset.name)));
+        let say = |text: String| drop(note(FailureCause::Dataset, log, &format!("data set {}: {text}", dataset.name)));
         let at_hand = || dataset.sha256.as_ref().and_then(|_| self.cache.pin(Form::File, key));
         if let Some(pin) = at_hand() {
             say(format!("{} at hand", size(pin.size_bytes())));
@@ -327,7 +327,7 @@ impl Datasets {
 }
 
 /// Makes what is staged visible below `dir`; gives what a sandbox must show.
-fn show(staged: &Staged, dir: &AttemptDir, remaps: bool) -> io::Result<Vec<Mount>> {
+fn show(staged: &StagedDatasets, dir: &AttemptDir, remaps: bool) -> io::Result<Vec<Mount>> {
     let seen = staged.datasets.iter().zip(&staged.pins).map(|(set, pin)| (set, pin.path()));
     if remaps {
         return Ok(seen.map(|(set, path)| Mount::read_only(path).at(&set.mount_path)).collect());

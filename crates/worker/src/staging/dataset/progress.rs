@@ -1,6 +1,7 @@
 //! How far a download is, told in the log of every task that waits for it.
 
 use crate::{limits, staging::note};
+use fetchml_api::FailureCause;
 use std::path::Path;
 use tokio::{sync::watch, time::Instant};
 
@@ -24,7 +25,7 @@ pub(super) async fn tell(log: &Path, name: &str, progress: watch::Receiver<Progr
         let now = *progress.borrow();
         let line = line(now, now.done.saturating_sub(before.done) as f64 / at.elapsed().as_secs_f64().max(0.001));
         // A log that cannot be written is told by those who must write to it.
-        let _ = note(log, &format!("data set {name}: {line}"));
+        let _ = note(FailureCause::Dataset, log, &format!("data set {name}: {line}"));
         (before, at) = (now, Instant::now());
     }
 }

@@ -30,7 +30,10 @@ mod datasets;
 mod disk_full;
 mod environments;
 mod escape;
+#[path = "../fake_nvml/mod.rs"]
+mod fake_nvml;
 mod fencing;
+mod gpus;
 mod ledger;
 mod logs;
 mod metrics;

@@ -479,8 +479,8 @@ mod tests {
     #[test]
     fn secrets_are_names_and_a_slip_is_not_repeated() {
         let with = |secrets: Value| json!({"job_name": "a", "args": "x", "env": {"E": "1"}, "secrets": secrets});
-        let read = create_task(with(json!(["API_TOKEN", "B"])), true).unwrap();
-        assert_eq!(read.request.secrets, ["API_TOKEN", "B"]);
+        let read = create_task(with(json!(["API_TOKEN", "B"])), true, &Registry::default()).unwrap();
+        assert_eq!(read.request.request.secrets, ["API_TOKEN", "B"]);
         let found = problems(with(json!(["A", "A", "E", "FETCHML_X", "hunter2!"])));
         let fields: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields, ["secrets[1]", "secrets[2]", "secrets[3]", "secrets[4]"]);

@@ -28,7 +28,9 @@ pub mod worker;
 
 pub use artifact::*;
 pub use checkpoint::*;
-pub use dataset::{CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset};
+pub use dataset::{
+    CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset, is_bucket_name,
+};
 pub use error::*;
 pub use failure::*;
 pub use health::*;

@@ -206,6 +206,8 @@ pub const DATASET_RETRY_MAX: Duration = Duration::from_secs(30);
 pub const DATASET_BEGUN_ANEW: u32 = 3;
 /// Redirects followed.
 pub const DATASET_REDIRECTS: u32 = 5;
+/// Of what an object store says about a failure, so many characters are passed on.
+pub const DATASET_STORE_WORDS: usize = 500;
 /// Data sets downloaded at the same time, over all attempts.
 pub const DATASET_DOWNLOADS: usize = 4;
 /// Pieces of a download that wait for the disk.

@@ -9,7 +9,7 @@ mod source;
 pub use place::check_mount_path;
 pub(crate) use read::take;
 pub use read::{Registry, create_dataset, is_name};
-pub use source::check_source;
+pub use source::{check_source, is_bucket_name};
 
 use crate::{snapshot::is_sha256_hex, time::Micros};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -24,7 +24,7 @@ pub struct DatasetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_length = 64, example = "digits")]
     pub name: Option<String>,
-    /// Where it comes from: the URL of one file, `http://`, `https://` or `file://`.
+    /// Where it comes from: the URL of one file, `https://`, `http://`, `s3://` or `file://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_length = 2048, example = "https://data.example.org/digits.csv")]
     pub source: Option<String>,

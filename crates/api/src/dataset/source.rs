@@ -31,8 +31,8 @@ pub fn check_source(text: &str) -> Result<String, String> {
     if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err("contains white space or a control character; percent-encode it".into());
     }
-    let url =
-        Url::parse(text).map_err(|error| format!("is not a URL ({error}); write https://HOST/PATH or file:///PATH"))?;
+    let url = Url::parse(text)
+        .map_err(|error| format!("is not a URL ({error}); write https://HOST/PATH, s3://BUCKET/KEY or file:///PATH"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("carries a user name or password, which everyone could read; give a source that needs none, or \
                     have the worker's owner set the credentials on the worker"
@@ -52,8 +52,8 @@ pub fn check_source(text: &str) -> Result<String, String> {
     match url.scheme() {
         "http" | "https" => {}
         "file" => check_file(&url)?,
-        "s3" => return Err("has the scheme s3, which is not supported yet; known are http, https and file".into()),
-        other => return Err(format!("has the scheme {other:?}; known are http, https and file")),
+        "s3" => check_object(&url)?,
+        other => return Err(format!("has the scheme {other:?}; known are https, http, s3 and file")),
     }
     Ok(url.into())
 }
@@ -76,6 +76,27 @@ fn check_file(url: &Url) -> Result<(), String> {
         return Err("names a directory; pack it into a .tar and set unpack".into());
     }
     Ok(())
+}
+
+fn check_object(url: &Url) -> Result<(), String> {
+    if url.port().is_some() || !url.host_str().is_some_and(is_bucket_name) {
+        return Err("names no bucket; write s3://BUCKET/KEY, the bucket's name in lower case".into());
+    }
+    if url.query().is_some() {
+        return Err("has a query, which an object cannot have; percent-encode ? as %3F".into());
+    }
+    if matches!(url.path(), "" | "/") || url.path().ends_with('/') {
+        return Err("names no object; pack what is below it into a .tar and set unpack".into());
+    }
+    Ok(())
+}
+
+/// Whether a bucket can have this name.
+pub fn is_bucket_name(name: &str) -> bool {
+    let known = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+    let ends = |c: Option<&u8>| c.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    (3..=63).contains(&bytes.len()) && bytes.iter().all(|&c| known(c)) && ends(bytes.first()) && ends(bytes.last())
 }
 
 #[cfg(test)]
@@ -105,6 +126,9 @@ mod tests {
             "file:///data/",
             "file:///x?y",
             "s3://b/x",
+            "s3:///x",
+            "s3://-ab/x",
+            "s3://bucket/train/",
             "s3://Bucket/x",
             "s3://bucket",
             "s3://bucket/",
@@ -114,7 +138,9 @@ mod tests {
         ] {
             assert!(check_source(bad).is_err(), "{bad:?}");
         }
-        for good in ["http://h/x", "https://h:8443/x?rev=3&key=train/x.csv", "file:///data/x.csv"] {
+        for good in
+            ["http://h/x", "https://h:8443/x?rev=3&key=train/x.csv", "file:///data/x.csv", "s3://lab-data/a%20b/x.csv"]
+        {
             assert_eq!(check_source(good).unwrap(), good);
         }
         // What climbs is normalised away before it is kept.

@@ -1,12 +1,13 @@
 //! What the owner of a worker allows of data sets: flags, and the settings they make.
 
 use crate::{
+    environment,
     failure::Failure,
     quantity,
     settings::{Flags, WorkerSettings},
 };
 use clap::Args;
-use fetchml_worker::staging::DatasetSettings;
+use fetchml_worker::staging::{AllowedBucket, DatasetSettings, StoreSettings};
 use ipnet::IpNet;
 use std::{net::IpAddr, path::PathBuf};
 
@@ -19,6 +20,9 @@ pub(super) struct DatasetFlags {
     /// Network that data sets may be fetched from though it is not public, such as 10.0.0.0/8; may be repeated [env: FETCHML_DATASET_ALLOW_NET] [default: none]
     #[arg(long, value_name = "CIDR")]
     dataset_allow_net: Vec<String>,
+    /// Bucket, or part of one, that tasks may read as s3:// data sets with this worker's credentials (the usual AWS_... variables), such as s3://lab-data/train; may be repeated [env: FETCHML_DATASET_STORES] [default: none]
+    #[arg(long, value_name = "URL")]
+    dataset_store: Vec<String>,
     /// Most that data sets may take on disk, GiB or with a unit (500, 2T) [env: FETCHML_DATASET_CACHE] [default: half of the disk]
     #[arg(long, value_name = "SIZE")]
     dataset_cache: Option<String>,
@@ -31,6 +35,7 @@ impl DatasetFlags {
         flags
             .set("worker.dataset_dirs", "--dataset-dir", joined(dirs.join(":")))
             .set("worker.dataset_allow_net", "--dataset-allow-net", joined(self.dataset_allow_net.join(",")))
+            .set("worker.dataset_stores", "--dataset-store", joined(self.dataset_store.join(",")))
             .set("worker.dataset_cache", "--dataset-cache", self.dataset_cache.clone())
     }
 }
@@ -39,9 +44,11 @@ impl DatasetFlags {
 pub(super) fn of(settings: &WorkerSettings) -> Result<DatasetSettings, Failure> {
     let directories = list(settings.dataset_dirs.as_ref(), ':').map(directory).collect::<Result<_, _>>()?;
     let allowed_nets = list(settings.dataset_allow_net.as_ref(), ',').map(net).collect::<Result<_, _>>()?;
+    let allowed = list(settings.dataset_stores.as_ref(), ',').map(bucket).collect::<Result<_, _>>()?;
+    let stores = StoreSettings { allowed, variables: environment::of_object_stores() };
     let cache_bytes = settings.dataset_cache.as_deref().map(quantity::parse_size).transpose();
     let cache_bytes = cache_bytes.map_err(|why| Failure::usage(format!("worker.dataset_cache: {why}")))?;
-    Ok(DatasetSettings { directories, allowed_nets, cache_bytes, ..DatasetSettings::default() })
+    Ok(DatasetSettings { directories, allowed_nets, stores, cache_bytes, ..DatasetSettings::default() })
 }
 
 fn list(text: Option<&String>, separator: char) -> impl Iterator<Item = &str> {
@@ -66,6 +73,13 @@ fn net(text: &str) -> Result<IpNet, Failure> {
     })
 }
 
+fn bucket(text: &str) -> Result<AllowedBucket, Failure> {
+    text.parse().map_err(|why| {
+        Failure::usage(format!("--dataset-store: {why}"))
+            .hint("write s3://BUCKET or s3://BUCKET/PREFIX; the address of the store goes into AWS_ENDPOINT_URL")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +89,8 @@ mod tests {
         assert_eq!(net("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(net("192.168.1.7").unwrap().to_string(), "192.168.1.7/32");
         assert!(net("10.0.0.0/40").is_err() && net("lab").is_err());
+        assert_eq!(bucket("s3://lab-data/train").unwrap().bucket(), "lab-data");
+        assert!(bucket("lab-data").is_err() && bucket("https://lab/data").is_err());
         assert!(directory("data").is_err() && directory("/nonexistent/dir").is_err());
         assert_eq!(list(Some(&"/a: /b:".to_owned()), ':').collect::<Vec<_>>(), ["/a", "/b"]);
     }

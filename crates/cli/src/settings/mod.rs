@@ -103,6 +103,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) dataset_dirs: Option<String>,
     /// Networks of data sets beside the public one, `,` between.
     pub(crate) dataset_allow_net: Option<String>,
+    /// Buckets of `s3://` data sets, `,` between.
+    pub(crate) dataset_stores: Option<String>,
     /// What data sets may take on disk.
     pub(crate) dataset_cache: Option<String>,
 }

@@ -123,6 +123,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Text,
         "networks of data sets beside the public one, comma between",
     ),
+    setting(
+        "worker.dataset_stores",
+        env::DATASET_STORES,
+        Kind::Text,
+        "buckets of s3:// data sets, such as s3://lab-data/train, comma between",
+    ),
     setting("worker.dataset_cache", env::DATASET_CACHE, Kind::Text, "disk that data sets may take: half unless set"),
 ];
 

@@ -9,7 +9,10 @@ mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
 pub use cache::{Cache, Kept};
-pub use dataset::{DatasetRequest, DatasetSettings, Datasets, Patience, StagedDataset, StagedDatasets, verify_file};
+pub use dataset::{
+    AllowedBucket, DatasetRequest, DatasetSettings, Datasets, Patience, StagedDataset, StagedDatasets, StoreSettings,
+    verify_file,
+};
 pub(crate) use environment::requirements_file;
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub use snapshot::materialize;

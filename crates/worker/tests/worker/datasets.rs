@@ -34,12 +34,12 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Long for what should come, short for what never does.
-fn patience() -> Patience {
+pub(crate) fn patience() -> Patience {
     let long = Duration::from_secs(30);
     Patience { connect: long, answer: long, idle: long, slow: long, retry: Duration::from_millis(5), tries: 3 }
 }
 
-fn settings() -> DatasetSettings {
+pub(crate) fn settings() -> DatasetSettings {
     DatasetSettings {
         allowed_nets: vec!["127.0.0.0/8".parse().unwrap()],
         cache_bytes: Some(1 << 30),
@@ -48,25 +48,25 @@ fn settings() -> DatasetSettings {
     }
 }
 
-fn dataset(name: &str, source: &str) -> Dataset {
+pub(crate) fn dataset(name: &str, source: &str) -> Dataset {
     Dataset { name: name.into(), source: source.into(), sha256: None, mount_path: None, unpack: false }
 }
 
-fn declared(name: &str, source: &str, bytes: &[u8]) -> Dataset {
+pub(crate) fn declared(name: &str, source: &str, bytes: &[u8]) -> Dataset {
     Dataset { sha256: Some(sha256(bytes)), ..dataset(name, source) }
 }
 
-struct Rig {
+pub(crate) struct Rig {
     data: TempDir,
     datasets: Datasets,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(settings())
     }
 
-    fn with(settings: DatasetSettings) -> Self {
+    pub(crate) fn with(settings: DatasetSettings) -> Self {
         let data = TempDir::new().unwrap();
         let datasets = Datasets::open(data.path(), settings).unwrap();
         Self { data, datasets }
@@ -97,7 +97,7 @@ impl Rig {
     }
 
     /// Bytes and log of a task that has this data set.
-    async fn read(&self, set: Dataset) -> (Vec<u8>, String) {
+    pub(crate) async fn read(&self, set: Dataset) -> (Vec<u8>, String) {
         let (dir, name) = (self.attempt(), set.name.clone());
         let _staged = self.stage_in(&dir, set).await.unwrap();
         (fs::read(dir.datasets().join(name)).unwrap(), log(&dir))
@@ -109,19 +109,19 @@ impl Rig {
         error
     }
 
-    async fn fails_for_good(&self, set: Dataset, why: &str) {
+    pub(crate) async fn fails_for_good(&self, set: Dataset, why: &str) {
         let error = self.fails(set).await;
         assert!(!error.transient, "{error}");
         assert!(error.message.contains(why), "{why}: {error}");
     }
 
-    async fn fails_for_now(&self, set: Dataset, why: &str) {
+    pub(crate) async fn fails_for_now(&self, set: Dataset, why: &str) {
         let error = self.fails(set).await;
         assert!(error.transient, "{error}");
         assert!(error.message.contains(why), "{why}: {error}");
     }
 
-    fn cached(&self, form: &str) -> Vec<PathBuf> {
+    pub(crate) fn cached(&self, form: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.data.path().join("datasets").join(form)).unwrap().flatten();
         entries.map(|entry| entry.path()).filter(|path| path.extension().is_none()).collect()
     }

@@ -21,6 +21,19 @@ pub(crate) struct Asked {
     pub(crate) if_range: Option<String>,
     /// How many came before it.
     pub(crate) number: usize,
+    /// Its first line and its headers.
+    pub(crate) head: String,
+}
+
+impl Asked {
+    pub(crate) fn method(&self) -> &str {
+        self.head.split(' ').next().unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.head.lines().filter_map(|line| line.split_once(": "));
+        found.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
 }
 
 /// An answer.
@@ -136,16 +149,9 @@ async fn serve(
         head.push(socket.read_u8().await?);
     }
     let head = String::from_utf8_lossy(&head).into_owned();
-    let header = |name: &str| {
-        let found = head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)));
-        found.map(|(_, value)| value.to_owned())
-    };
-    let mut asked = Asked {
-        path: head.split(' ').nth(1).unwrap_or_default().to_owned(),
-        from: header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()),
-        if_range: header("if-range"),
-        number: 0,
-    };
+    let mut asked = Asked { path: head.split(' ').nth(1).unwrap_or_default().to_owned(), head, ..Asked::default() };
+    asked.from = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    asked.if_range = asked.header("if-range").map(str::to_owned);
     {
         let mut log = log.lock().unwrap();
         asked.number = log.len();
@@ -160,7 +166,9 @@ async fn serve(
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     socket.write_all(format!("{text}\r\n").as_bytes()).await?;
-    send(&mut socket, &reply).await?;
+    if asked.method() != "HEAD" {
+        send(&mut socket, &reply).await?;
+    }
     socket.shutdown().await
 }
 

@@ -251,14 +251,8 @@ impl Cache {
 
     /// Evicts what nobody uses for as long as the disk is short.
     pub(super) fn shed(&self, disk_is_short: impl Fn() -> bool) {
-        let mut state = self.lock();
-        while disk_is_short() {
-            if !self.evict_one(&mut state) {
-                break;
-            }
-            drop(state);
+        while disk_is_short() && self.evict_one(&mut self.lock()) {
             self.empty_trash();
-            state = self.lock();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Data sets: fetched once, verified while they are fetched, kept by their hash and shown to any number of tasks,
 //! which cannot change them.
 //!
-//! [`source`] says where from ([`http`], [`file`], behind the [`guard`] of [`address`]), [`download`] brings it
+//! [`source`] says where from ([`http`] behind the [`guard`] of [`address`], [`file`], [`store`]), [`download`] brings it
 //! through [`sink`] into the [`cache`], [`unpack`] opens archives, and this module gives tasks what they named.
 
 mod address;
@@ -14,10 +14,11 @@ mod progress;
 mod settings;
 mod sink;
 mod source;
+mod store;
 mod tree;
 mod unpack;
 
-pub use settings::{DatasetSettings, Patience};
+pub use settings::{AllowedBucket, DatasetSettings, Patience, StoreSettings};
 pub use sink::verify_file;
 
 use super::{StageError, note};
@@ -38,6 +39,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+use store::Stores;
 use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -112,6 +114,7 @@ impl Datasets {
             ways: Ways {
                 guard: Guard::new(&settings.allowed_nets, settings.patience),
                 directories: Directories::new(&settings.directories),
+                stores: Stores::new(settings.stores.clone(), settings.patience),
             },
             settings,
             turns: Mutex::default(),

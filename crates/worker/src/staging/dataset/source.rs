@@ -1,7 +1,7 @@
 //! A source of a data set: opened at an offset, it gives bytes and tells which version they are of. Two stretches
 //! of bytes are put together only when their versions are the same.
 
-use super::{file::Directories, guard::Guard, http};
+use super::{file::Directories, guard::Guard, http, store::Stores};
 use crate::staging::{Chunks, SourceError};
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,7 @@ pub(super) struct Source<'a> {
 enum Kind<'a> {
     Http(&'a Guard),
     File(&'a Directories),
+    Store(&'a Stores),
 }
 
 /// The ways to sources.
@@ -76,6 +77,7 @@ enum Kind<'a> {
 pub(super) struct Ways {
     pub(super) guard: Guard,
     pub(super) directories: Directories,
+    pub(super) stores: Stores,
 }
 
 impl Ways {
@@ -84,6 +86,7 @@ impl Ways {
         let kind = match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("http" | "https") => Kind::Http(&self.guard),
             Some("file") => Kind::File(&self.directories),
+            Some("s3") => Kind::Store(&self.stores),
             _ => return Err(definite("its scheme is not known to this worker; upgrade it".to_owned())),
         };
         Ok(Source { url, kind })
@@ -96,6 +99,7 @@ impl Source<'_> {
         match &self.kind {
             Kind::Http(guard) => http::open(guard, self.url, resume).await,
             Kind::File(directories) => directories.open(self.url, resume).await,
+            Kind::Store(stores) => stores.open(self.url, resume).await,
         }
     }
 }

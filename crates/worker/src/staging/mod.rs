@@ -5,6 +5,7 @@ mod blobs;
 mod cache;
 mod dataset;
 mod environment;
+mod outage;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
@@ -15,6 +16,7 @@ pub use dataset::{
 };
 pub(crate) use environment::requirements_file;
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
+pub(crate) use outage::outlast;
 pub use snapshot::materialize;
 
 use fetchml_api::{FailureCause, link::Outcome};

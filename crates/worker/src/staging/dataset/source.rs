@@ -106,12 +106,12 @@ impl Source<'_> {
 
 /// Trying again changes nothing.
 pub(super) fn definite(message: String) -> SourceError {
-    SourceError { transient: false, message }
+    SourceError { transient: false, is_away: false, message }
 }
 
 /// Trying again may help.
 pub(super) fn transient(message: String) -> SourceError {
-    SourceError { transient: true, message }
+    SourceError { transient: true, is_away: false, message }
 }
 
 #[cfg(test)]

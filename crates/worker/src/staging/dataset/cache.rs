@@ -200,7 +200,7 @@ impl Cache {
         if form == Form::Tree {
             tree::note_size(&path, size_bytes)?;
         }
-        fs::rename(from, &path)?;
+        tree::relocate(from, &path)?;
         File::open(self.dir.join(form.dir()))?.sync_all()?;
         state.entries.insert((form, key), Entry { size_bytes, used: SystemTime::now(), pins: 1 });
         drop(state);
@@ -304,7 +304,7 @@ impl Cache {
         let (form, key) = name;
         let trash = self.dir.join("trash").join(self.temporary.fetch_add(1, Ordering::Relaxed).to_string());
         // Gone from its name before its bytes go: whoever makes it anew makes another.
-        if let Err(error) = fs::rename(self.path(form, key), &trash)
+        if let Err(error) = tree::relocate(&self.path(form, key), &trash)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%key, %error, "a data set cannot be evicted");

@@ -38,6 +38,18 @@ pub(super) fn forget_size(root: &Path) {
     let _ = fs::remove_file(root.with_extension(SIZE));
 }
 
+/// Moves a file or tree. Only root may move a directory that its owner may not write: the entry for its parent changes.
+pub(super) fn relocate(from: &Path, to: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(from)?;
+    if !metadata.is_dir() {
+        return fs::rename(from, to);
+    }
+    let permissions = metadata.permissions();
+    fs::set_permissions(from, fs::Permissions::from_mode(permissions.mode() | 0o200))?;
+    fs::rename(from, to)?;
+    fs::set_permissions(to, permissions)
+}
+
 /// Removes a file or tree; what cannot be removed is told and left.
 pub(super) fn remove(path: &Path) {
     if let Err(error) = try_remove(path)

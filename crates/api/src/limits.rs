@@ -49,6 +49,8 @@ pub const GPU_REASON_CHARS: usize = 256;
 pub const NODE_COUNT_MAX: i64 = 4_096;
 /// Longest `gpu_type`, code points.
 pub const GPU_TYPE_CHARS: usize = 64;
+/// Longest time that a reservation waits for a task, minutes: a week.
+pub const RESERVATION_MINUTES_MAX: i64 = 7 * 24 * 60;
 /// Most retries a task may ask for.
 pub const MAX_RETRIES_MAX: i64 = 10;
 /// Longest `time_limit_s`: 365 days, seconds.

@@ -163,6 +163,7 @@ impl<'a> Bench<'a> {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             priority: 3 + (n % 5) as u8,
             role: Role::Admin,

@@ -23,6 +23,7 @@ mod placement;
 mod queue;
 mod quota;
 mod report;
+mod reservation;
 mod restore;
 mod session;
 mod settings;
@@ -45,6 +46,7 @@ use hold::Hold;
 use intern::Interner;
 use queue::{PerSlot, Queues};
 use quota::Quotas;
+use reservation::Reservations;
 use share::Account;
 use std::collections::{BTreeMap, BTreeSet};
 use task::Task;
@@ -72,6 +74,7 @@ pub struct Scheduler {
     attempts: BTreeMap<AttemptId, Attempt>,
     fleet: Fleet,
     holds: BTreeMap<TaskId, Hold>,
+    reservations: Reservations,
     timers: Timers,
 }
 
@@ -90,6 +93,7 @@ impl Scheduler {
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
             holds: BTreeMap::new(),
+            reservations: Reservations::default(),
             timers: Timers::default(),
             settings,
         }
@@ -112,6 +116,8 @@ impl Scheduler {
                 self.on_priority_requested(task, priority, &by, role, effects)
             }
             Event::QuotaRequested { scope, quota, by } => self.on_quota_requested(scope, quota, &by, effects),
+            Event::ReservationRequested(new) => self.on_reservation_requested(&new, effects),
+            Event::ReleaseRequested { reservation, by } => self.on_release_requested(reservation, &by, effects),
             Event::DrainRequested { worker, mode, by } => self.on_drain_requested(worker, mode, &by, effects),
             Event::UndrainRequested { worker, by } => self.on_undrain_requested(worker, &by, effects),
             Event::WorkerChecked { worker, unfit } => self.on_worker_checked(worker, unfit, effects),
@@ -144,7 +150,7 @@ impl Scheduler {
     }
 
     /// The earliest instant at which [`Event::TimePassed`] will do something: the end of a backoff, of
-    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence.
+    /// a lease, of patience with an attempt assigned ahead, of a reservation, or of a worker's silence.
     pub fn next_deadline(&self) -> Option<Micros> {
         self.timers.next()
     }

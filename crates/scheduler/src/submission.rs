@@ -17,6 +17,9 @@ impl Scheduler {
         if let Some(refusal) = self.refuses(&new.user_id, new.role, &new.demand, new.priority) {
             return Answer::Refused(refusal);
         }
+        if let Some(refusal) = self.refuses_claim(new) {
+            return Answer::Refused(refusal);
+        }
         let id = new.id;
         let shape = self.queues.shape_take(new.demand.clone(), Vec::new());
         let user = self.users.take(new.user_id.clone(), |_| Account::default());
@@ -28,6 +31,7 @@ impl Scheduler {
         self.enqueue(id);
         effects.push(Effect::Audit(audit::draft(self.now, &new.user_id, Action::Submit, &state, None)));
         effects.push(Effect::InsertTask(state));
+        self.claim(id, effects);
         Answer::Done
     }
 

@@ -26,7 +26,7 @@ impl World {
                 gpu,
                 gpu_type: (gpu > 0 && chance.bool()).then(|| "H100".to_owned()),
                 nodes: 1,
-                image: false,
+                image: false, reservation: None,
             },
             priority: chance.u8(1..=8),
             role: Role::User,

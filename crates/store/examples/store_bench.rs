@@ -18,7 +18,7 @@ fn submit(n: u128) -> [Write; 3] {
         user_id: format!("user{}", n % 8),
         job_name: format!("train-{}", n % 100),
         created_at: now,
-        demand: Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 4, gpu: 1, gpu_type: None, nodes: 1, image: false },
+        demand: Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 4, gpu: 1, gpu_type: None, nodes: 1, image: false, reservation: None },
         entrypoint: Some("train.py".into()),
         args: Some("--epochs 10 --lr 0.001".into()),
         snapshot_id: Some(format!("sha256:{n:064x}")),

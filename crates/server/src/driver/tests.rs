@@ -64,7 +64,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
                 gpu: 0,
                 gpu_type: None,
                 nodes: 1,
-                image: false,
+                image: false, reservation: None,
             },
             entrypoint: None,
             args: Some("true".into()),

@@ -37,7 +37,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
             gpu: 1,
             gpu_type: Some("H100".into()),
             nodes: 1,
-            image: true,
+            image: true, reservation: None,
         },
         entrypoint: Some("train.py".into()),
         args: Some("--größe 'ß' \u{1} \\u0000 😀".into()),

@@ -39,7 +39,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
                 gpu: 0,
                 gpu_type: None,
                 nodes: 1,
-                image: false,
+                image: false, reservation: None,
             },
             entrypoint: entrypoint.map(Into::into),
             args: args.map(Into::into),

@@ -2,7 +2,7 @@
 
 use crate::{
     failure::{Failure, RetryRule},
-    ids::{AttemptId, TaskId, WorkerId},
+    ids::{AttemptId, ReservationId, TaskId, WorkerId},
     log_rule::LogAction,
     record::{TaskSpec, TaskState},
     retention::FilesDeleted,
@@ -166,6 +166,10 @@ pub struct Task {
     /// The task from whose checkpoint it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+    /// The reservation on whose GPUs it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub reservation_id: Option<ReservationId>,
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -367,6 +371,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub resume_from: Option<TaskId>,
+    /// An own reservation (`POST /v1/scheduler/reservations`) on whose GPUs it runs. It keeps them until it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reservation_id: Option<ReservationId>,
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -454,6 +462,7 @@ impl Task {
             lost_after_s: spec.lost_after_s.map(i64::from),
             stall_after_s: spec.stall_after_s.map(i64::from),
             resume_from: spec.resume_from,
+            reservation_id: spec.demand.reservation,
             env: spec.env.clone(),
             secrets: spec.secrets.clone(),
             metadata: spec.metadata.clone(),

@@ -23,7 +23,7 @@ pub struct Read<T> {
 
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
-pub const NOT_SUPPORTED_YET: &[&str] = &["array", "depends_on", "experiment_id", "plugin_configs", "reservation_id"];
+pub const NOT_SUPPORTED_YET: &[&str] = &["array", "depends_on", "experiment_id", "plugin_configs"];
 
 const CREATE_TASK_FIELDS: &[&str] = &[
     "job_name",
@@ -49,6 +49,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "lost_after_s",
     "stall_after_s",
     "resume_from",
+    "reservation_id",
 ];
 
 /// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
@@ -97,6 +98,13 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             let id = text.parse();
             if id.is_err() {
                 fields.problem("resume_from", "must be the id of a task");
+            }
+            id.ok()
+        }),
+        reservation_id: fields.text("reservation_id", 36).and_then(|text| {
+            let id = text.parse();
+            if id.is_err() {
+                fields.problem("reservation_id", "must be the id of a reservation");
             }
             id.ok()
         }),

@@ -2,8 +2,9 @@
 
 use crate::retention::Collect;
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, SecretInfo,
-    SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, ReservationId,
+    ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus,
+    WorkerRecord,
 };
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ pub enum Write {
     UsageAdd(UsageRow),
     /// A quota that was set.
     QuotaPut(QuotaRecord),
+    /// A new or changed reservation.
+    ReservationPut(ReservationRecord),
     /// A new key. A known id is refused for data.
     KeyInsert(KeyRecord),
     /// A key stops working. Repeating it changes nothing.
@@ -160,6 +163,8 @@ pub struct TaskFilter {
     pub job_name: Option<String>,
     /// Number of nodes.
     pub node_count: Option<i64>,
+    /// The reservation that it claimed.
+    pub reservation: Option<ReservationId>,
     /// Only tasks with a smaller id.
     pub before: Option<TaskId>,
     /// Matches to skip.
@@ -199,6 +204,8 @@ pub struct Restored {
     pub shares: Vec<ShareRecord>,
     /// Quotas that were set.
     pub quotas: Vec<QuotaRecord>,
+    /// Reservations that have not expired, in id order.
+    pub reservations: Vec<ReservationRecord>,
     /// Greatest task id ever stored, to seed the id generator.
     pub last_task_id: Option<TaskId>,
     /// Latest time stored anywhere: logical time does not go behind it.

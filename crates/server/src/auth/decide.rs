@@ -42,6 +42,12 @@ pub enum Operation {
     StatusStream,
     /// `GET /v1/scheduler/jobs/{jobId}/stream`
     JobStream,
+    /// `GET /v1/scheduler/reservations`
+    ReservationList,
+    /// `POST /v1/scheduler/reservations`
+    ReservationCreate,
+    /// `DELETE /v1/scheduler/reservations/{reservationId}`
+    ReservationRelease,
     /// `GET /v1/keys`
     KeyList,
     /// `POST /v1/keys`
@@ -85,7 +91,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -104,6 +110,9 @@ impl Operation {
         Self::StatusShow,
         Self::StatusStream,
         Self::JobStream,
+        Self::ReservationList,
+        Self::ReservationCreate,
+        Self::ReservationRelease,
         Self::KeyList,
         Self::KeyCreate,
         Self::KeyRevoke,
@@ -141,6 +150,9 @@ impl Operation {
             Self::StatusShow => ("get", "/v1/scheduler/status"),
             Self::StatusStream => ("get", "/v1/scheduler/status/stream"),
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
+            Self::ReservationList => ("get", "/v1/scheduler/reservations"),
+            Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
+            Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
             Self::KeyList => ("get", "/v1/keys"),
             Self::KeyCreate => ("post", "/v1/keys"),
             Self::KeyRevoke => ("delete", "/v1/keys/{keyId}"),
@@ -184,6 +196,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::StatusShow
         | O::StatusStream
         | O::JobStream
+        | O::ReservationList
+        | O::ReservationCreate
         | O::TaskCreate
         | O::SnapshotCreate => match role {
             Role::Admin | Role::User => Allow,
@@ -194,7 +208,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::TaskDelete => match role {
+        O::TaskDelete | O::ReservationRelease => match role {
             Role::Admin => Allow,
             Role::User => Own,
             Role::Worker => Deny,
@@ -234,6 +248,9 @@ mod tests {
         StatusShow     allow allow deny
         StatusStream   allow allow deny
         JobStream      allow allow deny
+        ReservationList allow allow deny
+        ReservationCreate allow allow deny
+        ReservationRelease allow own deny
         KeyList        allow deny  deny
         KeyCreate      allow deny  deny
         KeyRevoke      allow deny  deny

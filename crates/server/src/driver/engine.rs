@@ -11,11 +11,13 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    AttemptRecord, AuditDraft, AuditKind, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord, Task, TaskId, TaskSpec,
-    Worker, WorkerId,
+    AttemptRecord, AuditDraft, AuditKind, GpuUsage, HealthStatus, Micros, OnLost, Reservation, ReservationRecord,
+    ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
+use fetchml_scheduler::{
+    Answer, Effect, Event, Lease, Message, NewReservation, NewTask, Refusal, Rows, Scheduler, Settings,
+};
 use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, UsageRow, Write};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -76,6 +78,8 @@ struct Turn {
     joined: Vec<(WorkerId, Session)>,
     /// What users have used, as the turn leaves it.
     shares: BTreeMap<String, ShareRecord>,
+    /// Reservations as the turn leaves them.
+    reservations: Vec<Reservation>,
     /// Workers as they are shown from now on.
     look: Option<Look>,
 }
@@ -85,6 +89,7 @@ enum Outcome {
     Submitted(Box<StoredTask>),
     Cancelled(CancelAnswer),
     Changed(ChangeAnswer),
+    Reserved(Box<Reservation>),
     NotAllowed(Refusal),
     Joined(JoinAnswer),
     Nothing,
@@ -139,6 +144,7 @@ impl Engine {
             workers: restored.workers,
             shares: restored.shares,
             quotas: restored.quotas,
+            reservations: restored.reservations,
         };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
         self.core = Scheduler::restore(settings, self.clock.now(), rows);
@@ -146,6 +152,7 @@ impl Engine {
         self.sessions.clear();
         self.views.set_incarnation(incarnation);
         self.views.replace_live(live);
+        self.views.replace_reservations(self.core.reservations().map(Reservation::from));
         self.show_workers(self.core.workers(self.clock.now()));
     }
 
@@ -284,6 +291,11 @@ impl Engine {
                 let event = Event::QuotaRequested { scope: scope.clone(), quota: *quota, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
             }
+            Input::Reserve { new, ip } => self.apply_reserve(new, *ip, now, turn),
+            Input::Release { reservation, by, ip } => {
+                let event = Event::ReleaseRequested { reservation: *reservation, by: by.clone() };
+                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            }
             Input::Drain { worker, mode, by, ip } => {
                 let event = Event::DrainRequested { worker: *worker, mode: *mode, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
@@ -342,6 +354,16 @@ impl Engine {
         // The answer shows the task as submitted, even when it is placed in the same turn.
         let state = self.core.task(spec.id).expect("a task that was just submitted is held by the core");
         Outcome::Submitted(Box::new(StoredTask { spec, state }))
+    }
+
+    fn apply_reserve(&mut self, new: &NewReservation, ip: Option<IpAddr>, now: Micros, turn: &mut Turn) -> Outcome {
+        let id = self.ids.next_reservation(now);
+        let event = Event::ReservationRequested(NewReservation { id, ..new.clone() });
+        if let Answer::Refused(refusal) = self.step(now, event, ip, turn) {
+            return Outcome::NotAllowed(refusal);
+        }
+        let record = self.core.reservation(id).expect("a reservation that was just made is held by the core");
+        Outcome::Reserved(Box::new(Reservation::from(record)))
     }
 
     fn apply_join(&mut self, hello: &Hello, handle: &SessionHandle, now: Micros, turn: &mut Turn) -> JoinAnswer {
@@ -467,6 +489,7 @@ impl Engine {
                 Effect::PutShare(record) => {
                     turn.shares.insert(record.user_id.clone(), record);
                 }
+                Effect::PutReservation(record) => self.put_reservation(record, now, turn),
                 Effect::PutQuota(record) => turn.writes.push(Write::QuotaPut(record)),
                 Effect::AddUsage { task, cpu_ms, gpu_ms } => {
                     let spec = self.specs.get(&task).or_else(|| turn.submitted.get(&task));
@@ -493,6 +516,20 @@ impl Engine {
         let release = (attempt.phase.is_over() && has_secrets).then_some(attempt.id);
         turn.writes.push(Write::AttemptPut(attempt));
         turn.writes.extend(release.map(|attempt| Write::SecretsRelease { attempt }));
+    }
+
+    /// Records a reservation's change, also for streams and views.
+    fn put_reservation(&mut self, record: ReservationRecord, now: Micros, turn: &mut Turn) {
+        let shown = Reservation::from(&record);
+        turn.writes.push(Write::ReservationPut(record));
+        turn.writes.push(Write::Change(ChangeDraft {
+            at: now,
+            kind: "reservation",
+            entity: shown.id.to_string(),
+            body: serde_json::to_string(&shown).expect("a reservation has only string keys and whole numbers"),
+        }));
+        self.told.outdate();
+        turn.reservations.push(shown);
     }
 
     /// Records a task's change for streams and views.
@@ -533,6 +570,7 @@ impl Engine {
                 self.specs.remove(&change.task.state.id);
             }
         }
+        self.views.set_reservations(turn.reservations);
         self.views.publish(turn.changed);
         match turn.look {
             Some(look) => self.show_workers(look.workers),
@@ -670,6 +708,10 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
             }
             (Reply::Cancel(reply), Outcome::Cancelled(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Change(reply), Outcome::Changed(answer)) => drop(reply.send(Ok(answer))),
+            (Reply::Reserve(reply), Outcome::Reserved(shown)) => drop(reply.send(Ok(*shown))),
+            (Reply::Reserve(reply), Outcome::NotAllowed(refusal)) => {
+                drop(reply.send(Err(CommandError::NotAllowed(refusal))));
+            }
             (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
             (Reply::None, Outcome::Nothing) => {}
             _ => unreachable!("each input has one kind of outcome"),

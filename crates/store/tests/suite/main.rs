@@ -105,6 +105,7 @@ on_both![
     records::numbers_over_63_bits_are_refused,
     records::change_rows_are_numbered_and_paged,
     records::restore_gives_what_lives,
+    records::reservations_are_kept_as_they_change_and_given_back_while_they_live,
     tasks::completed_tasks_of_the_last_day_are_counted_by_minute,
     secrets::a_secret_has_one_current_value,
     secrets::an_attempt_keeps_the_values_it_was_given,

@@ -1,8 +1,17 @@
 //! `POST /v1/tasks`.
 
-use super::{super::snapshots, task_view};
+use super::{
+    super::{scheduler::reservations::why_not_claimable, snapshots},
+    task_view,
+};
 use crate::{
-    app::App, auth::Caller, driver::NewTaskDraft, error::AppError, limits, query::Query, request::read_json_body,
+    app::App,
+    auth::Caller,
+    driver::{CommandError, NewTaskDraft},
+    error::AppError,
+    limits,
+    query::Query,
+    request::read_json_body,
 };
 use axum::{
     Extension, Json,
@@ -25,7 +34,9 @@ const CPU_DEFAULT: i32 = 1;
 /// with `strict=true`.
 #[utoipa::path(post, path = "/v1/tasks", request_body = CreateTaskRequest,
     params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false)),
-    responses((status = 201, description = "The task", body = Task)))]
+    responses((status = 201, description = "The task", body = Task),
+        (status = 409, description = "The reservation is another task's, or has expired",
+            body = fetchml_api::ErrorResponse)))]
 pub(crate) async fn create_task(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
@@ -41,7 +52,12 @@ pub(crate) async fn create_task(
     if !missing.is_empty() {
         return Err(AppError::Invalid(missing));
     }
-    let task = app.driver.submit(draft(read.request, &caller)).await?;
+    let reservation = read.request.reservation_id;
+    let task = match app.driver.submit(draft(read.request, &caller)).await {
+        Ok(task) => task,
+        Err(CommandError::NotAllowed(refusal)) => return Err(why_not_claimable(&app, reservation, refusal).await?),
+        Err(error) => return Err(error.into()),
+    };
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
     Ok((StatusCode::CREATED, Json(view)))
@@ -101,6 +117,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
                 gpu_type: request.gpu_type,
                 nodes: count(request.node_count, 1).max(1),
                 image: request.image.is_some(),
+                reservation: request.reservation_id,
             },
             entrypoint: request.entrypoint,
             args: request.args,

@@ -112,7 +112,6 @@ pub struct Reservation {
     #[schema(value_type = Option<String>, nullable = false)]
     pub task_id: Option<TaskId>,
     /// `active`: claimed by no task so far; `claimed`: one task's, until it ends; `expired`
-    #[schema(inline)]
     pub status: ReservationStatus,
     /// Unknown fields of the request, which were ignored
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

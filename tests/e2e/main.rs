@@ -39,6 +39,7 @@ mod metrics;
 mod namespace;
 mod network;
 mod proxy;
+mod reservations;
 mod restarts;
 mod retention;
 mod support;

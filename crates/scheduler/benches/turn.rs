@@ -223,6 +223,7 @@ impl<'a> Bench<'a> {
             workers: state.workers.into_values().collect(),
             shares: state.shares.into_values().collect(),
             quotas: Vec::new(),
+            reservations: Vec::new(),
         };
         let started = Instant::now();
         let core = Scheduler::restore(Settings { incarnation: 2, ..Settings::default() }, self.now, rows);

@@ -63,6 +63,7 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("stalled after", task.stall_after_s.map(|s| format!("{s} s without a word")));
     line("when lost", (!task.on_lost.is_default()).then(|| "kept".to_owned()));
     line("resumed from", task.resume_from.map(|id| id.to_string()));
+    line("reservation", task.reservation_id.map(|id| id.to_string()));
     line("snapshot", task.snapshot_id.clone());
     line("submitted", Some(quantity::show_time(task.created_at)));
     line("started", task.started_at.map(quantity::show_time));

@@ -246,11 +246,11 @@ impl Scheduler {
 
     /// Devices that are there and that nobody else uses.
     fn held(&self, earmarks: &[Earmark], own: Option<AttemptId>) -> u32 {
-        let devices = earmarks.iter().flat_map(|earmark| {
+        let held = earmarks.iter().flat_map(|earmark| {
             let worker = self.fleet.get(earmark.worker_id);
-            earmark.gpus.iter().map(move |&index| worker.and_then(|worker| worker.device_owner(index)))
+            let is_held = move |index: u32| worker.is_some_and(|worker| worker.device_is_for(index, own));
+            earmark.gpus.iter().filter(move |&&index| is_held(index))
         });
-        let held = devices.filter(|owner| owner.is_some_and(|owner| owner.is_none() || owner == own));
         u32::try_from(held.count()).expect("a reservation is for fewer than 2^32 devices")
     }
 

@@ -242,9 +242,10 @@ impl Worker {
         fit.into_iter().map(|(used, _, index)| (index, used)).collect()
     }
 
-    /// Who holds a device that is there and may be used. None: no such device.
-    pub(crate) fn device_owner(&self, index: u32) -> Option<Option<AttemptId>> {
-        self.devices.get(&index).filter(|device| device.available).map(|device| device.owner)
+    /// Whether a device is there, may be used, and is used by nobody but this attempt.
+    pub(crate) fn device_is_for(&self, index: u32, attempt: Option<AttemptId>) -> bool {
+        let device = self.devices.get(&index).filter(|device| device.available);
+        device.is_some_and(|device| device.owner.is_none() || device.owner == attempt)
     }
 
     /// Whether nothing of it is to be counted on: it is drained, unfit or lost. One that is only silent may

@@ -68,11 +68,10 @@ fn row(world: &World, n: u32) -> &ReservationRecord {
 /// Status, GPUs held, and where, in one line.
 fn says(world: &World, n: u32) -> String {
     let record = row(world, n);
-    let mut text = format!("{} {}/{}", record.status.as_str(), record.gpus_held, record.gpus());
-    for earmark in &record.earmarks {
-        text += &format!(" w{} {:?}", crate::support::number(earmark.worker_id.0), earmark.gpus);
-    }
-    text
+    let mut parts = vec![format!("{} {}/{}", record.status.as_str(), record.gpus_held, record.gpus())];
+    let places = record.earmarks.iter().map(|earmark| (crate::support::number(earmark.worker_id.0), &earmark.gpus));
+    parts.extend(places.map(|(worker, gpus)| format!("w{worker} {gpus:?}")));
+    parts.join(" ")
 }
 
 /// Workers of four H100 each.

@@ -168,6 +168,9 @@ impl<'a> Bench<'a> {
             role: Role::Admin,
             max_retries: 0,
             time_limit_s: n.is_multiple_of(2).then_some(3_600),
+            depends_on: [].into(),
+            broken_by: None,
+            array: None,
             lease: Lease::AsSet,
         }
     }

@@ -29,6 +29,9 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP INDEX task_by_array",
+    "ALTER TABLE task DROP COLUMN blocked",
+    "ALTER TABLE task DROP COLUMN array_id",
     "DROP TABLE share",
     "DROP TABLE usage",
     "DROP TABLE quota",
@@ -42,9 +45,6 @@ const UNDO: &[&str] = &[
     "ALTER TABLE snapshot DROP COLUMN used_at",
     "ALTER TABLE worker DROP COLUMN evicting",
     "ALTER TABLE worker DROP COLUMN unfit",
-    "DROP TABLE share",
-    "DROP TABLE usage",
-    "DROP TABLE quota",
     "ALTER TABLE attempt DROP COLUMN nodes",
     "ALTER TABLE task DROP COLUMN nodes",
     "ALTER TABLE task DROP COLUMN node_count",
@@ -53,12 +53,6 @@ const UNDO: &[&str] = &[
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",
-    "DROP TABLE share",
-    "DROP TABLE usage",
-    "DROP TABLE quota",
-    "ALTER TABLE task DROP COLUMN nodes",
-    "ALTER TABLE task DROP COLUMN node_count",
-    "ALTER TABLE attempt DROP COLUMN nodes",
     "DELETE FROM schema_version WHERE version > 1",
 ];
 

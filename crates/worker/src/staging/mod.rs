@@ -7,8 +7,8 @@ mod environment;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
-pub(crate) use environment::requirements_file;
 pub use cache::{Cache, Kept};
+pub(crate) use environment::requirements_file;
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub use snapshot::materialize;
 

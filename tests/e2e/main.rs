@@ -18,6 +18,7 @@
 //! | G10 cancel kills the whole tree | double fork, setsid, SIGTERM ignored | `trees`, `crates/worker/tests/worker/sandbox.rs` |
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
+mod arrays;
 mod bad_input;
 mod canaries;
 mod causes;

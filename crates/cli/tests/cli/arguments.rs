@@ -72,8 +72,7 @@ fn the_list_of_commands() {
       workers      List the workers and what they have, or show one
       keys         Make, list and revoke API keys (admins only)
       admin        Look after the server (admins only)
-      secrets      Set, list and delete your secrets: values for the environment of tasks that nobody
-                   can read back
+      secrets      Set, list and delete secret values for your tasks
       config       Show the settings
       completions  Print a completion script for a shell
 

@@ -3,6 +3,7 @@
 use crate::{failure::Exit, quantity, session::Session, terminal};
 use fetchml_api::{TaskArray, TaskId};
 use fetchml_client::ClientError;
+use std::fmt::Write as _;
 
 /// The array with this id, when it is not a task's: `error` is what was answered when asked for the task.
 pub(super) async fn instead(session: &Session, id: TaskId, error: ClientError) -> anyhow::Result<TaskArray> {
@@ -26,7 +27,10 @@ pub(super) fn details(array: &TaskArray) -> String {
         ("tasks", counts(array)),
     ];
     lines.extend(array.max_running.map(|most| ("at once", format!("at most {most}"))));
-    lines.into_iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect()
+    lines.into_iter().fold(String::new(), |mut text, (name, value)| {
+        let _ = writeln!(text, "{name:<12} {value}");
+        text
+    })
 }
 
 /// How its tasks are, in words.

@@ -56,7 +56,7 @@ impl Tasks {
             terminal::print_json(&session.client.tasks(&query).await?)?;
             return Ok(Exit::Success);
         }
-        let list = Lines::read(&session, &query).await?;
+        let list = Listing::read(&session, &query).await?;
         // Names of workers are a courtesy: the list is worth showing without them.
         let workers = session.client.workers().await.unwrap_or_default();
         let mut table = terminal::table(["ID", "STATUS", "NAME", "USER", "PRIORITY", "AGE", "RUN TIME", "WORKER"]);
@@ -86,13 +86,13 @@ enum Line {
 }
 
 /// The list, each array being one line of it.
-struct Lines {
+struct Listing {
     lines: Vec<Line>,
     total: i64,
     has_more: bool,
 }
 
-impl Lines {
+impl Listing {
     /// The tasks of an array have ids that follow one another: behind the first of them the list goes on.
     async fn read(session: &Session, query: &TaskListQuery) -> anyhow::Result<Self> {
         let most = query.limit.unwrap_or_default();

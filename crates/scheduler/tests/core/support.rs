@@ -481,7 +481,7 @@ impl World {
 
     /// Ends turns until nothing is left to follow from what has ended.
     pub(crate) fn settle(&mut self) -> usize {
-        (1..)
+        (1..10_000)
             .find(|_| {
                 self.step(Event::TurnEnded);
                 self.core.next_deadline().is_none_or(|at| at > self.now)

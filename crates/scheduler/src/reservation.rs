@@ -110,8 +110,8 @@ impl Scheduler {
         u32::try_from(counts.sum::<usize>()).unwrap_or(u32::MAX)
     }
 
-    /// Why a task may not claim the reservation that it names.
-    pub(crate) fn refuses_claim(&self, new: &NewTask) -> Option<Refusal> {
+    /// Why a task, or so many alike, may not claim the reservation that it names.
+    pub(crate) fn refuses_claim(&self, new: &NewTask, tasks: usize) -> Option<Refusal> {
         let demand = &new.demand;
         let Some(record) = self.reservations.live.get(&demand.reservation?) else {
             return Some(Refusal::Claim(ClaimRefusal::Unknown));
@@ -121,6 +121,9 @@ impl Scheduler {
         }
         if let Some(task) = record.task_id {
             return Some(Refusal::Claim(ClaimRefusal::Claimed { task }));
+        }
+        if tasks > 1 {
+            return Some(Refusal::Claim(ClaimRefusal::Several));
         }
         let wanted = demand.gpu_type.as_deref().map(gpu::tokens).unwrap_or_default();
         let gpus = (demand.gpu == 0 || demand.gpu > record.gpu_count).then_some(record.gpu_count);

@@ -182,6 +182,7 @@ impl Database {
             shares: self.shares.values().cloned().collect(),
             quotas: Vec::new(),
             reservations: self.reservations.values().cloned().collect(),
+            ended: BTreeMap::new(),
         };
         Scheduler::restore(settings, now, rows)
     }

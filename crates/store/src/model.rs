@@ -6,7 +6,7 @@ use fetchml_api::{
     ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus,
     WorkerRecord,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub use fetchml_audit::AuditRow;
 
@@ -165,6 +165,8 @@ pub struct TaskFilter {
     pub node_count: Option<i64>,
     /// The reservation that it claimed.
     pub reservation: Option<ReservationId>,
+    /// Array.
+    pub array: Option<TaskId>,
     /// Only tasks with a smaller id.
     pub before: Option<TaskId>,
     /// Matches to skip.
@@ -180,6 +182,28 @@ pub struct StoredTask {
     pub spec: Arc<TaskSpec>,
     /// Changing part.
     pub state: TaskState,
+}
+
+/// An array, as its tasks' rows say.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StoredArray {
+    /// The oldest of its tasks that is not hidden.
+    pub first: StoredTask,
+    /// How its tasks are.
+    pub counts: ArrayCounts,
+}
+
+/// How the tasks of an array are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ArrayCounts {
+    /// All that there are rows of.
+    pub tasks: i64,
+    /// Those that are not hidden, by status.
+    pub shown: BTreeMap<TaskStatus, i64>,
+    /// Whether all have ended.
+    pub is_over: bool,
+    /// Whether none has failed.
+    pub is_well: bool,
 }
 
 /// What is told of a secret without reading its value.
@@ -206,6 +230,8 @@ pub struct Restored {
     pub quotas: Vec<QuotaRecord>,
     /// Reservations that have not expired, in id order.
     pub reservations: Vec<ReservationRecord>,
+    /// Arrays of these tasks, and what blocked ones depend on and is not among them: whether what has ended of it ended well.
+    pub ended: BTreeMap<TaskId, bool>,
     /// Greatest task id ever stored, to seed the id generator.
     pub last_task_id: Option<TaskId>,
     /// Latest time stored anywhere: logical time does not go behind it.

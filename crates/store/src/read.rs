@@ -75,7 +75,8 @@ impl Store {
 
     /// Counters answer for submitter and status; by anything else tasks have to be counted.
     async fn total(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        let mut query = if filter.job_name.is_some() || filter.node_count.is_some() || filter.reservation.is_some() {
+        let TaskFilter { job_name, node_count, reservation, array, .. } = filter;
+        let mut query = if job_name.is_some() || node_count.is_some() || reservation.is_some() || array.is_some() {
             Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
         } else {
             Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
@@ -244,6 +245,9 @@ impl Query {
         if let Some(reservation) = filter.reservation {
             self.and("id = (SELECT task_id FROM reservation WHERE id = ", Value::word(reservation));
             self.text.push(')');
+        }
+        if let Some(array) = filter.array {
+            self.and("array_id = ", Value::word(array));
         }
         for (column, value) in [("user_id = ", &filter.user_id), ("job_name = ", &filter.job_name)] {
             if let Some(value) = value {

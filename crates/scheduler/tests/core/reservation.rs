@@ -362,6 +362,39 @@ fn it_is_claimed_once() {
 }
 
 #[test]
+fn an_array_claims_none() {
+    let mut world = lab(1);
+    reserve(&mut world, r(1, 2));
+    let array = world.step(Event::ArraySubmitted(t(1).gpu(1).reserved(1).array(900, 2, None)));
+    assert_eq!(array, Answer::Refused(Refusal::Claim(ClaimRefusal::Several)));
+    assert_eq!(says(&world, 1), "active 2/2 w1 [0, 1]");
+}
+
+#[test]
+fn a_task_that_waits_for_another_keeps_it_meanwhile() {
+    let mut world = lab(1);
+    reserve(&mut world, r(1, 2).minutes(1));
+    world.submit(t(1));
+    world.submit(t(2).gpu(2).reserved(1).after(&[1]));
+    world.turn();
+    pass(&mut world, 120, &[1]);
+    assert_eq!(says(&world, 1), "claimed 2/2 w1 [0, 1]");
+    world.reports(1, &[Report::Running, ok()]);
+    assert_eq!(world.turn(), ["w1: forget t1#1", "w1: assign t2#1 gpus [0, 1]"]);
+}
+
+#[test]
+fn a_task_whose_need_fails_gives_it_up() {
+    let mut world = lab(1);
+    reserve(&mut world, r(1, 2));
+    world.submit(t(1));
+    world.submit(t(2).gpu(2).reserved(1).after(&[1]));
+    world.cancel(1, "ada");
+    world.turn();
+    assert_eq!((world.says(2).as_str().starts_with("failed"), says(&world, 1).as_str()), (true, "expired 0/2"));
+}
+
+#[test]
 fn it_is_released_while_no_task_has_it() {
     let mut world = lab(1);
     reserve(&mut world, r(1, 4));

@@ -105,6 +105,9 @@ pub(in crate::routes) fn not_claimable(refusal: ClaimRefusal) -> AppError {
             error: format!("Task {task} has the reservation, until it ends."),
             hint: Some("Make another reservation, or cancel that task.".into()),
         },
+        ClaimRefusal::Several => {
+            AppError::Invalid(vec![Problem::new("reservation_id", "is for one task; leave it out, or array")])
+        }
         ClaimRefusal::DoesNotFit { gpus, nodes, other_type } => {
             let gpus = gpus.map(|gpus| Problem::new("gpu", format!("must be 1 to {gpus}, as reserved on each node")));
             let nodes = nodes.map(|nodes| Problem::new("node_count", format!("must be at most {nodes}, as reserved")));

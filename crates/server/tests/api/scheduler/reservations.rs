@@ -175,6 +175,11 @@ async fn a_claim_that_is_not_right_is_refused() {
     let none = ada.post("/v1/tasks", &claim(&made, 0)).await;
     none.error(422, ErrorCode::ValidationError);
     assert_eq!(none.problem_fields(), ["gpu"]);
+    let mut many = claim(&made, 2);
+    many["array"] = json!("0-1");
+    let answer = ada.post("/v1/tasks", &many).await;
+    answer.error(422, ErrorCode::ValidationError);
+    assert_eq!(answer.problem_fields(), ["reservation_id"]);
     ada.submit(&claim(&made, 2)).await;
     ada.post("/v1/tasks", &claim(&made, 2)).await.error(409, ErrorCode::Conflict);
     let released = reserve(&ada, &json!({"gpu_count": 1})).await;

@@ -268,8 +268,7 @@ async fn a_task_in_podman_reads_its_data_sets_and_cannot_change_them() {
     let file = files.path().join("set/train/iris.csv");
     fs::write(&file, "5.1,3.5\n").unwrap();
     let archive = files.path().join("set.tar");
-    let packed =
-        Command::new("tar").arg("-C").arg(files.path().join("set")).arg("-cf").arg(&archive).arg(".").status();
+    let packed = Command::new("tar").arg("-C").arg(files.path().join("set")).arg("-cf").arg(&archive).arg(".").status();
     assert!(packed.unwrap().success());
     // One of the workers is another user's.
     fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755)).unwrap();

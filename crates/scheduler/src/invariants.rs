@@ -19,6 +19,7 @@ impl Scheduler {
         self.assert_stopped();
         self.assert_accounts();
         self.assert_holds();
+        self.assert_reservations();
     }
 
     fn assert_waiting(&self) {
@@ -34,6 +35,9 @@ impl Scheduler {
                 assert_eq!(self.tasks[&id].history().and_then(|h| h.not_before), Some(at), "{id} waits for its time");
                 assert!(waiting.insert(id), "{id} waits once");
             }
+        }
+        for id in self.assert_groups() {
+            assert!(waiting.insert(id), "{id} waits once");
         }
         let queued = self.tasks.iter().filter(|(_, task)| task.status == TaskStatus::Queued);
         assert_eq!(queued.map(|(&id, _)| id).collect::<BTreeSet<_>>(), waiting, "the queued tasks are those that wait");
@@ -154,6 +158,7 @@ impl Scheduler {
                 expected.insert((patience_ends, Timer::PatienceEnds(id)));
             }
         }
+        expected.extend(self.reservation_timers());
         let is_backoff = |timer: Timer| matches!(timer, Timer::BackoffEnds(_));
         let set: BTreeSet<_> = self.timers.iter().filter(|&(_, timer)| !is_backoff(timer)).collect();
         assert_eq!(set, expected, "timers");

@@ -1,6 +1,7 @@
 //! The commands: one module each, and the dispatch.
 
 mod admin;
+mod arrays;
 mod artifacts;
 mod cancel;
 mod completions;
@@ -12,6 +13,7 @@ mod keys;
 mod logs;
 mod metrics;
 mod queue;
+mod reservations;
 mod secrets;
 mod serve;
 pub(crate) mod serving;
@@ -65,6 +67,9 @@ enum Command {
     Queue(queue::Queue),
     Status(status::Status),
     Workers(workers::Workers),
+    Reserve(reservations::Reserve),
+    Reservations(reservations::Reservations),
+    Release(reservations::Release),
     Keys(keys::Keys),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
@@ -91,6 +96,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(command) => client(command.run(config)),
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),
+        Command::Reserve(command) => client(command.run(config)),
+        Command::Reservations(command) => client(command.run(config)),
+        Command::Release(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),

@@ -18,6 +18,10 @@ pub enum Operation {
     TaskShow,
     /// `DELETE /v1/tasks/{taskId}`
     TaskDelete,
+    /// `GET /v1/arrays/{arrayId}`
+    ArrayShow,
+    /// `DELETE /v1/arrays/{arrayId}`
+    ArrayDelete,
     /// `GET /v1/tasks/{taskId}/logs`
     LogRead,
     /// `GET /v1/tasks/{taskId}/artifacts`
@@ -50,6 +54,12 @@ pub enum Operation {
     StatusStream,
     /// `GET /v1/scheduler/jobs/{jobId}/stream`
     JobStream,
+    /// `GET /v1/scheduler/reservations`
+    ReservationList,
+    /// `POST /v1/scheduler/reservations`
+    ReservationCreate,
+    /// `DELETE /v1/scheduler/reservations/{reservationId}`
+    ReservationRelease,
     /// `GET /v1/keys`
     KeyList,
     /// `POST /v1/keys`
@@ -93,13 +103,15 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 41] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
         Self::TaskCreate,
         Self::TaskShow,
         Self::TaskDelete,
+        Self::ArrayShow,
+        Self::ArrayDelete,
         Self::LogRead,
         Self::ArtifactList,
         Self::ArtifactRead,
@@ -116,6 +128,9 @@ impl Operation {
         Self::StatusShow,
         Self::StatusStream,
         Self::JobStream,
+        Self::ReservationList,
+        Self::ReservationCreate,
+        Self::ReservationRelease,
         Self::KeyList,
         Self::KeyCreate,
         Self::KeyRevoke,
@@ -141,6 +156,8 @@ impl Operation {
             Self::TaskCreate => ("post", "/v1/tasks"),
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
             Self::TaskDelete => ("delete", "/v1/tasks/{taskId}"),
+            Self::ArrayShow => ("get", "/v1/arrays/{arrayId}"),
+            Self::ArrayDelete => ("delete", "/v1/arrays/{arrayId}"),
             Self::LogRead => ("get", "/v1/tasks/{taskId}/logs"),
             Self::ArtifactList => ("get", "/v1/tasks/{taskId}/artifacts"),
             Self::ArtifactRead => ("get", "/v1/tasks/{taskId}/artifacts/{path}"),
@@ -157,6 +174,9 @@ impl Operation {
             Self::StatusShow => ("get", "/v1/scheduler/status"),
             Self::StatusStream => ("get", "/v1/scheduler/status/stream"),
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
+            Self::ReservationList => ("get", "/v1/scheduler/reservations"),
+            Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
+            Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
             Self::KeyList => ("get", "/v1/keys"),
             Self::KeyCreate => ("post", "/v1/keys"),
             Self::KeyRevoke => ("delete", "/v1/keys/{keyId}"),
@@ -190,6 +210,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::TaskList
         | O::TaskShow
+        | O::ArrayShow
         | O::LogRead
         | O::ArtifactList
         | O::ArtifactRead
@@ -203,6 +224,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::StatusShow
         | O::StatusStream
         | O::JobStream
+        | O::ReservationList
+        | O::ReservationCreate
         | O::TaskCreate
         | O::SnapshotCreate => match role {
             Role::Admin | Role::User => Allow,
@@ -213,7 +236,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::TaskDelete | O::DatasetDelete => match role {
+        O::TaskDelete | O::ArrayDelete | O::ReservationRelease | O::DatasetDelete => match role {
             Role::Admin => Allow,
             Role::User => Own,
             Role::Worker => Deny,
@@ -241,6 +264,8 @@ mod tests {
         TaskCreate     allow allow deny
         TaskShow       allow allow deny
         TaskDelete     allow own   deny
+        ArrayShow      allow allow deny
+        ArrayDelete    allow own   deny
         LogRead        allow allow deny
         ArtifactList   allow allow deny
         ArtifactRead   allow allow deny
@@ -257,6 +282,9 @@ mod tests {
         StatusShow     allow allow deny
         StatusStream   allow allow deny
         JobStream      allow allow deny
+        ReservationList allow allow deny
+        ReservationCreate allow allow deny
+        ReservationRelease allow own deny
         KeyList        allow deny  deny
         KeyCreate      allow deny  deny
         KeyRevoke      allow deny  deny

@@ -52,6 +52,9 @@ impl Bench {
 
 fn draft(job_name: &str) -> NewTaskDraft {
     NewTaskDraft {
+        array: None,
+        needs: Vec::new(),
+        broken_by: None,
         spec: TaskSpec {
             id: TaskId(Uuid::nil()),
             user_id: "ada".into(),
@@ -65,6 +68,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             entrypoint: None,
             args: Some("true".into()),
@@ -82,6 +86,8 @@ fn draft(job_name: &str) -> NewTaskDraft {
             stall_after_s: None,
             resume_from: None,
             datasets: Vec::new(),
+            depends_on: Vec::new(),
+            array: None,
         },
         priority: 5,
         ip: None,

@@ -344,7 +344,16 @@ impl Session {
 /// An attempt of a new task that runs `command`.
 pub(crate) fn assignment(command: &str) -> Assignment {
     let id = TaskId(Uuid::now_v7());
-    let demand = Demand { slot: SlotKind::Batch, cpu: 0, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1, image: false };
+    let demand = Demand {
+        slot: SlotKind::Batch,
+        cpu: 0,
+        memory_gb: 0,
+        gpu: 0,
+        gpu_type: None,
+        nodes: 1,
+        image: false,
+        reservation: None,
+    };
     let spec = TaskSpec {
         id,
         user_id: "ada".to_owned(),
@@ -367,6 +376,8 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         stall_after_s: None,
         resume_from: None,
         datasets: Vec::new(),
+        depends_on: Vec::new(),
+        array: None,
     };
     let epoch = AttemptEpoch { incarnation: 1, n: id.0.as_u64_pair().0 };
     Assignment { attempt: AttemptId(Uuid::new_v4()), number: 1, epoch, spec, gpus: Vec::new(), node: 0, grace_s: 1 }

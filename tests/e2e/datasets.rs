@@ -19,8 +19,8 @@ const IRIS: &str = "sepal_length,sepal_width\n5.1,3.5\n";
 
 /// Serves the file to everybody; gives its port and how often it was asked for.
 fn serve() -> (u16, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     std::thread::spawn(move || {

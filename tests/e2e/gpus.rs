@@ -39,11 +39,11 @@ fn named(name: &str, nvml: &FakeNvml) -> [String; 3] {
 async fn submit(lab: &Lab, script: &str, gpu: i32) -> TaskId {
     let args = Some(format!("bash -c '{script}'"));
     let request = CreateTaskRequest { job_name: "gpu".into(), args, gpu: Some(gpu), ..Default::default() };
-    lab.client().submit(&request, true).await.unwrap().id
+    lab.client().submit(&request, true).await.expect("the task is accepted").id
 }
 
 async fn worker(lab: &Lab, name: &str) -> Worker {
-    serde_json::from_str(&lab.output(&["workers", name, "--json"]).await).unwrap()
+    serde_json::from_str(&lab.output(&["workers", name, "--json"]).await).expect("a worker")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

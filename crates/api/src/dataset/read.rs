@@ -158,7 +158,9 @@ fn take_spec(
     let read = match read {
         Ok(read) => read,
         Err(problems) => {
-            problems.into_iter().for_each(|p| fields.problem(below(&p.field), p.problem));
+            for problem in problems {
+                fields.problem(below(&problem.field), problem.problem);
+            }
             return None;
         }
     };

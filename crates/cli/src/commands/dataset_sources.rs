@@ -15,28 +15,28 @@ use std::{net::IpAddr, path::PathBuf};
 #[derive(Args, Debug)]
 pub(super) struct DatasetFlags {
     /// Directory of this machine from which tasks may take files as file:// data sets; may be repeated [env: FETCHML_DATASET_DIRS] [default: none]
-    #[arg(long, value_name = "DIR")]
-    dataset_dir: Vec<PathBuf>,
+    #[arg(long = "dataset-dir", value_name = "DIR")]
+    dirs: Vec<PathBuf>,
     /// Network that data sets may be fetched from though it is not public, such as 10.0.0.0/8; may be repeated [env: FETCHML_DATASET_ALLOW_NET] [default: none]
-    #[arg(long, value_name = "CIDR")]
-    dataset_allow_net: Vec<String>,
+    #[arg(long = "dataset-allow-net", value_name = "CIDR")]
+    nets: Vec<String>,
     /// Bucket, or part of one, that tasks may read as s3:// data sets with this worker's credentials (the usual AWS_... variables), such as s3://lab-data/train; may be repeated [env: FETCHML_DATASET_STORES] [default: none]
-    #[arg(long, value_name = "URL")]
-    dataset_store: Vec<String>,
+    #[arg(long = "dataset-store", value_name = "URL")]
+    stores: Vec<String>,
     /// Most that data sets may take on disk, GiB or with a unit (500, 2T) [env: FETCHML_DATASET_CACHE] [default: half of the disk]
-    #[arg(long, value_name = "SIZE")]
-    dataset_cache: Option<String>,
+    #[arg(long = "dataset-cache", value_name = "SIZE")]
+    cache_size: Option<String>,
 }
 
 impl DatasetFlags {
     pub(super) fn add_to(&self, flags: Flags) -> Flags {
-        let dirs: Vec<_> = self.dataset_dir.iter().map(|dir| dir.to_string_lossy()).collect();
+        let dirs: Vec<_> = self.dirs.iter().map(|dir| dir.to_string_lossy()).collect();
         let joined = |list: String| (!list.is_empty()).then_some(list);
         flags
             .set("worker.dataset_dirs", "--dataset-dir", joined(dirs.join(":")))
-            .set("worker.dataset_allow_net", "--dataset-allow-net", joined(self.dataset_allow_net.join(",")))
-            .set("worker.dataset_stores", "--dataset-store", joined(self.dataset_store.join(",")))
-            .set("worker.dataset_cache", "--dataset-cache", self.dataset_cache.clone())
+            .set("worker.dataset_allow_net", "--dataset-allow-net", joined(self.nets.join(",")))
+            .set("worker.dataset_stores", "--dataset-store", joined(self.stores.join(",")))
+            .set("worker.dataset_cache", "--dataset-cache", self.cache_size.clone())
     }
 }
 

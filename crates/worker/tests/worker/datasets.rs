@@ -104,7 +104,7 @@ impl Rig {
     }
 
     async fn fails(&self, set: Dataset) -> StageError {
-        let error = self.stage(set).await.err().expect("it fails");
+        let error = self.stage(set).await.expect_err("it fails");
         assert_eq!(error.cause, FailureCause::Dataset);
         error
     }

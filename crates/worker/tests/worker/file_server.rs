@@ -2,6 +2,7 @@
 //! ranges, redirects.
 
 use std::{
+    fmt::Write as _,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -160,10 +161,10 @@ async fn serve(
     let reply = answer(&asked);
     let mut text = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);
     if !reply.no_length {
-        text.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
+        let _ = write!(text, "Content-Length: {}\r\n", reply.body.len());
     }
     for (name, value) in &reply.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(text, "{name}: {value}\r\n");
     }
     socket.write_all(format!("{text}\r\n").as_bytes()).await?;
     if asked.method() != "HEAD" {

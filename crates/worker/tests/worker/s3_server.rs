@@ -3,6 +3,7 @@
 
 use crate::file_server::{Asked, Reply};
 use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
 
 pub(crate) const ACCESS_KEY: &str = "AKIDEXAMPLE";
 pub(crate) const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -49,9 +50,9 @@ fn signature(asked: &Asked) -> Option<(String, String)> {
     }
     let mut canonical = format!("{}\n{}\n\n", asked.method(), asked.path);
     for name in signed.split(';') {
-        canonical.push_str(&format!("{name}:{}\n", asked.header(name)?.trim()));
+        let _ = writeln!(canonical, "{name}:{}", asked.header(name)?.trim());
     }
-    canonical.push_str(&format!("\n{signed}\n{}", asked.header("x-amz-content-sha256")?));
+    let _ = write!(canonical, "\n{signed}\n{}", asked.header("x-amz-content-sha256")?);
     let time = asked.header("x-amz-date")?;
     let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex::encode(Sha256::digest(canonical)));
     let secret = format!("AWS4{SECRET_KEY}").into_bytes();

@@ -53,20 +53,20 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 /// Only global unicast, without what leads elsewhere; and NAT64 of a public address.
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    if [a, b, c, d, e, f] == [0x64, 0xff9b, 0, 0, 0, 0] {
-        let [g, h] = [g.to_be_bytes(), h.to_be_bytes()];
-        return is_public_v4(Ipv4Addr::new(g[0], g[1], h[0], h[1]));
+    let segments = address.segments();
+    if let [0x64, 0xff9b, 0, 0, 0, 0, high, low] = segments {
+        return is_public_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     }
-    let special = match a {
+    let [first, second, ..] = segments;
+    let special = match first {
         // Teredo, ORCHID, benchmarks and other protocol assignments; documentation.
-        0x2001 => b < 0x200 || b == 0xdb8,
+        0x2001 => second < 0x200 || second == 0xdb8,
         // 6to4 holds any IPv4 address.
         0x2002 => true,
-        0x3fff => b < 0x1000,
+        0x3fff => second < 0x1000,
         _ => false,
     };
-    (a & 0xe000) == 0x2000 && !special
+    (first & 0xe000) == 0x2000 && !special
 }
 
 #[cfg(test)]

@@ -100,12 +100,11 @@ impl Cache {
         for name in Form::ALL.map(Form::dir).into_iter().chain(["sources", "new", "trash"]) {
             fs::create_dir_all(dir.join(name))?;
         }
-        let limit_bytes = match limit_bytes {
-            Some(bytes) => bytes,
-            None => {
-                let disk = rustix::fs::statvfs(dir)?;
-                disk.f_blocks.saturating_mul(disk.f_frsize) / limits::DATASET_CACHE_PART
-            }
+        let limit_bytes = if let Some(bytes) = limit_bytes {
+            bytes
+        } else {
+            let disk = rustix::fs::statvfs(dir)?;
+            disk.f_blocks.saturating_mul(disk.f_frsize) / limits::DATASET_CACHE_PART
         };
         let cache = Self {
             dir: dir.to_owned(),

@@ -9,39 +9,44 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    fs::{File, Metadata},
-    io::{self, Seek as _, SeekFrom},
+    fs::{self, Metadata},
+    io::{self, SeekFrom},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+use tokio::{fs::File, io::AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 use url::Url;
 
 /// The allowed directories.
 #[derive(Debug, Default)]
-pub(super) struct Directories(Vec<PathBuf>);
+pub(super) struct Directories(Arc<[PathBuf]>);
 
 impl Directories {
     pub(super) fn new(directories: &[PathBuf]) -> Self {
-        Self(directories.to_vec())
+        Self(directories.into())
     }
 
     /// Begins to read a file.
     pub(super) async fn open(&self, url: &str, resume: Option<Resume<'_>>) -> Result<Opened, SourceError> {
         let path = Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
         let path = path.ok_or_else(|| definite("the source names no file".to_owned()))?;
-        let file = self.find(&path)?;
-        let version = version_of(&file.metadata().map_err(|error| unreadable(&error))?);
+        let directories = Self(Arc::clone(&self.0));
+        // A file system of the network may let it wait.
+        let found = tokio::task::spawn_blocking(move || directories.find(&path)).await;
+        let mut file = File::from_std(found.map_err(|error| transient(error.to_string()))??);
+        let version = version_of(&file.metadata().await.map_err(|error| unreadable(&error))?);
         let offset = resume.filter(|resume| resume.version.is_same(&version)).map_or(0, |resume| resume.offset);
-        (&file).seek(SeekFrom::Start(offset)).map_err(|error| unreadable(&error))?;
-        let same = file.try_clone().map_err(|error| unreadable(&error))?;
-        let bytes = ReaderStream::with_capacity(tokio::fs::File::from_std(file), limits::DATASET_READ_BYTES);
+        file.seek(SeekFrom::Start(offset)).await.map_err(|error| unreadable(&error))?;
+        let same = file.try_clone().await.map_err(|error| unreadable(&error))?;
+        let bytes = ReaderStream::with_capacity(file, limits::DATASET_READ_BYTES);
         let bytes = bytes.map(|chunk| chunk.map_err(|error| unreadable(&error)));
         let unchanged = stream::once(still(same, version.clone()));
         Ok(Opened { version, offset, body: Box::pin(bytes.chain(unchanged)) })
     }
 
-    fn find(&self, path: &Path) -> Result<File, SourceError> {
+    fn find(&self, path: &Path) -> Result<fs::File, SourceError> {
         if self.0.is_empty() {
             return Err(definite(
                 "this worker takes no files of its own machine; its owner can allow a directory with --dataset-dir"
@@ -52,7 +57,7 @@ impl Directories {
         let Some((dir, below)) = below else {
             return Err(definite("it lies in no directory that the worker's owner allows by --dataset-dir".to_owned()));
         };
-        let opened = open_beneath(dir, below).map_err(|error| refusal(error))?;
+        let opened = open_beneath(dir, below).map_err(refusal)?;
         let metadata = opened.metadata().map_err(|error| unreadable(&error))?;
         if metadata.is_dir() {
             return Err(definite("it is a directory; pack it into a .tar and set unpack".to_owned()));
@@ -65,7 +70,7 @@ impl Directories {
 }
 
 /// Opens without ever leaving `dir`, and without waiting for the other end of a pipe.
-fn open_beneath(dir: &Path, path: &Path) -> Result<File, Errno> {
+fn open_beneath(dir: &Path, path: &Path) -> Result<fs::File, Errno> {
     let dir =
         openat2(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty())?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -104,7 +109,7 @@ fn version_of(metadata: &Metadata) -> Version {
 
 /// At the end: nothing, or that the file is not what it was at the beginning.
 async fn still(file: File, version: Version) -> Result<Bytes, SourceError> {
-    match file.metadata() {
+    match file.metadata().await {
         Ok(metadata) if version_of(&metadata) == version => Ok(Bytes::new()),
         Ok(_) => Err(transient("it was changed while it was read".to_owned())),
         Err(error) => Err(unreadable(&error)),
@@ -192,7 +197,7 @@ mod tests {
         let tree = Tree::new();
         let opened = tree.directories.open(&tree.url("allowed/deep/a b.csv"), None).await.unwrap();
         let path = tree.dir.path().join("allowed/deep/a b.csv");
-        File::options().append(true).open(path).unwrap().write_all(b"more").unwrap();
+        fs::File::options().append(true).open(path).unwrap().write_all(b"more").unwrap();
         let error = opened.body.try_collect::<Vec<Bytes>>().await.unwrap_err();
         assert!(error.transient && error.message.contains("changed while it was read"), "{error}");
     }

@@ -30,12 +30,16 @@ impl World {
                 gpu_type: (gpu > 0 && nodes == 1 && chance.bool()).then(|| "H100".to_owned()),
                 nodes,
                 image: false,
+                reservation: None,
             },
             priority: chance.u8(1..=8),
             role: Role::User,
             max_retries: chance.u32(..3),
             // Some say how long they take, and so may run before those that wait for many.
             time_limit_s: (chance.u32(..3) == 0).then(|| chance.u32(60..1_200)),
+            depends_on: [].into(),
+            broken_by: None,
+            array: None,
             lease: match chance.u32(..6) {
                 0 | 2 => Lease::Seconds(chance.u32(30..90)),
                 1 => Lease::Kept,

@@ -52,6 +52,9 @@ impl Bench {
 
 fn draft(job_name: &str) -> NewTaskDraft {
     NewTaskDraft {
+        array: None,
+        needs: Vec::new(),
+        broken_by: None,
         spec: TaskSpec {
             id: TaskId(Uuid::nil()),
             user_id: "ada".into(),
@@ -65,6 +68,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             entrypoint: None,
             args: Some("true".into()),
@@ -81,6 +85,9 @@ fn draft(job_name: &str) -> NewTaskDraft {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            datasets: Vec::new(),
+            depends_on: Vec::new(),
+            array: None,
         },
         priority: 5,
         ip: None,
@@ -225,6 +232,7 @@ async fn join(driver: &Driver, worker: WorkerId) -> mpsc::Receiver<ToWorker> {
     let (outbox, sent) = mpsc::channel(64);
     let session = SessionHandle { id: 1, outbox, user_id: "box".into(), ip: None };
     let hello = Hello {
+        datasets: Vec::new(),
         protocol: fetchml_api::link::PROTOCOL,
         worker_id: worker,
         agent_run: 1,

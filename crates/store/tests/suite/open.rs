@@ -29,6 +29,9 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP INDEX task_by_array",
+    "ALTER TABLE task DROP COLUMN blocked",
+    "ALTER TABLE task DROP COLUMN array_id",
     "DROP TABLE share",
     "DROP TABLE usage",
     "DROP TABLE quota",
@@ -45,8 +48,10 @@ const UNDO: &[&str] = &[
     "ALTER TABLE attempt DROP COLUMN nodes",
     "ALTER TABLE task DROP COLUMN nodes",
     "ALTER TABLE task DROP COLUMN node_count",
+    "DROP TABLE dataset",
     "DROP TABLE attempt_secret",
     "DROP TABLE secret",
+    "DROP TABLE reservation",
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",

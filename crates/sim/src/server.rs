@@ -8,8 +8,11 @@ use crate::{
     wire::{Down, Up},
     world::{Happening, World},
 };
-use fetchml_api::{AttemptId, Capabilities, Micros, TaskId, WorkerId, link::Held, link::SpooledReport};
-use fetchml_scheduler::{Answer, Effect, Event, Message, NewTask, Scheduler, Settings};
+use fetchml_api::{
+    AttemptId, Capabilities, Micros, ReservationId, ReservationStatus, TaskId, WorkerId, link::Held,
+    link::SpooledReport,
+};
+use fetchml_scheduler::{Answer, Effect, Event, Message, NewReservation, NewTask, Scheduler, Settings};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Commands of one turn.
@@ -85,6 +88,8 @@ pub(crate) type Ticket = u64;
 pub(crate) enum Command {
     Submit(NewTask),
     Cancel(TaskId),
+    Reserve(NewReservation),
+    Release(ReservationId),
     Join { session: u64, worker: WorkerId, hello: Hello },
     Heard { worker: WorkerId, session: u64, sent: Time },
     Reports { worker: WorkerId, session: u64, reports: Vec<SpooledReport> },
@@ -142,6 +147,7 @@ impl Server {
     pub(crate) fn is_drained(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.flight.is_none() && life.inbox.is_empty())
             && self.database.tasks.values().all(|row| row.state.status.is_terminal())
+            && self.database.reservations.values().all(|record| record.status == ReservationStatus::Expired)
     }
 
     /// The state as text, to look for a fault.
@@ -364,6 +370,14 @@ impl World {
                 let answer = self.step(Event::CancelRequested { task, by: "ada".into() }, turn);
                 turn.replies.extend(ticket.map(|ticket| (ticket, answer != Answer::NotActive)));
             }
+            Command::Reserve(new) => {
+                let answer = self.step(Event::ReservationRequested(new), turn);
+                turn.replies.extend(ticket.map(|ticket| (ticket, answer == Answer::Done)));
+            }
+            Command::Release(reservation) => {
+                let answer = self.step(Event::ReleaseRequested { reservation, by: "ada".into() }, turn);
+                turn.replies.extend(ticket.map(|ticket| (ticket, answer == Answer::Done)));
+            }
             Command::Join { session, worker, hello } => self.join(session, worker, hello, turn),
             Command::Heard { worker, session, sent } => {
                 if self.is_current(worker, session, turn) {
@@ -508,6 +522,7 @@ impl World {
     }
 
     fn step(&mut self, event: Event, turn: &mut Turn) -> Answer {
+        let leaks = self.plan.bug == Some(Bug::LeakReservation);
         let skip_audit = self.plan.bug == Some(Bug::SkipAudit);
         let life = self.server.life.as_mut().expect("it decides");
         let mut effects = Vec::new();
@@ -525,6 +540,7 @@ impl World {
                 Effect::Audit(draft) => turn.writes.push(Write::Audit(draft)),
                 Effect::Send { worker, message } => turn.sends.push((worker, message)),
                 Effect::PutShare(record) => turn.writes.push(Write::Share(record)),
+                Effect::PutReservation(record) if leaks && record.status == ReservationStatus::Expired => {}
                 Effect::PutReservation(record) => turn.writes.push(Write::Reservation(record)),
                 Effect::PutQuota(_) => unreachable!("nobody sets quotas here"),
                 // Sums for people, of which nothing is decided.
@@ -607,7 +623,11 @@ impl World {
                 Command::Join { session, .. } | Command::Heard { session, .. } | Command::Reports { session, .. } => {
                     self.close(session);
                 }
-                Command::Submit(_) | Command::Cancel(_) | Command::Closed { .. } => {}
+                Command::Submit(_)
+                | Command::Cancel(_)
+                | Command::Reserve(_)
+                | Command::Release(_)
+                | Command::Closed { .. } => {}
             }
         }
         if now < until || now < self.server.busy_until {
@@ -744,6 +764,7 @@ fn restored(database: &Database, settings: Settings, now: Micros, bug: Option<Bu
     match bug {
         Some(Bug::RestoreLosesTask) => database.without_one_waiting().restore(settings, now),
         Some(Bug::RestoreLosesCancel) => database.without_cancels().restore(settings, now),
+        Some(Bug::RestoreLosesReservation) => database.without_reservations().restore(settings, now),
         Some(Bug::RequeueAtBoot) => database.all_waiting().restore(settings, now),
         _ => database.restore(settings, now),
     }

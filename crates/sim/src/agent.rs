@@ -312,7 +312,9 @@ impl World {
         let host = &self.hosts[h];
         let mut used = Used::default();
         for (attempt, held) in &agent.held {
-            if matches!(held.phase, Phase::Ready | Phase::Going) && !(self.plan.bug == Some(Bug::SlotBeforeDead) && held.stop.is_some()) {
+            if matches!(held.phase, Phase::Ready | Phase::Going)
+                && !(self.plan.bug == Some(Bug::SlotBeforeDead) && held.stop.is_some())
+            {
                 used.add(self.demand_of(host, *attempt), &host.disk.taken[attempt].gpus);
             }
         }
@@ -595,7 +597,8 @@ impl World {
         let host = &self.hosts[h];
         let Some(agent) = &host.agent else { return };
         let clock = self.fence_clock(host);
-        let unfinished = |held: &Held| matches!(held.phase, Phase::Staging | Phase::Staged | Phase::Ready | Phase::Going);
+        let unfinished =
+            |held: &Held| matches!(held.phase, Phase::Staging | Phase::Staged | Phase::Ready | Phase::Going);
         let due: Vec<AttemptId> = (agent.held.iter().filter(|(_, held)| unfinished(held)))
             .filter_map(|(attempt, held)| {
                 let task = host.disk.taken[attempt].task;

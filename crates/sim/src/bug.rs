@@ -52,6 +52,10 @@ bugs! {
     RestoreLosesCancel = "restore_loses_cancel",
     /// That a process tree is dead does not reach the core, which never frees the slot.
     LeakSlot = "leak_slot",
+    /// A restart forgets what is set aside.
+    RestoreLosesReservation = "restore_loses_reservation",
+    /// That a reservation has expired is not written.
+    LeakReservation = "leak_reservation",
     /// A task that has run for ten minutes is taken for lost.
     RescueByAge = "rescue_by_age",
     /// A worker's silence is counted from the first beat, not the last.

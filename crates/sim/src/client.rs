@@ -5,8 +5,8 @@ use crate::{
     server::Command,
     world::{Happening, Request, World},
 };
-use fetchml_api::{Demand, Role, SlotKind, TaskId, WorkerId};
-use fetchml_scheduler::{Drain, Lease, NewTask};
+use fetchml_api::{Demand, ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind, TaskId, WorkerId};
+use fetchml_scheduler::{Drain, Lease, NewReservation, NewTask};
 use uuid::Uuid;
 
 impl World {
@@ -19,7 +19,7 @@ impl World {
         let nodes = if self.plan.workers > 1 && chance.u32(..8) == 0 { 2 + u32::from(chance.bool()) } else { 1 };
         let nodes = nodes.min(self.plan.workers);
         let gpu = if chance.u32(..4) == 0 { [1, 1, 2, 4][chance.usize(..4)] } else { 0 };
-        let new = NewTask {
+        let mut new = NewTask {
             id,
             user_id: ["ada", "bob", "cy"][chance.usize(..3)].into(),
             demand: Demand {
@@ -46,7 +46,49 @@ impl World {
                 _ => Lease::AsSet,
             },
         };
+        self.claim_one(&mut new);
         self.ask(Command::Submit(new), Request::Submit(id));
+    }
+
+    /// Half of the tasks that want GPUs are for a reservation, if there is one; some of them do not fit it.
+    fn claim_one(&mut self, new: &mut NewTask) {
+        let unclaimed = self.server.database.reservations.values().filter(|r| r.status == ReservationStatus::Active);
+        let unclaimed: Vec<ReservationRecord> = unclaimed.cloned().collect();
+        if new.demand.gpu == 0 || self.reserving.bool() {
+            return;
+        }
+        let Some(record) = self.reserving.choice(unclaimed) else { return };
+        new.user_id = record.user_id;
+        new.demand.reservation = Some(record.id);
+        if self.reserving.u32(..10) > 0 {
+            new.demand.gpu = new.demand.gpu.min(record.gpu_count);
+            new.demand.gpu_type = None;
+        }
+    }
+
+    pub(crate) fn reserve(&mut self) {
+        let chance = &mut self.reserving;
+        let n = self.next_reservation;
+        self.next_reservation += 1;
+        let id = ReservationId(Uuid::from_u128(0x01a0_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)));
+        let new = NewReservation {
+            id,
+            user_id: ["ada", "bob", "cy"][chance.usize(..3)].into(),
+            role: Role::User,
+            gpu_count: [1, 1, 2, 4][chance.usize(..4)],
+            gpu_type: chance.bool().then(|| "h100".to_owned()),
+            node_count: [1, 1, 2][chance.usize(..3)],
+            expires_minutes: chance.u32(1..30),
+        };
+        self.ask(Command::Reserve(new), Request::Reserve(id));
+    }
+
+    pub(crate) fn release_one(&mut self) {
+        let active = self.server.database.reservations.values().filter(|r| r.status == ReservationStatus::Active);
+        let active: Vec<ReservationId> = active.map(|record| record.id).collect();
+        if let Some(id) = self.reserving.choice(active) {
+            self.ask(Command::Release(id), Request::Release(id));
+        }
     }
 
     pub(crate) fn cancel_one(&mut self) {
@@ -57,7 +99,7 @@ impl World {
         }
     }
 
-    /// Users who have gone home would stop what never ends; again and again, since nobody knows whether a
+    /// Users who have gone home would stop what never ends, and need nothing set aside; again and again, since nobody knows whether a
     /// request was heard.
     pub(crate) fn cancel_endless(&mut self) {
         let living = self.server.database.tasks.values().filter(|row| !row.state.status.is_terminal());
@@ -72,6 +114,11 @@ impl World {
         let drained: Vec<WorkerId> = self.server.database.draining().collect();
         for worker in drained {
             self.tell(Command::Undrain(worker));
+        }
+        let active = self.server.database.reservations.values().filter(|r| r.status == ReservationStatus::Active);
+        let active: Vec<ReservationId> = active.map(|record| record.id).collect();
+        for id in active {
+            self.ask(Command::Release(id), Request::Release(id));
         }
         self.at(self.now + MINUTE, Happening::CancelEndless);
     }
@@ -115,6 +162,17 @@ impl World {
                 self.acknowledged.insert(id);
                 (!tasks.contains_key(&id)).then(|| format!("the submit of {id} was acknowledged and is not durable"))
             }
+            Request::Reserve(id) => {
+                self.reserved.insert(id);
+                (!self.server.database.reservations.contains_key(&id))
+                    .then(|| format!("reservation {id} was acknowledged and is not durable"))
+            }
+            Request::Release(id) => {
+                let record = self.server.database.reservations.get(&id);
+                let done = record.is_some_and(|record| record.status == ReservationStatus::Expired);
+                (!done && !self.restored_backup)
+                    .then(|| format!("the release of {id} was acknowledged and is not durable"))
+            }
             Request::Cancel(id) => {
                 let done = tasks.get(&id).is_some_and(|row| row.state.cancelled_by.is_some());
                 (!done && !self.restored_backup)
@@ -130,6 +188,9 @@ impl World {
         let tasks = &self.server.database.tasks;
         let lost = self.acknowledged.iter().find(|id| !tasks.contains_key(id));
         promise!(lost.is_none(), "the submit of {:?} was acknowledged and is lost", lost);
+        let reservations = &self.server.database.reservations;
+        let lost = self.reserved.iter().find(|id| !reservations.contains_key(id));
+        promise!(lost.is_none(), "reservation {:?} was acknowledged and is lost", lost);
         Ok(())
     }
 }

@@ -56,7 +56,7 @@ impl Database {
     /// One transaction at logical time `now`.
     pub(crate) fn apply(&mut self, now: Micros, writes: &[Write]) -> Result<(), Violation> {
         self.last_time = self.last_time.max(now);
-        let mut touched = Vec::new();
+        let (mut touched, mut begun) = (Vec::new(), Vec::new());
         for write in writes {
             match write {
                 Write::Insert(new, state) => {
@@ -68,7 +68,12 @@ impl Database {
                     self.update(state)?;
                     touched.push(state.id);
                 }
-                Write::Attempt(record) => self.put_attempt(record)?,
+                Write::Attempt(record) => {
+                    if !self.attempts.contains_key(&record.id) {
+                        begun.push(record.id);
+                    }
+                    self.put_attempt(record)?;
+                }
                 Write::Share(record) => drop(self.shares.insert(record.user_id.clone(), record.clone())),
                 Write::Reservation(record) => self.put_reservation(record)?,
                 Write::Worker(record) => drop(self.workers.insert(record.id, record.clone())),
@@ -85,6 +90,7 @@ impl Database {
         for id in touched {
             self.check_said(id)?;
         }
+        self.check_reservations(&begun)?;
         Ok(())
     }
 
@@ -150,6 +156,33 @@ impl Database {
             promise!(before.task_id.is_none() || before.task_id == record.task_id, "reservation {id} changes its task");
         }
         self.reservations.insert(id, record.clone());
+        Ok(())
+    }
+
+    /// What is set aside is nobody else's, and not for ever: a device is set aside once, an attempt that begins has
+    /// what is set aside for its task and nothing else, and a claim ends with its task.
+    fn check_reservations(&self, begun: &[AttemptId]) -> Result<(), Violation> {
+        let live = || self.reservations.values().filter(|record| record.status != ReservationStatus::Expired);
+        let mut set_aside = BTreeMap::new();
+        for record in live() {
+            let id = record.id;
+            for earmark in &record.earmarks {
+                for gpu in &earmark.gpus {
+                    let other = set_aside.insert((earmark.worker_id, *gpu), id);
+                    promise!(other.is_none(), "GPU {gpu} is set aside for {id} and {other:?}");
+                }
+            }
+            let task = record.task_id.map(|task| self.tasks.get(&task));
+            let lives = task.is_none_or(|row| row.is_some_and(|row| !row.state.status.is_terminal()));
+            promise!(lives, "reservation {id} outlives its task");
+        }
+        for attempt in begun.iter().filter_map(|attempt| self.attempts.get(attempt)) {
+            let own = self.tasks.get(&attempt.task_id).and_then(|row| row.new.demand.reservation);
+            for gpu in &attempt.gpus {
+                let owner = set_aside.get(&(attempt.worker_id, *gpu)).copied();
+                promise!(owner == own, "GPU {gpu} is set aside for {owner:?} and given to {}", attempt.id);
+            }
+        }
         Ok(())
     }
 
@@ -221,6 +254,10 @@ impl Database {
         let waiting = rows.tasks.iter().find(|(_, row)| row.state.status == TaskStatus::Queued).map(|(id, _)| *id);
         rows.tasks.retain(|id, _| Some(*id) != waiting);
         rows
+    }
+
+    pub(crate) fn without_reservations(&self) -> Self {
+        Self { reservations: BTreeMap::new(), ..self.clone() }
     }
 
     pub(crate) fn without_cancels(&self) -> Self {

@@ -171,6 +171,7 @@ impl World {
         self.server_kill()?;
         // What was acknowledged after the copy was made is gone, and that is no fault of the server.
         self.acknowledged.retain(|id| backup.tasks.contains_key(id));
+        self.reserved.retain(|id| backup.reservations.contains_key(id));
         self.server.database = backup;
         self.restored_backup = true;
         self.at(until, Happening::ServerStart);

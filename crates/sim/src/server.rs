@@ -9,10 +9,10 @@ use crate::{
     world::{Happening, World},
 };
 use fetchml_api::{
-    AttemptId, Capabilities, Micros, Quota, Role, TaskId, WorkerId,
+    AttemptId, Capabilities, Micros, Quota, ReservationId, ReservationStatus, Role, TaskId, WorkerId,
     link::{Held, SpooledReport},
 };
-use fetchml_scheduler::{Answer, Drain, Effect, Event, Message, NewTask, Scheduler, Settings};
+use fetchml_scheduler::{Answer, Drain, Effect, Event, Message, NewReservation, NewTask, Scheduler, Settings};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Commands of one turn.
@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Cancel(TaskId),
     Drain(WorkerId, Drain),
     Undrain(WorkerId),
+    Reserve(NewReservation),
+    Release(ReservationId),
     Join { session: u64, worker: WorkerId, hello: Hello },
     Heard { worker: WorkerId, session: u64, sent: Time },
     Reports { worker: WorkerId, session: u64, reports: Vec<SpooledReport> },
@@ -149,6 +151,7 @@ impl Server {
     pub(crate) fn is_drained(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.flight.is_none() && life.inbox.is_empty())
             && self.database.tasks.values().all(|row| row.state.status.is_terminal())
+            && self.database.reservations.values().all(|record| record.status == ReservationStatus::Expired)
     }
 
     /// The state as text, to look for a fault.
@@ -387,6 +390,14 @@ impl World {
             Command::Undrain(worker) => {
                 self.step(Event::UndrainRequested { worker, by: "op".into() }, turn);
             }
+            Command::Reserve(new) => {
+                let answer = self.step(Event::ReservationRequested(new), turn);
+                turn.replies.extend(ticket.map(|ticket| (ticket, answer == Answer::Done)));
+            }
+            Command::Release(reservation) => {
+                let answer = self.step(Event::ReleaseRequested { reservation, by: "ada".into() }, turn);
+                turn.replies.extend(ticket.map(|ticket| (ticket, answer == Answer::Done)));
+            }
             Command::Join { session, worker, hello } => self.join(session, worker, hello, turn),
             Command::Heard { worker, session, sent } => {
                 if self.is_current(worker, session, turn) {
@@ -531,6 +542,7 @@ impl World {
     }
 
     fn step(&mut self, event: Event, turn: &mut Turn) -> Answer {
+        let leaks = self.plan.bug == Some(Bug::LeakReservation);
         let skip_audit = self.plan.bug == Some(Bug::SkipAudit);
         let life = self.server.life.as_mut().expect("it decides");
         let mut effects = Vec::new();
@@ -548,6 +560,7 @@ impl World {
                 Effect::Audit(draft) => turn.writes.push(Write::Audit(draft)),
                 Effect::Send { worker, message } => turn.sends.push((worker, message)),
                 Effect::PutShare(record) => turn.writes.push(Write::Share(record)),
+                Effect::PutReservation(record) if leaks && record.status == ReservationStatus::Expired => {}
                 Effect::PutReservation(record) => turn.writes.push(Write::Reservation(record)),
                 Effect::PutQuota(_) => unreachable!("nobody sets quotas here"),
                 // Sums for people, of which nothing is decided.
@@ -634,6 +647,8 @@ impl World {
                 | Command::Cancel(_)
                 | Command::Drain(..)
                 | Command::Undrain(_)
+                | Command::Reserve(_)
+                | Command::Release(_)
                 | Command::Closed { .. } => {}
             }
         }
@@ -771,6 +786,7 @@ fn restored(database: &Database, settings: Settings, now: Micros, bug: Option<Bu
     match bug {
         Some(Bug::RestoreLosesTask) => database.without_one_waiting().restore(settings, now),
         Some(Bug::RestoreLosesCancel) => database.without_cancels().restore(settings, now),
+        Some(Bug::RestoreLosesReservation) => database.without_reservations().restore(settings, now),
         Some(Bug::RequeueAtBoot) => database.all_waiting().restore(settings, now),
         _ => database.restore(settings, now),
     }

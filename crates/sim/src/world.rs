@@ -8,7 +8,7 @@ use crate::{
     server::{Command, Server, Ticket},
     wire::{Down, Up},
 };
-use fetchml_api::{AttemptId, AttemptPhase, AttemptRecord, TaskId, WorkerId, link::Outcome};
+use fetchml_api::{AttemptId, AttemptPhase, AttemptRecord, ReservationId, TaskId, WorkerId, link::Outcome};
 use fetchml_scheduler::NewTask;
 use std::{
     cmp::Reverse,
@@ -32,6 +32,8 @@ const SPOOL_MAX: usize = 10_000;
 pub(crate) enum Happening {
     Submit,
     CancelOne,
+    Reserve,
+    ReleaseOne,
     CancelEndless,
     DrainOne,
     Undrain {
@@ -146,6 +148,8 @@ impl Happening {
         match *self {
             H::Submit
             | H::CancelOne
+            | H::Reserve
+            | H::ReleaseOne
             | H::CancelEndless
             | H::DrainOne
             | H::Undrain { .. }
@@ -214,17 +218,20 @@ pub(crate) struct Link {
 pub(crate) enum Request {
     Submit(TaskId),
     Cancel(TaskId),
+    Reserve(ReservationId),
+    Release(ReservationId),
 }
 
 /// Everything.
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) now: Time,
-    /// Timing, clients and faults draw each from their own, so that a plan with one kind of fault less
+    /// Timing, clients, faults and reservations draw each from their own, so that a plan with one kind of fault less
     /// keeps the rest.
     pub(crate) timing: fastrand::Rng,
     pub(crate) clients: fastrand::Rng,
     pub(crate) mischief: fastrand::Rng,
+    pub(crate) reserving: fastrand::Rng,
     due: BinaryHeap<Reverse<Due>>,
     order: u64,
     pub(crate) server: Server,
@@ -239,9 +246,12 @@ pub(crate) struct World {
     pub(crate) next_task: u32,
     pub(crate) next_ticket: Ticket,
     pub(crate) tickets: BTreeMap<Ticket, Request>,
+    pub(crate) next_reservation: u32,
     pub(crate) acknowledged: BTreeSet<TaskId>,
     /// Attempts whose user code has begun; of a gang, on which machine.
     pub(crate) began: BTreeSet<(AttemptId, Option<HostId>)>,
+    /// Reservations whose making was acknowledged.
+    pub(crate) reserved: BTreeSet<ReservationId>,
     /// What agents have said of attempts.
     pub(crate) told: BTreeSet<(AttemptId, AttemptPhase)>,
     /// Attempts whose end nobody saw.
@@ -327,6 +337,7 @@ impl World {
             timing: stream(1),
             clients: stream(2),
             mischief: stream(3),
+            reserving: stream(4),
             due: BinaryHeap::new(),
             order: 0,
             server: Server::new(),
@@ -339,7 +350,9 @@ impl World {
             next_task: 1,
             next_ticket: 1,
             tickets: BTreeMap::new(),
+            next_reservation: 1,
             acknowledged: BTreeSet::new(),
+            reserved: BTreeSet::new(),
             began: BTreeSet::new(),
             told: BTreeSet::new(),
             unseen: BTreeSet::new(),
@@ -381,6 +394,14 @@ impl World {
         for _ in 0..self.plan.minutes / 5 {
             let at = self.clients.i64(0..faults_end.max(1));
             self.at(at, Happening::DrainOne);
+        }
+        for _ in 0..self.plan.tasks / 8 {
+            let at = self.reserving.i64(0..faults_end.max(1));
+            self.at(at, Happening::Reserve);
+            if self.reserving.u32(..4) == 0 {
+                let at = self.reserving.i64(0..faults_end.max(1));
+                self.at(at, Happening::ReleaseOne);
+            }
         }
         for fault in self.plan.faults.clone() {
             self.schedule_fault(fault);
@@ -465,6 +486,8 @@ impl World {
         match happening {
             H::Submit => self.submit(),
             H::CancelOne => self.cancel_one(),
+            H::Reserve => self.reserve(),
+            H::ReleaseOne => self.release_one(),
             H::CancelEndless => self.cancel_endless(),
             H::DrainOne => self.drain_one(),
             H::Undrain { worker } => self.tell(Command::Undrain(worker)),

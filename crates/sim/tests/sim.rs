@@ -72,7 +72,7 @@ fn every_planted_bug_is_found_2() {
 
 #[test]
 fn a_plan_that_fails_shrinks_to_one_that_fails() {
-    let broken = plan(1).with_bug(Bug::NoFence);
+    let broken = plan(3).with_bug(Bug::NoFence);
     assert!(run(&broken).violation.is_some());
     let small = minimise(&broken, 60);
     assert!(run(&small).violation.is_some());

@@ -91,7 +91,8 @@ impl Scheduler {
 
     /// Tells every node that is not over to stop.
     pub(crate) fn stop_nodes(&self, id: AttemptId, cause: FailureCause, effects: &mut Vec<Effect>) {
-        let live = self.attempts[&id].record.nodes.iter().filter(|node| node.phase < Phase::Collecting);
+        // Also those whose processes are said to be dead: it may have been a copy of the worker that said so.
+        let live = self.attempts[&id].record.nodes.iter().filter(|node| !node.phase.is_over());
         effects.extend(
             live.map(|node| Effect::Send { worker: node.worker_id, message: Message::Cancel { attempt: id, cause } }),
         );

@@ -17,7 +17,7 @@ macro_rules! bugs {
 
             /// Those that need so rare a meeting of faults that a few hundred small runs may miss them: looked
             /// for in the long form only.
-            pub const RARE: &[Self] = &[Self::FenceFromAnswer, Self::SilentOnRepeat];
+            pub const RARE: &[Self] = &[Self::FenceFromAnswer, Self::SilentOnRepeat, Self::StartTwice];
 
             /// Its word in plans.
             pub const fn as_str(self) -> &'static str {

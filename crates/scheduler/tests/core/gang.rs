@@ -256,6 +256,16 @@ fn a_cancel_reaches_every_node() {
 }
 
 #[test]
+fn a_cancel_reaches_a_node_that_is_said_to_be_dead() {
+    let mut world = running();
+    // Said by a copy of the worker, which may not know better.
+    report(&mut world, 2, Report::Collecting);
+    world.sent.clear();
+    world.cancel(1, "ada");
+    assert_eq!(world.sent, ["w1: cancel t1#1 cancelled", "w2: cancel t1#1 cancelled", "w3: cancel t1#1 cancelled"]);
+}
+
+#[test]
 fn a_restart_at_any_step_goes_on() {
     for step in 0..9 {
         let mut world = placed();

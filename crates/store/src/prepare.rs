@@ -2,7 +2,7 @@
 //! thread has little left to do, and data that no database takes is refused before it disturbs others.
 
 use crate::{
-    model::{ChangeDraft, StoreError, UsageRow, Write},
+    model::{ChangeDraft, StoreError, Write},
     retention::Collect,
     rows, sql,
     sql::Table,
@@ -56,10 +56,7 @@ impl Prepared {
                 self.saw(record.as_of.0);
                 self.push(sql::SHARE_PUT, rows::share(&record)?);
             }
-            Write::UsageAdd(UsageRow { user_id, cpu_ms, gpu_ms }) => {
-                let params = vec![Value::text(user_id)?, Value::unsigned(cpu_ms)?, Value::unsigned(gpu_ms)?];
-                self.push(sql::USAGE_ADD, params);
-            }
+            Write::UsageAdd(row) => self.push(sql::USAGE_ADD, rows::usage(row)?),
             Write::QuotaPut(record) => self.push(sql::QUOTA_PUT, rows::quota(&record)?),
             Write::KeyInsert(record) => {
                 self.saw(record.created_at.0);

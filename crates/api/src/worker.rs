@@ -190,4 +190,7 @@ pub struct Worker {
     pub active_tasks: Vec<TaskId>,
     /// Whether it takes work.
     pub status: WorkerStatus,
+    /// Why it takes nothing new by its own word: what its checks found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
 }

@@ -41,6 +41,7 @@ mod network;
 mod proxy;
 mod restarts;
 mod retention;
+mod scheduling;
 mod support;
 mod training;
 mod trees;

@@ -5,11 +5,14 @@ mod artifacts;
 mod cancel;
 mod completions;
 mod config;
+mod drain;
 mod follow;
 mod keys;
 mod logs;
 mod metrics;
+mod priority;
 mod queue;
+mod quota;
 mod secrets;
 mod serve;
 pub(crate) mod serving;
@@ -18,7 +21,9 @@ mod snapshot;
 mod status;
 mod submit;
 mod tasks;
+mod undrain;
 mod up;
+mod usage;
 mod wait;
 mod worker;
 mod workers;
@@ -62,6 +67,11 @@ enum Command {
     Queue(queue::Queue),
     Status(status::Status),
     Workers(workers::Workers),
+    Drain(drain::Drain),
+    Undrain(undrain::Undrain),
+    Priority(priority::Priority),
+    Usage(usage::Usage),
+    Quota(quota::Quota),
     Keys(keys::Keys),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
@@ -87,6 +97,11 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(command) => client(command.run(config)),
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),
+        Command::Drain(command) => client(command.run(config)),
+        Command::Undrain(command) => client(command.run(config)),
+        Command::Priority(command) => client(command.run(config)),
+        Command::Usage(command) => client(command.run(config)),
+        Command::Quota(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),

@@ -21,6 +21,14 @@ const COMMANDS: &[&[&str]] = &[
     &["queue"],
     &["status"],
     &["workers"],
+    &["drain"],
+    &["undrain"],
+    &["priority"],
+    &["usage"],
+    &["quota"],
+    &["quota", "ls"],
+    &["quota", "set"],
+    &["quota", "rm"],
     &["keys"],
     &["keys", "create"],
     &["keys", "list"],
@@ -70,6 +78,11 @@ fn the_list_of_commands() {
       queue        Show how much waits and runs
       status       Show queue depths, what runs, and the workers
       workers      List the workers and what they have, or show one
+      drain        Let a worker take nothing new, and wait until it is empty (admins only)
+      undrain      Let a drained worker take work again (admins only)
+      priority     Give a task another priority, whether it waits or runs
+      usage        Show what was used, and what is held now: your own, for admins everybody's
+      quota        Show and set how much users may have at once (admins only)
       keys         Make, list and revoke API keys (admins only)
       admin        Look after the server (admins only)
       secrets      Set, list and delete secret values for your tasks

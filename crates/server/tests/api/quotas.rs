@@ -1,7 +1,7 @@
 //! How much users may have at once: set, listed, removed, and what tasks feel of it.
 
 use crate::small;
-use fetchml_api::{ErrorCode, Quota, QuotaScope, Role};
+use fetchml_api::{ErrorCode, Quota, QuotaScope, Role, link::Outcome};
 use fetchml_testkit::{Database, LinkWorker, TestServer};
 use serde_json::{Value, json};
 
@@ -94,6 +94,6 @@ async fn a_task_over_one_waits_until_there_is_room_under_it() {
     assert_eq!(json!(assignment.spec.id), first["id"]);
     let path = format!("/v1/tasks/{}", second["id"].as_str().unwrap());
     assert_eq!(ada.get(&path).await.expect(200).json()["status"], "queued", "though three slots are free");
-    worker.end(&assignment, Default::default()).await;
+    worker.end(&assignment, Outcome::default()).await;
     assert_eq!(json!(worker.assignment().await.spec.id), second["id"]);
 }

@@ -20,6 +20,7 @@
 //! | | the same at every step | `crates/scheduler/tests/core/gang.rs` |
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
+mod arrays;
 mod bad_input;
 mod canaries;
 mod causes;

@@ -2,8 +2,10 @@
 //! worker link. Everything here is plain data with `serde` and `utoipa` derives; nothing here does
 //! I/O, reads a clock or draws randomness.
 
+pub mod array;
 pub mod artifact;
 pub mod checkpoint;
+pub mod dependency;
 pub mod error;
 pub mod failure;
 pub mod health;
@@ -26,8 +28,10 @@ pub mod usage;
 pub mod validate;
 pub mod worker;
 
+pub use array::*;
 pub use artifact::*;
 pub use checkpoint::*;
+pub use dependency::*;
 pub use error::*;
 pub use failure::*;
 pub use health::*;

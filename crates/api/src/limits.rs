@@ -51,6 +51,16 @@ pub const NODE_COUNT_MAX: i64 = 4_096;
 pub const QUOTA: std::ops::RangeInclusive<i64> = 0..=1_000_000;
 /// Bounds of a priority.
 pub const PRIORITY: std::ops::RangeInclusive<i64> = 1..=10;
+/// Most tasks and arrays one task may depend on.
+pub const DEPENDENCIES_MAX: usize = 1_000;
+/// Most tasks of an array.
+pub const ARRAY_TASKS_MAX: usize = 10_000;
+/// Greatest index of an array.
+pub const ARRAY_INDEX_MAX: u32 = 999_999_999;
+/// Longest text that says which indices an array has, code points.
+pub const ARRAY_CHARS: usize = 64 << 10;
+/// Most that the request of an array may come to when each of its tasks has it, bytes.
+pub const ARRAY_BYTES: usize = 64 << 20;
 /// Longest `gpu_type`, code points.
 pub const GPU_TYPE_CHARS: usize = 64;
 /// Most retries a task may ask for.

@@ -2,6 +2,8 @@
 //! are shared so that the scheduler and the store need not know each other.
 
 use crate::{
+    array::ArrayMember,
+    dependency::Dependency,
     failure::FailureCause,
     ids::{AttemptEpoch, AttemptId, KeyId, TaskId, WorkerId},
     key::Role,
@@ -104,6 +106,12 @@ pub struct TaskSpec {
     /// The task whose checkpoint the first attempt starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+    /// What must have ended before it is placed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Dependency>,
+    /// Which task of which array it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<ArrayMember>,
 }
 
 const fn user() -> Role {
@@ -123,6 +131,10 @@ pub struct TaskState {
     pub queued_since: Micros,
     /// Time spent queued before that, microseconds.
     pub waited_before: i64,
+    /// Whether it waits for something else than room: for what it depends on, or for its turn within its array.
+    /// It is queued, but the time does not count.
+    #[serde(default)]
+    pub blocked: bool,
     /// Not placed before this instant (backoff).
     pub not_before: Option<Micros>,
     /// The current attempt; none while queued.

@@ -1,6 +1,8 @@
 //! Tasks as the API shows them and takes them.
 
 use crate::{
+    array::ArraySpec,
+    dependency::Dependency,
     failure::{Failure, RetryRule},
     ids::{AttemptId, TaskId, WorkerId},
     log_rule::LogAction,
@@ -166,6 +168,21 @@ pub struct Task {
     /// The task from whose checkpoint it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+    /// What must have ended before it is placed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Dependency>,
+    /// Whether it waits for what it depends on, or for others of its array to end; absent: no. While it does it is
+    /// `queued`, but its priority does not age.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blocked: bool,
+    /// The array it is a task of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false)]
+    pub array_id: Option<TaskId>,
+    /// Its index in the array.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub array_index: Option<i64>,
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -367,6 +384,17 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub resume_from: Option<TaskId>,
+    /// Tasks and arrays that must have ended before this one is placed: ids, which means that they must have ended
+    /// well, or objects of `id` and `on`. When one that must end well does not, this task ends as `failed`, cause
+    /// `dependency`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1000)]
+    pub depends_on: Vec<Dependency>,
+    /// Makes an array: a task for each of these indices, all or none, with an id each. Ranges, single indices and ranges
+    /// with a step; after `%` the most tasks that run at once. The answer is the first of the tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, max_length = 65536, nullable = false, example = "0-9,20,30-40:2%4")]
+    pub array: Option<ArraySpec>,
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -402,6 +430,10 @@ pub struct TaskListQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(nullable = false)]
     pub job_name: Option<String>,
+    /// Only tasks of this array.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, nullable = false)]
+    pub array_id: Option<TaskId>,
     /// Only tasks older than this one (keyset paging: pass the last id of the page before).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>, nullable = false)]
@@ -414,7 +446,8 @@ pub struct TaskListQuery {
 /// Effective priority = priority + time queued / aging interval, time queued being the sum of all
 /// stays in the queue (microseconds) until `now`.
 pub fn priority_aged(state: &TaskState, now: Micros, aging_interval_s: i64) -> f64 {
-    let queued_now = if state.status == TaskStatus::Queued { now.since(state.queued_since).max(0) } else { 0 };
+    let queued_now =
+        if state.status == TaskStatus::Queued && !state.blocked { now.since(state.queued_since).max(0) } else { 0 };
     let waited = state.waited_before.saturating_add(queued_now) as f64;
     f64::from(state.priority) + waited / (aging_interval_s.max(1) as f64 * crate::time::SECOND as f64)
 }
@@ -454,6 +487,10 @@ impl Task {
             lost_after_s: spec.lost_after_s.map(i64::from),
             stall_after_s: spec.stall_after_s.map(i64::from),
             resume_from: spec.resume_from,
+            depends_on: spec.depends_on.clone(),
+            blocked: state.blocked && state.status == TaskStatus::Queued,
+            array_id: spec.array.map(|array| array.id),
+            array_index: spec.array.map(|array| i64::from(array.index)),
             env: spec.env.clone(),
             secrets: spec.secrets.clone(),
             metadata: spec.metadata.clone(),

@@ -2,6 +2,7 @@
 //! fields are named with the nearest known one.
 
 use crate::{
+    dependency::{Dependency, DependencyOn},
     error::Problem,
     image::ImageName,
     limits,
@@ -10,7 +11,7 @@ use crate::{
     task::{CreateTaskRequest, DatasetSpec, Network, OnLost},
 };
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What reading a body yields.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub struct Read<T> {
 
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
-pub const NOT_SUPPORTED_YET: &[&str] = &["array", "depends_on", "experiment_id", "plugin_configs", "reservation_id"];
+pub const NOT_SUPPORTED_YET: &[&str] = &["experiment_id", "plugin_configs", "reservation_id"];
 
 const CREATE_TASK_FIELDS: &[&str] = &[
     "job_name",
@@ -49,6 +50,8 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "lost_after_s",
     "stall_after_s",
     "resume_from",
+    "depends_on",
+    "array",
 ];
 
 /// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
@@ -100,6 +103,11 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             }
             id.ok()
         }),
+        depends_on: dependencies(&mut fields),
+        array: fields.text("array", limits::ARRAY_CHARS).and_then(|text| {
+            let spec = text.parse().map_err(|why: String| fields.problem("array", why));
+            spec.ok()
+        }),
         env: fields.string_map("env", limits::ENV_ENTRIES, limits::ENV_NAME_CHARS, limits::ENV_VALUE_CHARS),
         secrets: fields.names("secrets", limits::TASK_SECRETS),
     };
@@ -148,6 +156,58 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         }
     }
     fields.finish(request, strict, &[CREATE_TASK_FIELDS, NOT_SUPPORTED_YET])
+}
+
+/// Reads `depends_on`: ids, or objects of `id` and `on`.
+fn dependencies(fields: &mut Fields) -> Vec<Dependency> {
+    let items = match fields.take("depends_on") {
+        None => return Vec::new(),
+        Some(Value::Array(items)) => items,
+        Some(other) => {
+            fields.wrong_type("depends_on", "an array", &other);
+            return Vec::new();
+        }
+    };
+    let most = limits::DEPENDENCIES_MAX;
+    if items.len() > most {
+        let problem = format!("has {} entries; at most {most} are allowed, and an array counts once", items.len());
+        fields.problem("depends_on", problem);
+        return Vec::new();
+    }
+    let mut seen = BTreeSet::new();
+    let mut dependencies = Vec::with_capacity(items.len());
+    for (i, item) in items.into_iter().enumerate() {
+        let name = format!("depends_on[{i}]");
+        match dependency(item) {
+            Ok(dependency) if seen.insert(dependency.id) => dependencies.push(dependency),
+            Ok(_) => fields.problem(name, "is named twice"),
+            Err(why) => fields.problem(name, why),
+        }
+    }
+    dependencies
+}
+
+fn dependency(item: Value) -> Result<Dependency, String> {
+    let id = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
+    match item {
+        Value::String(_) => {
+            let id = id(&item).ok_or("must be the id of a task or an array")?;
+            Ok(Dependency { id, on: DependencyOn::Ok })
+        }
+        Value::Object(mut object) => {
+            let id = object.remove("id").as_ref().and_then(id).ok_or("id must be the id of a task or an array")?;
+            let on = match object.remove("on").as_ref().map(Value::as_str) {
+                None | Some(Some("ok")) => DependencyOn::Ok,
+                Some(Some("any")) => DependencyOn::Any,
+                Some(_) => return Err("on must be ok or any".into()),
+            };
+            match object.keys().next() {
+                None => Ok(Dependency { id, on }),
+                Some(name) => Err(format!("has an unknown field {:?}", name.chars().take(64).collect::<String>())),
+            }
+        }
+        other => Err(format!("must be an id, or an object of id and on, got {}", kind(&other))),
+    }
 }
 
 /// What a name of a secret cannot be. Not the name itself is shown: by a slip it may be the value.
@@ -423,7 +483,7 @@ mod tests {
         let found = problems(json!({
             "job_name": "no spaces", "priority": 11, "cpu": 1.5, "gpu": -1, "memory_gb": "8", "max_retries": 11,
             "time_limit_s": 0, "args": "a\0b", "env": {"1A": "x", "FETCHML_X": "y", "OK": 3}, "metadata": [],
-            "datasets": ["d"], "node_count": 0, "depends_on": [], "snapshot_id": "abc", "gpu_type": "H100"
+            "datasets": ["d"], "node_count": 0, "depends_on": ["x"], "array": "3-1", "snapshot_id": "abc", "gpu_type": "H100"
         }));
         let fields: Vec<&str> = found.iter().map(|(f, _)| f.as_str()).collect();
         for field in [
@@ -441,7 +501,8 @@ mod tests {
             "metadata",
             "datasets",
             "node_count",
-            "depends_on",
+            "depends_on[0]",
+            "array",
             "snapshot_id",
             "gpu_type",
         ] {
@@ -476,6 +537,23 @@ mod tests {
         assert_eq!(problems(with(json!([1, "A", "a\0"]))).len(), 2);
         assert_eq!(problems(with(json!("A")))[0].0, "secrets");
         assert_eq!(problems(with(json!(vec!["A"; limits::TASK_SECRETS + 1])))[0].0, "secrets");
+    }
+
+    #[test]
+    fn dependencies_are_ids_or_objects() {
+        let (a, b) = ("01920000-0000-7000-8000-000000000001", "01920000-0000-7000-8000-000000000002");
+        let with = |depends_on: Value| json!({"job_name": "a", "args": "x", "depends_on": depends_on});
+        let read = create_task(with(json!([a, {"id": b, "on": "any"}])), true).unwrap().request.depends_on;
+        assert_eq!(
+            read.iter().map(|d| (d.id.to_string(), d.on.as_str())).collect::<Vec<_>>(),
+            [(a.to_owned(), "ok"), (b.to_owned(), "any")]
+        );
+        let wrong = json!(["", 7, {}, {"id": a, "on": "maybe"}, {"id": a, "when": 1}, a, {"id": a}]);
+        let found = problems(with(wrong));
+        let fields: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(fields, ["[0]", "[1]", "[2]", "[3]", "[4]", "[6]"].map(|i| format!("depends_on{i}")));
+        assert_eq!(problems(with(json!(a)))[0].0, "depends_on");
+        assert_eq!(problems(with(json!(vec![a; limits::DEPENDENCIES_MAX + 1])))[0].0, "depends_on");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use fetchml_api::{
     ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateKeyRequest,
     CreateTaskRequest, CreatedKey, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest,
     PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope, SchedulerStatus, SecretInfo, SecretList,
-    SecretText, StoredSecret, Task, TaskId, TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
+    SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -74,6 +74,19 @@ impl Client {
     pub async fn delete(&self, id: TaskId, purge: bool) -> Result<(), ClientError> {
         let query: &[_] = if purge { &[("purge", "true")] } else { NO_QUERY };
         self.delete_path(&format!("/v1/tasks/{id}"), query).await
+    }
+
+    /// An array, its tasks counted; none when there is none.
+    pub async fn array(&self, id: TaskId) -> Result<Option<TaskArray>, ClientError> {
+        match self.get_json(&format!("/v1/arrays/{id}"), NO_QUERY).await {
+            Err(ClientError::Api { status: 404, .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Asks to cancel all tasks of an array that have not ended; repeating it changes nothing.
+    pub async fn array_cancel(&self, id: TaskId) -> Result<(), ClientError> {
+        self.delete_path(&format!("/v1/arrays/{id}"), NO_QUERY).await
     }
 
     /// Counts over the queue.

@@ -35,6 +35,11 @@ impl Failing {
         Self::by_system(FailureCause::Cancelled, format!("cancelled by {by}"))
     }
 
+    /// What it depends on did not end as it had to.
+    pub(crate) fn dependency(need: TaskId) -> Self {
+        Self::by_system(FailureCause::Dependency, format!("{need}, which this task depends on, did not complete"))
+    }
+
     /// No fault of the task's and nothing to wait for: it is queued again at once.
     pub(crate) fn lost(error: String) -> Self {
         Self::by_system(FailureCause::Lost, error)
@@ -301,6 +306,7 @@ impl Scheduler {
         history.ended_at = Some(self.now);
         history.not_before = None;
         let state = task.state(id);
+        self.leave_group(id, &task);
         self.queues.shapes.release(task.shape);
         self.users.release(task.user);
         effects.push(Effect::Audit(audit::draft(self.now, user, action, &state, attempt)));

@@ -1,11 +1,13 @@
 //! What the core is told and what it decides: the whole surface between the pure scheduler and the
 //! driver that owns it.
 
+use crate::dependency::ArrayOf;
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, Quota, QuotaRecord,
-    QuotaScope, Role, ShareRecord, TaskId, TaskState, WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, Dependency, FailureCause, Gpu, Quota,
+    QuotaRecord, QuotaScope, Role, ShareRecord, TaskId, TaskState, WorkerId, WorkerRecord,
     link::{Held, Report},
 };
+use std::sync::Arc;
 
 /// A task that entered the system: only what scheduling needs. The rest of the task never enters
 /// the core.
@@ -27,6 +29,12 @@ pub struct NewTask {
     pub time_limit_s: Option<u32>,
     /// How long its attempts outlive the silence of their worker.
     pub lease: Lease,
+    /// What must have ended before. All of an array name the same. On submit none of it has ended.
+    pub depends_on: Arc<[Dependency]>,
+    /// Of what it depends on, something that had ended before the submit, and not as it had to.
+    pub broken_by: Option<TaskId>,
+    /// The array it is of.
+    pub array: Option<ArrayOf>,
 }
 
 /// How long an attempt outlives the silence of its worker before it is given up.
@@ -70,10 +78,19 @@ pub enum Drain {
 pub enum Event {
     /// A validated task was submitted.
     TaskSubmitted(NewTask),
+    /// A validated array was submitted: its tasks, which differ only in their ids. All of them enter, or none.
+    ArraySubmitted(Vec<NewTask>),
     /// A user asked to stop a task.
     CancelRequested {
         /// The task.
         task: TaskId,
+        /// Who asked.
+        by: String,
+    },
+    /// A user asked to stop all tasks of an array.
+    ArrayCancelRequested {
+        /// The array.
+        array: TaskId,
         /// Who asked.
         by: String,
     },
@@ -277,6 +294,8 @@ pub enum Refusal {
         /// The quota.
         limit: u32,
     },
+    /// Something that the task depends on has ended meanwhile: how must be looked up.
+    DependencyEnded,
     /// The user's tasks go up to this priority.
     Priority {
         /// The highest.

@@ -35,6 +35,9 @@ impl Scheduler {
                 assert!(waiting.insert(id), "{id} waits once");
             }
         }
+        for id in self.assert_groups() {
+            assert!(waiting.insert(id), "{id} waits once");
+        }
         let queued = self.tasks.iter().filter(|(_, task)| task.status == TaskStatus::Queued);
         assert_eq!(queued.map(|(&id, _)| id).collect::<BTreeSet<_>>(), waiting, "the queued tasks are those that wait");
         let depth = |kind| self.queue_depth(kind);

@@ -9,6 +9,7 @@
 mod attempt;
 mod audit;
 mod contest;
+mod dependency;
 mod drain;
 mod ending;
 pub mod event;
@@ -33,12 +34,14 @@ mod timers;
 mod view;
 mod worker;
 
+pub use dependency::{ArrayOf, BlockedBy};
 pub use event::*;
 pub use restore::{DurableState, DurableTask, Rows};
 pub use settings::Settings;
 pub use task::priority_aged;
 
 use attempt::Attempt;
+use dependency::Groups;
 use fetchml_api::{AttemptId, Micros, TaskId};
 use fleet::Fleet;
 use hold::Hold;
@@ -67,7 +70,8 @@ pub struct Scheduler {
     dirty: BTreeSet<u32>,
     queues: Queues,
     quotas: Quotas,
-    /// Tasks in backoff: queued, but in no queue.
+    groups: Groups,
+    /// Tasks in backoff, and blocked ones: queued, but in no queue.
     delayed: PerSlot<usize>,
     attempts: BTreeMap<AttemptId, Attempt>,
     fleet: Fleet,
@@ -86,6 +90,7 @@ impl Scheduler {
             dirty: BTreeSet::new(),
             queues: Queues::new(),
             quotas: Quotas::new(&settings.quotas),
+            groups: Groups::new(),
             delayed: PerSlot::default(),
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
@@ -106,8 +111,10 @@ impl Scheduler {
 
     fn on_event(&mut self, event: Event, effects: &mut Vec<Effect>) -> Answer {
         match event {
-            Event::TaskSubmitted(new) => self.on_task_submitted(&new, effects),
+            Event::TaskSubmitted(new) => self.on_tasks_submitted(std::slice::from_ref(&new), effects),
+            Event::ArraySubmitted(tasks) => self.on_tasks_submitted(&tasks, effects),
             Event::CancelRequested { task, by } => self.on_cancel_requested(task, &by, effects),
+            Event::ArrayCancelRequested { array, by } => self.on_array_cancel_requested(array, &by, effects),
             Event::PriorityRequested { task, priority, by, role } => {
                 self.on_priority_requested(task, priority, &by, role, effects)
             }
@@ -144,8 +151,9 @@ impl Scheduler {
     }
 
     /// The earliest instant at which [`Event::TimePassed`] will do something: the end of a backoff, of
-    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence.
+    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence. At once while something is
+    /// left to follow from what has ended.
     pub fn next_deadline(&self) -> Option<Micros> {
-        self.timers.next()
+        if self.groups.are_settled() { self.timers.next() } else { Some(self.now) }
     }
 }

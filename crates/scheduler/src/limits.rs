@@ -3,6 +3,10 @@
 
 use fetchml_api::time::SECOND;
 
+/// Steps in one turn of what follows from ends: tasks that are not blocked any more or end too, groups that are told.
+pub const DEPENDENTS_MAX: usize = 1_000;
+/// Of what a task waits for, how much is shown.
+pub const NEEDS_SHOWN: usize = 10;
 /// Ends a worker must have shown before its mean slot occupancy says anything.
 pub const OCCUPANCY_SAMPLES_MIN: u32 = 4;
 /// Weight of a new end in the mean slot occupancy: one part in this many.

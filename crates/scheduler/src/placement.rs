@@ -20,6 +20,8 @@ use std::collections::BTreeSet;
 impl Scheduler {
     pub(crate) fn on_turn_ended(&mut self, effects: &mut Vec<Effect>) -> Answer {
         let epochs_before = self.epochs_used;
+        let settled = self.groups.are_settled();
+        self.follow_ends(effects);
         self.review_holds();
         self.place_held(effects);
         for kind in [SlotKind::Service, SlotKind::Batch] {
@@ -27,7 +29,7 @@ impl Scheduler {
             self.backfill(kind, effects);
         }
         self.place_ahead(effects);
-        if self.epochs_used == epochs_before { Answer::Unchanged } else { Answer::Done }
+        if self.epochs_used == epochs_before && settled { Answer::Unchanged } else { Answer::Done }
     }
 
     /// Places heads in the order of the contest. One that fits nowhere stops its shape until there is

@@ -1,6 +1,7 @@
 //! How much a user may have at once. A quota makes tasks wait; a submit is refused only when too many
 //! tasks of the user wait already, or when the task alone asks for more than it may ever have.
 
+use crate::NewTask;
 use crate::{
     Answer, Effect, Scheduler, audit,
     event::Refusal,
@@ -54,9 +55,10 @@ pub(crate) fn stops(quota: &Quota, account: &Account, demand: &Demand) -> Option
 }
 
 impl Scheduler {
-    /// Why a task may not even wait.
-    pub(crate) fn refuses(&self, user: &str, role: Role, demand: &Demand, priority: u8) -> Option<Refusal> {
-        let quota = self.quotas.of(user, role);
+    /// Why so many tasks may not even wait.
+    pub(crate) fn refuses(&self, new: &NewTask, count: usize) -> Option<Refusal> {
+        let NewTask { user_id: user, role, demand, priority, .. } = new;
+        let (quota, priority) = (self.quotas.of(user, *role), *priority);
         if let Some(limit) = quota.max_priority.filter(|&limit| priority > limit) {
             return Some(Refusal::Priority { limit });
         }
@@ -64,8 +66,8 @@ impl Scheduler {
         if let Some(refusal) = stops(&quota, &Account::default(), demand) {
             return Some(refusal);
         }
-        let queued = self.users.find(user).map_or(0, |id| self.users.value(id).queued);
-        quota.queued.filter(|&limit| queued >= limit).map(|limit| Refusal::Queued { limit })
+        let queued = self.users.find(user).map_or(0, |id| self.users.value(id).queued as usize);
+        quota.queued.filter(|&limit| queued + count > limit as usize).map(|limit| Refusal::Queued { limit })
     }
 
     /// Which quota of its user keeps a task from being placed now.

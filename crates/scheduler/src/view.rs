@@ -165,6 +165,9 @@ impl fmt::Display for Scheduler {
                 writeln!(f, "delayed {task} until {at}")?;
             }
         }
+        for (id, task) in self.tasks.iter().filter(|(_, task)| task.blocked) {
+            writeln!(f, "blocked {id} {}", self.users.key(task.user))?;
+        }
         for (id, worker) in self.fleet.iter() {
             let link = match (worker.connected, worker.online) {
                 (true, true) => "online",

@@ -32,6 +32,9 @@ impl World {
             role: Role::User,
             max_retries: chance.u32(..3),
             time_limit_s: None,
+            depends_on: [].into(),
+            broken_by: None,
+            array: None,
             lease: match chance.u32(..6) {
                 0 | 2 => Lease::Seconds(chance.u32(30..90)),
                 1 => Lease::Kept,

@@ -166,6 +166,7 @@ impl Database {
             workers: self.workers.values().cloned().collect(),
             shares: self.shares.values().cloned().collect(),
             quotas: Vec::new(),
+            ended: BTreeMap::new(),
         };
         Scheduler::restore(settings, now, rows)
     }

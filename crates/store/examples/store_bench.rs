@@ -34,6 +34,8 @@ fn submit(n: u128) -> [Write; 3] {
         lost_after_s: None,
         stall_after_s: None,
         resume_from: None,
+        depends_on: Vec::new(),
+        array: None,
     };
     let state = TaskState {
         id,
@@ -41,6 +43,7 @@ fn submit(n: u128) -> [Write; 3] {
         priority: 5,
         queued_since: now,
         waited_before: 0,
+        blocked: false,
         not_before: None,
         attempt: None,
         epoch: None,

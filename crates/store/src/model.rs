@@ -5,7 +5,7 @@ use fetchml_api::{
     Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, SecretInfo,
     SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub use fetchml_audit::AuditRow;
 
@@ -164,6 +164,8 @@ pub struct TaskFilter {
     pub job_name: Option<String>,
     /// Number of nodes.
     pub node_count: Option<i64>,
+    /// Array.
+    pub array: Option<TaskId>,
     /// Only tasks with a smaller id.
     pub before: Option<TaskId>,
     /// Matches to skip.
@@ -179,6 +181,28 @@ pub struct StoredTask {
     pub spec: Arc<TaskSpec>,
     /// Changing part.
     pub state: TaskState,
+}
+
+/// An array, as its tasks' rows say.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StoredArray {
+    /// The oldest of its tasks that is not hidden.
+    pub first: StoredTask,
+    /// How its tasks are.
+    pub counts: ArrayCounts,
+}
+
+/// How the tasks of an array are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ArrayCounts {
+    /// All that there are rows of.
+    pub tasks: i64,
+    /// Those that are not hidden, by status.
+    pub shown: BTreeMap<TaskStatus, i64>,
+    /// Whether all have ended.
+    pub is_over: bool,
+    /// Whether none has failed.
+    pub is_well: bool,
 }
 
 /// What is told of a secret without reading its value.
@@ -203,6 +227,8 @@ pub struct Restored {
     pub shares: Vec<ShareRecord>,
     /// Quotas that were set.
     pub quotas: Vec<QuotaRecord>,
+    /// Arrays of these tasks, and what blocked ones depend on and is not among them: whether what has ended of it ended well.
+    pub ended: BTreeMap<TaskId, bool>,
     /// Greatest task id ever stored, to seed the id generator.
     pub last_task_id: Option<TaskId>,
     /// Latest time stored anywhere: logical time does not go behind it.

@@ -162,7 +162,7 @@ impl Prepared {
     fn task_update(&mut self, state: &TaskState) -> Result<(), StoreError> {
         self.saw_state(state);
         let id = Value::word(state.id);
-        let mut params = Vec::with_capacity(21);
+        let mut params = Vec::with_capacity(25);
         params.push(id.clone());
         params.extend(rows::task_state(state)?);
         self.push(sql::COUNTER_LEAVE, vec![id.clone()]);

@@ -73,9 +73,9 @@ impl Store {
         Ok((page.into_iter().map(rows::read_task).collect::<Result<_, _>>()?, total))
     }
 
-    /// Counters answer for submitter and status; a name or a number of nodes has to be counted.
+    /// Counters answer for submitter and status; a name, a number of nodes or an array has to be counted.
     async fn total(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        let mut query = if filter.job_name.is_some() || filter.node_count.is_some() {
+        let mut query = if filter.job_name.is_some() || filter.node_count.is_some() || filter.array.is_some() {
             Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
         } else {
             Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
@@ -240,6 +240,9 @@ impl Query {
         }
         if let Some(nodes) = filter.node_count {
             self.and("node_count = ", nodes.into());
+        }
+        if let Some(array) = filter.array {
+            self.and("array_id = ", Value::word(array));
         }
         for (column, value) in [("user_id = ", &filter.user_id), ("job_name = ", &filter.job_name)] {
             if let Some(value) = value {

@@ -36,12 +36,13 @@ pub(crate) fn task_state(state: &TaskState) -> Result<Vec<Value>, StoreError> {
         state.log_rule.as_ref().map_or(Ok(Value::Null), Value::json)?,
         if state.excluded_workers.is_empty() { Value::Null } else { Value::json(&state.excluded_workers)? },
         if state.nodes.is_empty() { Value::Null } else { Value::json(&state.nodes)? },
+        state.blocked.into(),
     ])
 }
 
 /// A whole new task row.
 pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, StoreError> {
-    let mut columns = Vec::with_capacity(31);
+    let mut columns = Vec::with_capacity(33);
     columns.extend([
         Value::word(spec.id),
         Value::text(spec.user_id.clone())?,
@@ -53,6 +54,7 @@ pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, Sto
     columns.push(Value::optional_text(spec.snapshot_id.as_ref())?);
     columns.push(spec.resume_from.map_or(Value::Null, Value::word));
     columns.push(spec.demand.nodes.into());
+    columns.push(spec.array.map_or(Value::Null, |array| Value::word(array.id)));
     Ok(columns)
 }
 
@@ -86,6 +88,7 @@ pub(crate) fn read_task(mut row: Row) -> Result<StoredTask, StoreError> {
         log_rule: row.optional_json()?,
         excluded_workers: row.optional_json()?.unwrap_or_default(),
         nodes: row.optional_json()?.unwrap_or_default(),
+        blocked: row.truth()?,
     };
     Ok(StoredTask { spec, state })
 }

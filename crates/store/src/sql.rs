@@ -22,8 +22,8 @@ impl Table {
                 "INSERT INTO task (id, user_id, job_name, created_at, spec, status, priority, queued_since, \
                  waited_before, not_before, attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, \
                  retry_count, requeue_count, attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, \
-                 excluded_workers, nodes, snapshot_id, resume_from, node_count)",
-                31,
+                 excluded_workers, nodes, blocked, snapshot_id, resume_from, node_count, array_id)",
+                33,
             ),
             Self::Artifact => ("INSERT INTO artifact (attempt_id, path, size_bytes, sha256)", 4),
             Self::Audit => (
@@ -99,7 +99,7 @@ pub(crate) const TASK_UPDATE: &str = "UPDATE task SET status = $2, priority = $3
     waited_before = $5, not_before = $6, attempt = $7, epoch_incarnation = $8, epoch_n = $9, worker_id = $10, \
     started_at = $11, ended_at = $12, retry_count = $13, requeue_count = $14, attempt_count = $15, \
     cancelled_by = $16, cause = $17, exit_code = $18, signal = $19, error = $20, hidden = $21, log_rule = $22, \
-    excluded_workers = $23, nodes = $24 WHERE id = $1";
+    excluded_workers = $23, nodes = $24, blocked = $25 WHERE id = $1";
 
 /// Takes a task out of the counters as it is stored now.
 pub(crate) const COUNTER_LEAVE: &str = "UPDATE counter SET tasks = tasks - 1 \
@@ -217,16 +217,27 @@ pub(crate) const CHANGE_PRUNE: &str = "DELETE FROM change \
 
 pub(crate) const TASK_COLUMNS: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task";
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task";
 
 pub(crate) const TASK_GET: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task WHERE id = $1 AND hidden = 0";
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task WHERE id = $1 AND hidden = 0";
 
 pub(crate) const TASKS_LIVE: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task \
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task \
     WHERE status IN ('queued', 'preparing', 'running', 'collecting') ORDER BY id";
+
+/// The oldest task of an array.
+pub(crate) const ARRAY_FIRST: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
+    attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task \
+    WHERE array_id = $1 AND hidden = 0 ORDER BY id LIMIT 1";
+
+pub(crate) const ARRAY_COUNTS: &str =
+    "SELECT status, hidden, COUNT(*) FROM task WHERE array_id = $1 GROUP BY status, hidden";
+
+pub(crate) const TASK_STATUS: &str = "SELECT status FROM task WHERE id = $1";
 
 pub(crate) const ATTEMPTS_LIVE: &str = "SELECT a.id, a.task_id, a.number, a.epoch_incarnation, a.epoch_n, \
     a.worker_id, a.gpus, a.phase, a.created_at, a.started_at, a.ended_at, a.outcome, a.nodes FROM task t \

@@ -3,6 +3,7 @@
 //! moves only after COMMIT, and is read again after a commit that failed.
 
 use crate::{
+    array,
     database::Database,
     limits::{BATCH_WRITES, CHANGE_AGE_US, CHANGE_ROWS, DAY_S, PROBE_BYTES, PRUNE_EVERY, PRUNE_ROWS},
     migrate::first_int,
@@ -265,6 +266,8 @@ impl<D: Database> Writer<D> {
     async fn restore(&mut self) -> Result<Restored, StoreError> {
         let last_time = Micros(self.heads().await?.last_time);
         let tasks = self.database.query(sql::TASKS_LIVE, &[]).await?;
+        let tasks = tasks.into_iter().map(rows::read_task).collect::<Result<Vec<_>, _>>()?;
+        let ended = array::ended(&mut self.database, &tasks).await?;
         let attempts = self.database.query(sql::ATTEMPTS_LIVE, &[]).await?;
         let workers = self.database.query(sql::WORKERS, &[]).await?;
         let shares = self.database.query(sql::SHARES, &[]).await?;
@@ -277,7 +280,8 @@ impl<D: Database> Writer<D> {
                 .into_iter()
                 .map(|mut row| Ok((row.int()?, row.int()?)))
                 .collect::<Result<_, StoreError>>()?,
-            tasks: tasks.into_iter().map(rows::read_task).collect::<Result<_, _>>()?,
+            tasks,
+            ended,
             attempts: attempts.into_iter().map(rows::read_attempt).collect::<Result<_, _>>()?,
             workers: workers.into_iter().map(rows::read_worker).collect::<Result<_, _>>()?,
             shares: shares.into_iter().map(rows::read_share).collect::<Result<_, _>>()?,

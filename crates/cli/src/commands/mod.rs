@@ -1,6 +1,7 @@
 //! The commands: one module each, and the dispatch.
 
 mod admin;
+mod arrays;
 mod artifacts;
 mod cancel;
 mod completions;

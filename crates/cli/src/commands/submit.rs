@@ -8,7 +8,7 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_api::{CreateTaskRequest, Network, OnLost, limits, validate::nearest};
+use fetchml_api::{ArraySpec, CreateTaskRequest, Dependency, DependencyOn, Network, OnLost, limits, validate::nearest};
 use fetchml_client::snapshot::Snapshot;
 use std::{
     collections::BTreeMap,
@@ -82,6 +82,13 @@ pub(crate) struct Submit {
     /// Start with the files that this task left in its checkpoint directory: an id, the beginning or end of one, or @last
     #[arg(long, value_name = "TASK")]
     resume_from: Option<String>,
+    /// Wait for this task or array to complete, or with :any to end anyhow; an id, a part of one, or @last; may be repeated
+    #[arg(long, value_name = "ID[:any]")]
+    after: Vec<String>,
+    /// Make an array: a task for each index, such as 0-9,20,30-40:2; with %4 four run at once. Each finds its own in
+    /// FETCHML_ARRAY_INDEX
+    #[arg(long, value_name = "INDICES", conflicts_with = "follow")]
+    array: Option<ArraySpec>,
     /// How often a failure is tried again, 0 to 10 [default: 0]
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::MAX_RETRIES_MAX))]
     retries: Option<i32>,
@@ -119,19 +126,34 @@ impl Submit {
         if let Some(text) = &self.resume_from {
             request.resume_from = Some(session.task_id(text).await?);
         }
+        for text in &self.after {
+            let (id, on) = match text.rsplit_once(':') {
+                Some((id, "any")) => (id, DependencyOn::Any),
+                Some((id, "ok")) => (id, DependencyOn::Ok),
+                Some((_, other)) => {
+                    return Err(Failure::usage(format!("--after {text}: {other:?} is neither ok nor any")).into());
+                }
+                None => (text.as_str(), DependencyOn::Ok),
+            };
+            request.depends_on.push(Dependency { id: session.task_id(id).await?, on });
+        }
         if !self.no_snapshot {
             let snapshot = snapshot::take(client, &self.dir, self.json).await?;
             self.warn_if_missing(&snapshot);
             request.snapshot_id = Some(snapshot.id().to_owned());
         }
         let task = client.submit(&request, true).await?;
-        session.remember(task.id);
+        let array = self.array.as_ref().and(task.array_id);
+        session.remember(array.unwrap_or(task.id));
         for warning in &task.warnings {
             terminal::say_warning(warning);
         }
         if !self.follow {
             if self.json {
                 terminal::print_json(&task)?;
+            } else if let Some(id) = array {
+                terminal::print(&id.to_string())?;
+                terminal::say_hint(&format!("`fetchml show {id}` counts its tasks, `fetchml cancel {id}` stops them"));
             } else {
                 terminal::print(&task.id.to_string())?;
                 terminal::say_hint(&format!("`fetchml logs -f {}` follows it", task.id));
@@ -173,6 +195,7 @@ impl Submit {
             on_lost: self.on_lost.as_deref().map(|what| if what == "keep" { OnLost::Keep } else { OnLost::Fence }),
             lost_after_s: self.lost_after,
             stall_after_s: self.stall_after,
+            array: self.array.clone(),
             env: to_map("--env", &self.env)?,
             secrets: self.secret.clone(),
             metadata: to_map("--meta", &self.meta)?,

@@ -69,11 +69,11 @@ fn the_list_of_commands() {
       worker       Run a worker that takes tasks from a server
       submit       Run a script or command as a task
       tasks        List tasks, newest first
-      show         Show one task: what it is, how it goes, why it failed
+      show         Show one task or array: what it is, how it goes, why it failed
       logs         Print a task's log
       metrics      Show what a task measures, such as its loss
-      cancel       Stop tasks, waiting or running
-      wait         Wait until a task is over; the exit code tells how it ended
+      cancel       Stop tasks or whole arrays, waiting or running
+      wait         Wait until a task or array is over; the exit code tells how it ended
       artifacts    List and download the files a task left
       queue        Show how much waits and runs
       status       Show queue depths, what runs, and the workers

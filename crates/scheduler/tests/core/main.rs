@@ -1,7 +1,9 @@
 //! The core from outside: events in, effects out, as tables of what must follow from what.
 
 mod aging;
+mod array;
 mod cancel;
+mod dependency;
 mod devices;
 mod drain;
 mod fairness;

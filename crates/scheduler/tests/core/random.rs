@@ -9,6 +9,7 @@ use fetchml_api::{
 };
 use fetchml_scheduler::{Answer, Drain, Event};
 use proptest::{collection::vec, prelude::*};
+use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -21,7 +22,11 @@ enum Act {
         user: u8,
         retries: u32,
         nodes: u32,
+        /// What it depends on: whichever of all tasks.
+        needs: Vec<usize>,
+        array: Option<u32>,
     },
+    CancelArray(usize),
     Cancel(usize),
     Priority(usize, u8),
     Drain(u32, u8),
@@ -65,12 +70,15 @@ enum Act {
     Turn,
 }
 
+/// Numbers of arrays begin here.
+const ARRAYS: u32 = 1_000_000;
 const USERS: [&str; 3] = ["ada", "bob", "cy"];
 
 fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32, prop_oneof![6 => Just(1), 1 => 2..4_u32])
-            .prop_map(|(cpu, memory, gpu, service, priority, user, retries, nodes)| Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes }),
+        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32, prop_oneof![6 => Just(1), 1 => 2..4_u32], (prop_oneof![4 => Just(Vec::new()), 1 => vec(any::<usize>(), 1..4)], prop::option::weighted(0.15, 1..5_u32)))
+            .prop_map(|(cpu, memory, gpu, service, priority, user, retries, nodes, (needs, array))| Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, needs, array }),
+        1 => any::<usize>().prop_map(Act::CancelArray),
         1 => any::<usize>().prop_map(Act::Cancel),
         1 => (any::<usize>(), 1..=10_u8).prop_map(|(which, priority)| Act::Priority(which, priority)),
         1 => (0..4_u32, 0..6_u8).prop_map(|(n, mode)| Act::Drain(n, mode)),
@@ -117,13 +125,36 @@ fn report(n: usize) -> Report {
 fn act(world: &mut World, act: Act) {
     let submitted = world.rows.len();
     match act {
-        Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes } => {
+        Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, needs, array } => {
             let new: T = t(submitted as u32).cpu(cpu).memory(memory).gpu(gpu).priority(priority).nodes(nodes);
             let new = new.user(USERS[usize::from(user)]).retries(retries);
             let new = if service { new.service() } else { new };
             let new = if retries == 1 { new.limit(600) } else { new };
+            let live = world.rows.values().filter(|row| !row.state.status.is_terminal());
+            let live: Vec<u32> = live
+                .flat_map(|row| [Some(row.spec.id), row.spec.array.map(|array| array.id)])
+                .flatten()
+                .map(|id| number(id.0))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect();
+            let new = needs.iter().filter(|_| !live.is_empty()).fold(new, |new, need| {
+                let id = live[need % live.len()];
+                let known = new.0.depends_on.iter().any(|need| need.id == task(id));
+                match (known, need % 2) {
+                    (true, _) => new,
+                    (false, 0) => new.after(&[id]),
+                    (false, _) => new.after_any(&[id]),
+                }
+            });
             // A quota may refuse it.
-            world.step(Event::TaskSubmitted(new.0));
+            world.step(match array {
+                None => Event::TaskSubmitted(new.0),
+                Some(count) => {
+                    let limit = (count > 2).then(|| count - 2);
+                    Event::ArraySubmitted(new.array(ARRAYS + submitted as u32, count, limit))
+                }
+            });
         }
         Act::Cancel(which) if submitted > 0 => {
             world.cancel((which % submitted) as u32, "bob");
@@ -221,7 +252,12 @@ fn act(world: &mut World, act: Act) {
         }
         Act::Pass { milliseconds } => world.pass_ms(milliseconds),
         Act::Restart => world.restart(),
-        Act::Cancel(_) | Act::Priority(..) | Act::Turn => {
+        Act::CancelArray(which) if submitted > 0 => {
+            let array = world.rows.values().nth(which % submitted).and_then(|row| row.spec.array);
+            let array = array.map_or(task(which as u32), |array| array.id);
+            world.step(Event::ArrayCancelRequested { array, by: "bob".into() });
+        }
+        Act::Cancel(_) | Act::CancelArray(_) | Act::Priority(..) | Act::Turn => {
             world.turn();
         }
     }

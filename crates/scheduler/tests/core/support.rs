@@ -2,13 +2,13 @@
 //! all that must always hold.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, GpuState, LogAction,
-    LogRuleMatch, Micros, QuotaRecord, QuotaScope, Role, ShareRecord, SlotKind, TaskId, TaskState, TaskStatus,
-    WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, Dependency, DependencyOn, FailureCause,
+    Gpu, GpuState, LogAction, LogRuleMatch, Micros, QuotaRecord, QuotaScope, Role, ShareRecord, SlotKind, TaskId,
+    TaskState, TaskStatus, WorkerId, WorkerRecord,
     link::{Held, Outcome, Report},
     time::SECOND,
 };
-use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
+use fetchml_scheduler::{Answer, ArrayOf, Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -40,6 +40,9 @@ pub(crate) fn t(n: u32) -> T {
         max_retries: 0,
         time_limit_s: None,
         lease: Lease::AsSet,
+        depends_on: [].into(),
+        broken_by: None,
+        array: None,
     })
 }
 
@@ -91,6 +94,25 @@ impl T {
     pub(crate) fn lease(mut self, lease: Lease) -> Self {
         self.0.lease = lease;
         self
+    }
+    /// Depends on tasks: they must have completed.
+    pub(crate) fn after(self, tasks: &[u32]) -> Self {
+        self.needs(tasks, DependencyOn::Ok)
+    }
+    /// Depends on tasks: they must have ended.
+    pub(crate) fn after_any(self, tasks: &[u32]) -> Self {
+        self.needs(tasks, DependencyOn::Any)
+    }
+    fn needs(mut self, tasks: &[u32], on: DependencyOn) -> Self {
+        let more = tasks.iter().map(|&n| Dependency { id: task(n), on });
+        self.0.depends_on = self.0.depends_on.iter().copied().chain(more).collect();
+        self
+    }
+    /// An array of so many tasks, numbered from this one on; of the array's number `array`.
+    pub(crate) fn array(self, array: u32, count: u32, max_running: Option<u32>) -> Vec<NewTask> {
+        let first = number(self.0.id.0);
+        let array = Some(ArrayOf { id: task(array), max_running });
+        (first..first + count).map(|n| NewTask { id: task(n), array, ..self.0.clone() }).collect()
     }
     pub(crate) fn retries(mut self, retries: u32) -> Self {
         self.0.max_retries = retries;
@@ -202,10 +224,15 @@ impl World {
     }
 
     pub(crate) fn step(&mut self, event: Event) -> Answer {
-        if let Event::TaskSubmitted(new) = &event
-            && !self.rows.contains_key(&new.id)
-        {
-            self.apply_submit(new.clone());
+        let submitted = match &event {
+            Event::TaskSubmitted(new) => std::slice::from_ref(new),
+            Event::ArraySubmitted(tasks) => tasks,
+            _ => &[],
+        };
+        for new in submitted {
+            if !self.rows.contains_key(&new.id) {
+                self.apply_submit(new.clone());
+            }
         }
         let mut effects = Vec::new();
         let answer = self.core.step(self.now, event, &mut effects);
@@ -233,6 +260,7 @@ impl World {
             priority: 0,
             queued_since: Micros(0),
             waited_before: 0,
+            blocked: false,
             not_before: None,
             attempt: None,
             epoch: None,
@@ -377,7 +405,24 @@ impl World {
         let workers = self.workers.values().cloned().collect();
         let quotas = self.quotas.values().cloned().collect();
         let shares = self.shares.values().cloned().collect();
-        Scheduler::restore(self.settings.clone(), self.now, Rows { tasks, attempts, workers, shares, quotas })
+        Scheduler::restore(
+            self.settings.clone(),
+            self.now,
+            Rows { tasks, attempts, workers, shares, quotas, ended: self.ended() },
+        )
+    }
+
+    /// What has ended of tasks and arrays, and whether well.
+    fn ended(&self) -> BTreeMap<TaskId, bool> {
+        let mut ended = BTreeMap::new();
+        for row in self.rows.values().filter(|row| row.state.status.is_terminal()) {
+            let well = row.state.status == TaskStatus::Completed;
+            ended.insert(row.spec.id, well);
+            if let Some(array) = row.spec.array {
+                *ended.entry(array.id).or_insert(true) &= well;
+            }
+        }
+        ended
     }
 
     /// The server restarts: what is volatile is gone.
@@ -422,6 +467,26 @@ impl World {
 
     pub(crate) fn submit(&mut self, t: T) {
         assert_eq!(self.step(Event::TaskSubmitted(t.0)), Answer::Done);
+    }
+
+    pub(crate) fn submit_array(&mut self, tasks: Vec<NewTask>) {
+        assert_eq!(self.step(Event::ArraySubmitted(tasks)), Answer::Done);
+    }
+
+    /// Tasks that are blocked.
+    pub(crate) fn blocked(&self) -> usize {
+        let blocked = |row: &&Row| row.state.blocked && row.state.status == TaskStatus::Queued;
+        self.rows.values().filter(blocked).count()
+    }
+
+    /// Ends turns until nothing is left to follow from what has ended.
+    pub(crate) fn settle(&mut self) -> usize {
+        (1..10_000)
+            .find(|_| {
+                self.step(Event::TurnEnded);
+                self.core.next_deadline().is_none_or(|at| at > self.now)
+            })
+            .expect("it comes to an end")
     }
 
     /// Ends the turn; what was sent since the last look.

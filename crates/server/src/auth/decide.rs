@@ -18,6 +18,10 @@ pub enum Operation {
     TaskShow,
     /// `DELETE /v1/tasks/{taskId}`
     TaskDelete,
+    /// `GET /v1/arrays/{arrayId}`
+    ArrayShow,
+    /// `DELETE /v1/arrays/{arrayId}`
+    ArrayDelete,
     /// `GET /v1/tasks/{taskId}/logs`
     LogRead,
     /// `GET /v1/tasks/{taskId}/artifacts`
@@ -99,13 +103,15 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
         Self::TaskCreate,
         Self::TaskShow,
         Self::TaskDelete,
+        Self::ArrayShow,
+        Self::ArrayDelete,
         Self::LogRead,
         Self::ArtifactList,
         Self::ArtifactRead,
@@ -150,6 +156,8 @@ impl Operation {
             Self::TaskCreate => ("post", "/v1/tasks"),
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
             Self::TaskDelete => ("delete", "/v1/tasks/{taskId}"),
+            Self::ArrayShow => ("get", "/v1/arrays/{arrayId}"),
+            Self::ArrayDelete => ("delete", "/v1/arrays/{arrayId}"),
             Self::LogRead => ("get", "/v1/tasks/{taskId}/logs"),
             Self::ArtifactList => ("get", "/v1/tasks/{taskId}/artifacts"),
             Self::ArtifactRead => ("get", "/v1/tasks/{taskId}/artifacts/{path}"),
@@ -202,6 +210,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::TaskList
         | O::TaskShow
+        | O::ArrayShow
         | O::LogRead
         | O::ArtifactList
         | O::ArtifactRead
@@ -222,7 +231,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::UsageShow | O::TaskDelete | O::JobPriority => match role {
+        O::UsageShow | O::TaskDelete | O::JobPriority | O::ArrayDelete => match role {
             Role::Admin => Allow,
             Role::User => Own,
             Role::Worker => Deny,
@@ -259,6 +268,8 @@ mod tests {
         TaskCreate     allow allow deny
         TaskShow       allow allow deny
         TaskDelete     allow own   deny
+        ArrayShow      allow allow deny
+        ArrayDelete    allow own   deny
         LogRead        allow allow deny
         ArtifactList   allow allow deny
         ArtifactRead   allow allow deny

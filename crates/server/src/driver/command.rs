@@ -1,7 +1,7 @@
 //! What the driver is asked, and what it answers.
 
 use fetchml_api::{
-    AttemptId, Holding, Quota, QuotaScope, Role, TaskId, TaskSpec, WorkerId,
+    ArraySpec, AttemptId, Dependency, Holding, Quota, QuotaScope, Role, TaskId, TaskSpec, WorkerId,
     link::{Heartbeat, Hello, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Drain, Refusal};
@@ -14,6 +14,12 @@ use tokio::sync::{mpsc, oneshot};
 pub struct NewTaskDraft {
     /// Immutable part; `id` and `created_at` are set by the driver.
     pub spec: TaskSpec,
+    /// For each of these indices; none: one task.
+    pub array: Option<ArraySpec>,
+    /// Of what it depends on, that which has not ended.
+    pub needs: Vec<Dependency>,
+    /// Of the rest, something that did not end as it had to.
+    pub broken_by: Option<TaskId>,
     /// 1..=10.
     pub priority: u8,
     /// Address of the peer, for the audit log.
@@ -29,6 +35,16 @@ pub enum CancelAnswer {
     Unchanged,
     /// The task is not queued or active.
     NotActive,
+}
+
+impl From<Answer> for CancelAnswer {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Done => Self::Recorded,
+            Answer::Unchanged => Self::Unchanged,
+            Answer::NotActive | Answer::Stale | Answer::Refused(_) => Self::NotActive,
+        }
+    }
 }
 
 /// What became of a request to change something.
@@ -149,6 +165,7 @@ pub struct UsageNow {
 pub(super) enum Input {
     Submit(Arc<NewTaskDraft>),
     Cancel { task: TaskId, by: String, ip: Option<IpAddr> },
+    CancelArray { array: TaskId, by: String, ip: Option<IpAddr> },
     Priority { task: TaskId, priority: u8, by: String, role: Role, ip: Option<IpAddr> },
     Quota { scope: QuotaScope, quota: Quota, by: String, ip: Option<IpAddr> },
     Drain { worker: WorkerId, mode: Drain, by: String, ip: Option<IpAddr> },

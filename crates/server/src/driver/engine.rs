@@ -15,11 +15,11 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    AttemptRecord, AuditDraft, AuditKind, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord, Task, TaskId, TaskSpec,
-    Worker, WorkerId,
+    ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dependency, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord,
+    Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
+use fetchml_scheduler::{Answer, ArrayOf, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
 use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, UsageRow, Write};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -139,13 +139,17 @@ impl Engine {
         self.told = Told::nothing(&restored.completed_by_minute);
         let live: LiveTasks = restored.tasks.iter().map(|task| (task.state.id, task.clone())).collect();
         self.specs = restored.tasks.iter().map(|task| (task.state.id, Arc::clone(&task.spec))).collect();
-        let tasks = restored.tasks.into_iter().map(|task| (new_task(&task.spec, task.state.priority), task.state));
+        let tasks = restored.tasks.into_iter().map(|StoredTask { spec, state }| {
+            let depends_on = if state.blocked { spec.depends_on.clone() } else { Vec::new() };
+            (NewTask { depends_on: depends_on.into(), ..new_task(&spec, state.priority) }, state)
+        });
         let rows = Rows {
             tasks: tasks.collect(),
             attempts: restored.attempts,
             workers: restored.workers,
             shares: restored.shares,
             quotas: restored.quotas,
+            ended: restored.ended,
         };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
         self.core = Scheduler::restore(settings, self.clock.now(), rows);
@@ -282,11 +286,11 @@ impl Engine {
             Input::Submit(draft) => self.apply_submit(draft, now, turn),
             Input::Cancel { task, by, ip } => {
                 let event = Event::CancelRequested { task: *task, by: by.clone() };
-                Outcome::Cancelled(match self.step(now, event, *ip, turn) {
-                    Answer::Done => CancelAnswer::Recorded,
-                    Answer::Unchanged => CancelAnswer::Unchanged,
-                    Answer::NotActive | Answer::Stale | Answer::Refused(_) => CancelAnswer::NotActive,
-                })
+                Outcome::Cancelled(self.step(now, event, *ip, turn).into())
+            }
+            Input::CancelArray { array, by, ip } => {
+                let event = Event::ArrayCancelRequested { array: *array, by: by.clone() };
+                Outcome::Cancelled(self.step(now, event, *ip, turn).into())
             }
             Input::Join { hello, session } => Outcome::Joined(self.apply_join(hello, session, now, turn)),
             Input::Priority { task, priority, by, role, ip } => {
@@ -371,19 +375,42 @@ impl Engine {
     }
 
     fn apply_submit(&mut self, draft: &NewTaskDraft, now: Micros, turn: &mut Turn) -> Outcome {
-        let mut spec = draft.spec.clone();
-        spec.id = self.ids.next(now);
-        spec.created_at = now;
-        let spec = Arc::new(spec);
-        turn.submitted.insert(spec.id, Arc::clone(&spec));
-        let event = Event::TaskSubmitted(new_task(&spec, draft.priority));
+        let specs = self.specs_of(draft, now);
+        let needs: Arc<[Dependency]> = draft.needs.as_slice().into();
+        let new = |spec: &Arc<TaskSpec>| NewTask {
+            depends_on: Arc::clone(&needs),
+            broken_by: draft.broken_by,
+            ..new_task(spec, draft.priority)
+        };
+        let (first, is_array) = (Arc::clone(&specs[0]), draft.array.is_some());
+        let event = if is_array {
+            Event::ArraySubmitted(specs.iter().map(new).collect())
+        } else {
+            Event::TaskSubmitted(new(&first))
+        };
+        turn.submitted.extend(specs.iter().map(|spec| (spec.id, Arc::clone(spec))));
         if let Answer::Refused(refusal) = self.step(now, event, draft.ip, turn) {
-            turn.submitted.remove(&spec.id);
+            for spec in specs {
+                turn.submitted.remove(&spec.id);
+            }
             return Outcome::NotAllowed(refusal);
         }
         // The answer shows the task as submitted, even when it is placed in the same turn.
-        let state = self.core.task(spec.id).expect("a task that was just submitted is held by the core");
-        Outcome::Submitted(Box::new(StoredTask { spec, state }))
+        let state = self.core.task(first.id).expect("a task that was just submitted is held by the core");
+        Outcome::Submitted(Box::new(StoredTask { spec: first, state }))
+    }
+
+    /// The immutable parts of what is submitted, their ids in order.
+    fn specs_of(&mut self, draft: &NewTaskDraft, now: Micros) -> Vec<Arc<TaskSpec>> {
+        let ids = &mut self.ids;
+        let array_id = draft.array.as_ref().map(|_| ids.next(now));
+        let mut one = |array: Option<ArrayMember>| {
+            Arc::new(TaskSpec { id: ids.next(now), created_at: now, array, ..draft.spec.clone() })
+        };
+        let (Some(array), Some(id)) = (&draft.array, array_id) else { return vec![one(None)] };
+        let count = u32::try_from(array.count()).expect("an array has at most 10,000 tasks");
+        let max_running = array.max_running();
+        array.indices().map(|index| one(Some(ArrayMember { id, index, count, max_running }))).collect()
     }
 
     fn apply_join(&mut self, hello: &Hello, handle: &SessionHandle, now: Micros, turn: &mut Turn) -> JoinAnswer {
@@ -725,7 +752,7 @@ pub(super) fn usage_of(spec: &TaskSpec) -> UsageRow {
     UsageRow { user_id: spec.user_id.clone(), ..UsageRow::default() }
 }
 
-/// What of a task the core knows.
+/// What of a task the core knows, but for what it depends on.
 fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
     NewTask {
         id: spec.id,
@@ -736,6 +763,9 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
         time_limit_s: spec.time_limit_s,
         max_retries: spec.max_retries,
         lease: lease(spec),
+        depends_on: [].into(),
+        broken_by: None,
+        array: spec.array.map(|array| ArrayOf { id: array.id, max_running: array.max_running }),
     }
 }
 

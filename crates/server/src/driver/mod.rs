@@ -135,7 +135,7 @@ impl Driver {
         self.views.subscribe()
     }
 
-    /// Submits a task; durable when this returns.
+    /// Submits a task, or all of an array, and answers with the first; durable when this returns.
     ///
     /// # Errors
     /// See [`CommandError`]; nothing was stored, except that after `Unavailable` it may have been.
@@ -152,6 +152,21 @@ impl Driver {
     pub async fn cancel(&self, task: TaskId, by: &str, ip: Option<IpAddr>) -> Result<CancelAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.offer(Item { input: Input::Cancel { task, by: by.to_owned(), ip }, reply: Reply::Cancel(reply) })?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
+    }
+
+    /// Asks to stop all tasks of an array; the request is durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn cancel_array(
+        &self,
+        array: TaskId,
+        by: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<CancelAnswer, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.offer(Item { input: Input::CancelArray { array, by: by.to_owned(), ip }, reply: Reply::Cancel(reply) })?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 

@@ -54,6 +54,9 @@ impl Bench {
 
 fn draft(job_name: &str) -> NewTaskDraft {
     NewTaskDraft {
+        array: None,
+        needs: Vec::new(),
+        broken_by: None,
         spec: TaskSpec {
             id: TaskId(Uuid::nil()),
             user_id: "ada".into(),
@@ -83,6 +86,8 @@ fn draft(job_name: &str) -> NewTaskDraft {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            depends_on: Vec::new(),
+            array: None,
         },
         priority: 5,
         ip: None,

@@ -1,5 +1,6 @@
 //! The routes, one handler per operation, each behind the guard of its [`Operation`].
 
+mod arrays;
 mod artifacts;
 mod attempts;
 mod blobs;
@@ -43,6 +44,8 @@ fn route(operation: Operation) -> Route {
         Operation::TaskCreate => routes!(tasks::create::create_task),
         Operation::TaskShow => routes!(tasks::show::show_task),
         Operation::TaskDelete => routes!(tasks::delete::delete_task),
+        Operation::ArrayShow => routes!(arrays::show_array),
+        Operation::ArrayDelete => routes!(arrays::delete_array),
         Operation::LogRead => routes!(logs::read_log),
         Operation::ArtifactList => routes!(artifacts::list_artifacts),
         Operation::ArtifactRead => routes!(artifacts::read_artifact),

@@ -12,6 +12,7 @@ fn path_of(operation: Operation) -> (Method, String) {
     let path = path
         .replace("{taskId}", NOBODY)
         .replace("{jobId}", NOBODY)
+        .replace("{arrayId}", NOBODY)
         .replace("{workerId}", NOBODY)
         .replace("{attemptId}", NOBODY)
         .replace("{keyId}", "aaaaaaaaaaaa")

@@ -45,7 +45,7 @@ fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
         ("node_count", int(0, 4_097)),
         ("reservation_id", vec![json!("r")]),
         ("plugin_configs", vec![json!({})]),
-        ("depends_on", vec![json!([])]),
+        ("depends_on", vec![json!("x"), json!(["x"]), json!([1]), json!([NOBODY]), json!([{"id": NOBODY, "on": "x"}])]),
         (
             "image",
             vec![
@@ -60,7 +60,7 @@ fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
         ),
         ("network", vec![json!(null), json!("off"), json!(1)]),
         ("secrets", vec![json!("A"), json!([1]), json!(["A-B"]), json!(["FETCHML_A"]), json!(["NOT_THERE"])]),
-        ("array", vec![json!(2)]),
+        ("array", vec![json!(2), json!(""), json!("0-10000"), json!(["1"])]),
         ("experiment_id", vec![json!("e")]),
         ("on_lost", vec![json!("stay"), json!(true)]),
         ("lost_after_s", int(9, 2_592_001)),
@@ -176,6 +176,7 @@ pub(crate) async fn query_parameters() {
         "status=done",
         "status=",
         "after=x",
+        "array_id=x",
         "node_count=0",
         "node_count=x",
         "plugin_configs=x",

@@ -2,8 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    artifacts, auth, bad_input, blobs, checkpoints, connect, document, gc, health, keys, logs, metrics, queue, quotas,
-    scheduler, secrets, snapshots, tasks, usage,
+    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, document, gc, health, keys, logs, metrics, queue,
+    quotas, scheduler, secrets, snapshots, tasks, usage,
 };
 use fetchml_server::Operation;
 
@@ -37,6 +37,13 @@ fn cases(operation: Operation) -> Cases {
             tasks::delete::refuses_what_belongs_to_others,
             bad_input::query_parameters,
         ),
+        O::ArrayShow => {
+            Cases { missing: Some(auth::unknown_ids_are_404), ..plain(arrays::are_made_shown_and_cancelled_as_one) }
+        }
+        O::ArrayDelete => Cases {
+            missing: Some(arrays::of_others_are_left_alone),
+            ..plain(arrays::are_made_shown_and_cancelled_as_one)
+        },
         O::LogRead => all(logs::exact_bytes_and_ranges, auth::unknown_ids_are_404, bad_input::query_parameters),
         O::ArtifactList => all(artifacts::are_listed_and_read, auth::unknown_ids_are_404, bad_input::query_parameters),
         O::ArtifactRead => {

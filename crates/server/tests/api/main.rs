@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop anywhere")]
 
+mod arrays;
 mod artifacts;
 mod auth;
 mod bad_input;

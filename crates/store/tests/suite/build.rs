@@ -2,8 +2,9 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Role,
-    SlotKind, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    Dependency, DependencyOn, FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network, NodeAssignment,
+    NodeRecord, OnLost, Role, SlotKind, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId,
+    WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -54,6 +55,8 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         lost_after_s: Some(90),
         stall_after_s: Some(600),
         resume_from: Some(task_id(9)),
+        depends_on: vec![Dependency { id: task_id(7), on: DependencyOn::Any }],
+        array: None,
     }
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn queued(n: u64) -> TaskState {
         priority: 5,
         queued_since: Micros(NOW.0 + n as i64),
         waited_before: 0,
+        blocked: false,
         not_before: None,
         attempt: None,
         epoch: None,
@@ -91,6 +95,7 @@ pub(crate) fn full_state(n: u64) -> TaskState {
         status: TaskStatus::Failed,
         priority: 10,
         waited_before: 77,
+        blocked: true,
         not_before: Some(Micros(NOW.0 + 5)),
         attempt: Some(attempt_id(n)),
         epoch: Some(AttemptEpoch { incarnation: 3, n: 9 }),

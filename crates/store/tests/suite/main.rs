@@ -115,6 +115,8 @@ on_both![
     tasks::lists_filter_page_and_count,
     tasks::hidden_tasks_are_gone_from_reads,
     tasks::queue_counts_know_since_when,
+    tasks::arrays_are_found_by_their_tasks,
+    tasks::a_restart_is_told_how_what_is_needed_ended,
     counters::counters_equal_a_recount,
     commit::one_bad_row_costs_only_its_own_commit,
     commit::concurrent_commits_keep_the_log_dense,

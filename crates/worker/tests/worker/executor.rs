@@ -56,6 +56,8 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            depends_on: Vec::new(),
+            array: None,
         },
         gpus: vec![],
         grace_s: 30,

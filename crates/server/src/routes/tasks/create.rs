@@ -1,8 +1,14 @@
 //! `POST /v1/tasks`.
 
-use super::{super::snapshots, task_view};
+use super::{super::snapshots, dependencies, task_view};
 use crate::{
-    app::App, auth::Caller, driver::NewTaskDraft, error::AppError, limits, query::Query, request::read_json_body,
+    app::App,
+    auth::Caller,
+    driver::{CommandError, NewTaskDraft, Refusal},
+    error::AppError,
+    limits,
+    query::Query,
+    request::read_json_body,
 };
 use axum::{
     Extension, Json,
@@ -10,10 +16,12 @@ use axum::{
     http::StatusCode,
 };
 use fetchml_api::{
-    CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec, limits::JSON_BODY_BYTES, time::Micros,
+    CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec,
+    limits::{ARRAY_BYTES, JSON_BODY_BYTES},
+    time::Micros,
     validate,
 };
-use fetchml_store::{StoreError, Write};
+use fetchml_store::{StoreError, StoredTask, Write};
 use std::sync::Arc;
 
 const PRIORITY_DEFAULT: i32 = 5;
@@ -21,7 +29,7 @@ const CPU_DEFAULT: i32 = 1;
 
 /// Submits a task
 ///
-/// The task is stored durably when this answers. Unknown fields are listed in `warnings`, or refused
+/// The task is stored durably when this answers; with `array` all of its tasks are, and the answer is the first. Unknown fields are listed in `warnings`, or refused
 /// with `strict=true`.
 #[utoipa::path(post, path = "/v1/tasks", request_body = CreateTaskRequest,
     params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false)),
@@ -35,16 +43,47 @@ pub(crate) async fn create_task(
     let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
     let strict = query.flag("strict");
     query.finish()?;
+    let body_bytes = body.len();
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
-    let missing = missing(&app, &caller, &read.request).await?;
-    if !missing.is_empty() {
-        return Err(AppError::Invalid(missing));
-    }
-    let task = app.driver.submit(draft(read.request, &caller)).await?;
+    let mut problems = missing(&app, &caller, &read.request).await?;
+    problems.extend(too_much(&read.request, body_bytes));
+    let task = submit(&app, draft(read.request, &caller), problems).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Submits what nothing is wrong with. What it depends on may end between the look-up and the turn of the core, which
+/// then refuses it: by then how it ended is stored.
+async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> Result<StoredTask, AppError> {
+    let mut tries_left = limits::DEPENDENCY_LOOK_UPS_MAX;
+    loop {
+        let needs = dependencies::look_up(app, &draft.spec.depends_on).await?;
+        let problems: Vec<Problem> = problems.iter().cloned().chain(needs.problems).collect();
+        if !problems.is_empty() {
+            return Err(AppError::Invalid(problems));
+        }
+        (draft.needs, draft.broken_by) = (needs.open, needs.broken_by);
+        tries_left -= 1;
+        match app.driver.submit(draft.clone()).await {
+            Err(CommandError::NotAllowed(Refusal::DependencyEnded)) if tries_left > 0 => {}
+            answer => return Ok(answer?),
+        }
+    }
+}
+
+/// An array of so many tasks that the server would have to keep the request too often.
+fn too_much(request: &CreateTaskRequest, body_bytes: usize) -> Option<Problem> {
+    let count = request.array.as_ref()?.count();
+    let most = ARRAY_BYTES / count.max(1);
+    (body_bytes > most).then(|| {
+        let problem = format!(
+            "{count} tasks with a request of {body_bytes} bytes are too much; for so many it may have {most} bytes: put \
+             what is long into a file of the snapshot"
+        );
+        Problem::new("array", problem)
+    })
 }
 
 /// What the request names and the server does not have.
@@ -86,6 +125,9 @@ async fn claim_checkpoint(app: &App, task: TaskId) -> Result<bool, AppError> {
 fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
     let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(0) as u32;
     NewTaskDraft {
+        array: request.array,
+        needs: Vec::new(),
+        broken_by: None,
         priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
         ip: caller.ip,
         spec: TaskSpec {
@@ -117,6 +159,8 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             lost_after_s: request.lost_after_s.map(|s| s as u32),
             stall_after_s: request.stall_after_s.map(|s| s as u32),
             resume_from: request.resume_from,
+            depends_on: request.depends_on,
+            array: None,
         },
     }
 }

@@ -32,6 +32,7 @@ pub(crate) async fn list_tasks(
         user_id: query.text("user_id"),
         job_name: query.text("job_name"),
         node_count: query.int("node_count", 1..=i64::from(i32::MAX)),
+        array: query.parsed("array_id", "the id of an array"),
         before: query.parsed("after", "the id of a task"),
         offset,
         limit,

@@ -2,6 +2,7 @@
 
 pub(super) mod create;
 pub(super) mod delete;
+mod dependencies;
 pub(super) mod list;
 pub(super) mod show;
 mod view;
@@ -36,6 +37,9 @@ fn not_allowed(refusal: Refusal) -> Problem {
         ),
         Refusal::Running { limit } => Problem::new("quota", format!("you may have {limit} tasks running at once")),
         Refusal::Gpus { limit } => Problem::new("gpu", format!("you may have {limit} GPUs at once")),
+        Refusal::DependencyEnded => {
+            Problem::new("depends_on", "something it names is ending just now; send the request again")
+        }
         Refusal::Priority { limit } => Problem::new("priority", format!("yours go up to {limit}")),
     }
 }

@@ -40,6 +40,7 @@ mod metrics;
 mod namespace;
 mod network;
 mod proxy;
+mod reservations;
 mod restarts;
 mod retention;
 mod scheduling;

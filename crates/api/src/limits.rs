@@ -63,6 +63,8 @@ pub const ARRAY_CHARS: usize = 64 << 10;
 pub const ARRAY_BYTES: usize = 64 << 20;
 /// Longest `gpu_type`, code points.
 pub const GPU_TYPE_CHARS: usize = 64;
+/// Longest time that a reservation waits for a task, minutes: a week.
+pub const RESERVATION_MINUTES_MAX: i64 = 7 * 24 * 60;
 /// Most retries a task may ask for.
 pub const MAX_RETRIES_MAX: i64 = 10;
 /// Longest `time_limit_s`: 365 days, seconds.

@@ -5,7 +5,7 @@ use crate::{
     array::ArrayMember,
     dependency::Dependency,
     failure::FailureCause,
-    ids::{AttemptEpoch, AttemptId, KeyId, TaskId, WorkerId},
+    ids::{AttemptEpoch, AttemptId, KeyId, ReservationId, TaskId, WorkerId},
     key::Role,
     link::Outcome,
     log_rule::LogRuleMatch,
@@ -38,6 +38,9 @@ pub struct Demand {
     /// Whether it runs in a container.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub image: bool,
+    /// It runs on the GPUs of this reservation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<ReservationId>,
 }
 
 const fn one() -> u32 {

@@ -4,7 +4,7 @@ use crate::{
     array::ArraySpec,
     dependency::Dependency,
     failure::{Failure, RetryRule},
-    ids::{AttemptId, TaskId, WorkerId},
+    ids::{AttemptId, ReservationId, TaskId, WorkerId},
     log_rule::LogAction,
     record::{TaskSpec, TaskState},
     retention::FilesDeleted,
@@ -168,6 +168,10 @@ pub struct Task {
     /// The task from whose checkpoint it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+    /// The reservation on whose GPUs it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub reservation_id: Option<ReservationId>,
     /// What must have ended before it is placed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<Dependency>,
@@ -384,6 +388,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub resume_from: Option<TaskId>,
+    /// An own reservation (`POST /v1/scheduler/reservations`) on whose GPUs it runs. It keeps them until it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reservation_id: Option<ReservationId>,
     /// Tasks and arrays that must have ended before this one is placed: ids, which means that they must have ended
     /// well, or objects of `id` and `on`. When one that must end well does not, this task ends as `failed`, cause
     /// `dependency`.
@@ -487,6 +495,7 @@ impl Task {
             lost_after_s: spec.lost_after_s.map(i64::from),
             stall_after_s: spec.stall_after_s.map(i64::from),
             resume_from: spec.resume_from,
+            reservation_id: spec.demand.reservation,
             depends_on: spec.depends_on.clone(),
             blocked: state.blocked && state.status == TaskStatus::Queued,
             array_id: spec.array.map(|array| array.id),

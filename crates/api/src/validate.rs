@@ -24,7 +24,7 @@ pub struct Read<T> {
 
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
-pub const NOT_SUPPORTED_YET: &[&str] = &["experiment_id", "plugin_configs", "reservation_id"];
+pub const NOT_SUPPORTED_YET: &[&str] = &["experiment_id", "plugin_configs"];
 
 const CREATE_TASK_FIELDS: &[&str] = &[
     "job_name",
@@ -50,6 +50,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "lost_after_s",
     "stall_after_s",
     "resume_from",
+    "reservation_id",
     "depends_on",
     "array",
 ];
@@ -103,6 +104,13 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             }
             id.ok()
         }),
+        reservation_id: fields.text("reservation_id", 36).and_then(|text| {
+            let id = text.parse();
+            if id.is_err() {
+                fields.problem("reservation_id", "must be the id of a reservation");
+            }
+            id.ok()
+        }),
         depends_on: dependencies(&mut fields),
         array: fields.text("array", limits::ARRAY_CHARS).and_then(|text| {
             let spec = text.parse().map_err(|why: String| fields.problem("array", why));
@@ -140,6 +148,9 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         if let Some(problem) = variable_name_problem(name) {
             fields.problem(format!("env.{name}"), problem);
         }
+    }
+    if request.reservation_id.is_some() && request.array.is_some() {
+        fields.problem("reservation_id", "is for one task; leave it out, or array");
     }
     check_secrets(&mut fields, &request);
     for name in ["datasets", "dataset_specs"] {

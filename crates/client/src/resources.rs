@@ -8,9 +8,10 @@ use crate::{
 };
 use fetchml_api::{
     ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateKeyRequest,
-    CreateTaskRequest, CreatedKey, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest,
-    PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope, SchedulerStatus, SecretInfo, SecretList,
-    SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
+    CreateReservationRequest, CreateTaskRequest, CreatedKey, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo,
+    KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope, Reservation,
+    ReservationId, SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId,
+    TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -200,6 +201,30 @@ impl Client {
     /// How far the last collection is.
     pub async fn gc_status(&self) -> Result<GcStatus, ClientError> {
         self.get_json("/v1/admin/gc", NO_QUERY).await
+    }
+
+    /// Reservations that are active or claimed.
+    pub async fn reservations(&self) -> Result<Vec<Reservation>, ClientError> {
+        self.get_json("/v1/scheduler/reservations", NO_QUERY).await
+    }
+
+    /// Sets GPUs aside. Unknown fields are refused.
+    pub async fn reserve(&self, request: &CreateReservationRequest) -> Result<Reservation, ClientError> {
+        let key = uuid::Uuid::new_v4().to_string();
+        let response = self
+            .send(Repeat::OnlyIfRefused, || {
+                self.request(Method::POST, "/v1/scheduler/reservations?strict=true")
+                    .header("idempotency-key", &key)
+                    .timeout(limits::ANSWER_TIMEOUT)
+                    .json(request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Gives a reservation up.
+    pub async fn release(&self, id: ReservationId) -> Result<(), ClientError> {
+        self.delete_path(&format!("/v1/scheduler/reservations/{id}"), NO_QUERY).await
     }
 
     /// Own secrets, without their values.

@@ -19,6 +19,7 @@ impl Scheduler {
         self.assert_stopped();
         self.assert_accounts();
         self.assert_holds();
+        self.assert_reservations();
     }
 
     fn assert_waiting(&self) {
@@ -156,6 +157,7 @@ impl Scheduler {
                 expected.insert((patience_ends, Timer::PatienceEnds(id)));
             }
         }
+        expected.extend(self.reservation_timers());
         let is_backoff = |timer: Timer| matches!(timer, Timer::BackoffEnds(_));
         let set: BTreeSet<_> = self.timers.iter().filter(|&(_, timer)| !is_backoff(timer)).collect();
         assert_eq!(set, expected, "timers");

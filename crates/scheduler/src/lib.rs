@@ -24,6 +24,7 @@ mod placement;
 mod queue;
 mod quota;
 mod report;
+mod reservation;
 mod restore;
 mod session;
 mod settings;
@@ -48,6 +49,7 @@ use hold::Hold;
 use intern::Interner;
 use queue::{PerSlot, Queues};
 use quota::Quotas;
+use reservation::Reservations;
 use share::Account;
 use std::collections::{BTreeMap, BTreeSet};
 use task::Task;
@@ -76,6 +78,7 @@ pub struct Scheduler {
     attempts: BTreeMap<AttemptId, Attempt>,
     fleet: Fleet,
     holds: BTreeMap<TaskId, Hold>,
+    reservations: Reservations,
     timers: Timers,
 }
 
@@ -95,6 +98,7 @@ impl Scheduler {
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
             holds: BTreeMap::new(),
+            reservations: Reservations::default(),
             timers: Timers::default(),
             settings,
         }
@@ -119,6 +123,8 @@ impl Scheduler {
                 self.on_priority_requested(task, priority, &by, role, effects)
             }
             Event::QuotaRequested { scope, quota, by } => self.on_quota_requested(scope, quota, &by, effects),
+            Event::ReservationRequested(new) => self.on_reservation_requested(&new, effects),
+            Event::ReleaseRequested { reservation, by } => self.on_release_requested(reservation, &by, effects),
             Event::DrainRequested { worker, mode, by } => self.on_drain_requested(worker, mode, &by, effects),
             Event::UndrainRequested { worker, by } => self.on_undrain_requested(worker, &by, effects),
             Event::WorkerChecked { worker, unfit } => self.on_worker_checked(worker, unfit, effects),
@@ -151,7 +157,7 @@ impl Scheduler {
     }
 
     /// The earliest instant at which [`Event::TimePassed`] will do something: the end of a backoff, of
-    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence. At once while something is
+    /// a lease, of patience with an attempt assigned ahead, of a reservation, or of a worker's silence. At once while something is
     /// left to follow from what has ended.
     pub fn next_deadline(&self) -> Option<Micros> {
         if self.groups.are_settled() { self.timers.next() } else { Some(self.now) }

@@ -19,6 +19,10 @@ pub const GONE_WORKER_LISTED: i64 = 24 * 3_600 * SECOND;
 pub const GROWN_MAX: usize = 256;
 /// Tasks that have workers held for them at the same time.
 pub const HOLDS_MAX: usize = 4;
+/// How long a reservation collects GPUs before it is given up, seconds.
+pub const RESERVATION_COLLECTS_S: i64 = 24 * 3_600;
+/// Looks at all reservations in one turn: what a younger one gives up may be what an older one needs.
+pub const COLLECT_PASSES_MAX: usize = 3;
 /// Heads looked at in one turn for whether they need a hold.
 pub const HOLD_LOOKS_MAX: usize = 64;
 /// Tasks of one queue that are tried for backfill.

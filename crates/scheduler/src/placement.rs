@@ -22,6 +22,7 @@ impl Scheduler {
         let epochs_before = self.epochs_used;
         let settled = self.groups.are_settled();
         self.follow_ends(effects);
+        self.review_reservations(effects);
         self.review_holds();
         self.place_held(effects);
         for kind in [SlotKind::Service, SlotKind::Batch] {
@@ -76,6 +77,9 @@ impl Scheduler {
     fn find_places(&self, head: Head, kind: SlotKind, most: Option<Amounts>) -> Option<Vec<Place>> {
         let needs = self.queues.shapes.key(head.shape);
         let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
+        if needs.demand.reservation.is_some() {
+            return self.fleet.pick(head.task(), needs, tokens);
+        }
         match (self.fleet.grown_since(kind, self.queues.stopped_at(head.shape)), most) {
             (Some(_), Some(most)) if !most.covers(&needs.demand) => None,
             (Some(grown), _) => self.fleet.pick_grown(grown, head.task(), needs, tokens),

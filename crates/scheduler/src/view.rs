@@ -165,6 +165,14 @@ impl fmt::Display for Scheduler {
                 writeln!(f, "delayed {task} until {at}")?;
             }
         }
+        for record in self.reservations() {
+            let (id, status, user) = (record.id, record.status.as_str(), &record.user_id);
+            write!(f, "reservation {id} {status} {}/{} held {user}", record.gpus_held, record.gpus())?;
+            for earmark in &record.earmarks {
+                write!(f, " {} {:?}", earmark.worker_id, earmark.gpus)?;
+            }
+            writeln!(f)?;
+        }
         for (id, task) in self.tasks.iter().filter(|(_, task)| task.blocked) {
             writeln!(f, "blocked {id} {}", self.users.key(task.user))?;
         }

@@ -2,8 +2,9 @@
 
 use crate::retention::Collect;
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, SecretInfo,
-    SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, ReservationId,
+    ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus,
+    WorkerRecord,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,6 +27,8 @@ pub enum Write {
     UsageAdd(UsageRow),
     /// A quota that was set.
     QuotaPut(QuotaRecord),
+    /// A new or changed reservation.
+    ReservationPut(ReservationRecord),
     /// A new key. A known id is refused for data.
     KeyInsert(KeyRecord),
     /// A key stops working. Repeating it changes nothing.
@@ -164,6 +167,8 @@ pub struct TaskFilter {
     pub job_name: Option<String>,
     /// Number of nodes.
     pub node_count: Option<i64>,
+    /// The reservation that it claimed.
+    pub reservation: Option<ReservationId>,
     /// Array.
     pub array: Option<TaskId>,
     /// Only tasks with a smaller id.
@@ -227,6 +232,8 @@ pub struct Restored {
     pub shares: Vec<ShareRecord>,
     /// Quotas that were set.
     pub quotas: Vec<QuotaRecord>,
+    /// Reservations that have not expired, in id order.
+    pub reservations: Vec<ReservationRecord>,
     /// Arrays of these tasks, and what blocked ones depend on and is not among them: whether what has ended of it ended well.
     pub ended: BTreeMap<TaskId, bool>,
     /// Greatest task id ever stored, to seed the id generator.

@@ -2,13 +2,14 @@
 //! thread has little left to do, and data that no database takes is refused before it disturbs others.
 
 use crate::{
+    limits,
     model::{ChangeDraft, StoreError, Write},
     retention::Collect,
     rows, sql,
     sql::Table,
     value::{Statement, Value},
 };
-use fetchml_api::{AttemptRecord, AuditDraft, SecretRecord, TaskSpec, TaskState};
+use fetchml_api::{AttemptRecord, AuditDraft, Micros, ReservationRecord, SecretRecord, TaskSpec, TaskState};
 
 /// Names in `meta` that the store itself keeps.
 pub(crate) const LOG_ID: &str = "log_id";
@@ -58,6 +59,7 @@ impl Prepared {
             }
             Write::UsageAdd(row) => self.push(sql::USAGE_ADD, rows::usage(row)?),
             Write::QuotaPut(record) => self.push(sql::QUOTA_PUT, rows::quota(&record)?),
+            Write::ReservationPut(record) => self.reservation_put(&record)?,
             Write::KeyInsert(record) => {
                 self.saw(record.created_at.0);
                 self.push(sql::KEY_INSERT, rows::key(&record)?);
@@ -180,6 +182,17 @@ impl Prepared {
         self.push(sql::SECRET_RETIRE, whose.clone());
         self.push(sql::SECRET_RAISE, vec![id]);
         self.push(sql::SECRET_PRUNE, whose);
+        Ok(())
+    }
+
+    fn reservation_put(&mut self, record: &ReservationRecord) -> Result<(), StoreError> {
+        self.saw(record.created_at.0);
+        if let Some(at) = record.ended_at {
+            self.saw(at.0);
+            let before = Micros(at.0.saturating_sub(limits::RESERVATION_KEPT));
+            self.push(sql::RESERVATION_PRUNE, vec![before.into()]);
+        }
+        self.push(sql::RESERVATION_PUT, rows::reservation(record)?);
         Ok(())
     }
 

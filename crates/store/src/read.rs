@@ -12,8 +12,8 @@ use crate::{
     value::{Row, Value},
 };
 use fetchml_api::{
-    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, QuotaRecord, SecretRecord, SnapshotRecord, TaskId,
-    TaskStatus,
+    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, QuotaRecord, ReservationId, ReservationRecord,
+    SecretRecord, SnapshotRecord, TaskId, TaskStatus,
 };
 use std::{fmt::Write as _, sync::Arc};
 
@@ -73,9 +73,10 @@ impl Store {
         Ok((page.into_iter().map(rows::read_task).collect::<Result<_, _>>()?, total))
     }
 
-    /// Counters answer for submitter and status; a name, a number of nodes or an array has to be counted.
+    /// Counters answer for submitter and status; by anything else tasks have to be counted.
     async fn total(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        let mut query = if filter.job_name.is_some() || filter.node_count.is_some() || filter.array.is_some() {
+        let TaskFilter { job_name, node_count, reservation, array, .. } = filter;
+        let mut query = if job_name.is_some() || node_count.is_some() || reservation.is_some() || array.is_some() {
             Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
         } else {
             Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
@@ -177,6 +178,11 @@ impl Store {
         all(self.reads().list(sql::USAGE, Vec::new()).await?, rows::read_usage)
     }
 
+    /// A reservation, also for a while after it expired; always if it was a task's.
+    pub async fn reservation(&self, id: ReservationId) -> Result<Option<ReservationRecord>, StoreError> {
+        one(self.reads().point(sql::RESERVATION_GET, &[Value::word(id)]).await?, rows::read_reservation)
+    }
+
     /// A named value of the installation.
     pub async fn meta(&self, name: &str) -> Result<Option<String>, StoreError> {
         let Ok(name) = Value::text(name.to_owned()) else { return Ok(None) };
@@ -240,6 +246,10 @@ impl Query {
         }
         if let Some(nodes) = filter.node_count {
             self.and("node_count = ", nodes.into());
+        }
+        if let Some(reservation) = filter.reservation {
+            self.and("id = (SELECT task_id FROM reservation WHERE id = ", Value::word(reservation));
+            self.text.push(')');
         }
         if let Some(array) = filter.array {
             self.and("array_id = ", Value::word(array));

@@ -5,8 +5,9 @@ use crate::{
     value::{Row, Value, unreadable},
 };
 use fetchml_api::{
-    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, QuotaRecord, QuotaScope, SecretInfo,
-    SecretRecord, ShareRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord, link::Outcome,
+    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, QuotaRecord, QuotaScope, ReservationRecord,
+    ReservationStatus, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord,
+    link::Outcome,
 };
 use std::sync::Arc;
 
@@ -227,6 +228,42 @@ pub(crate) fn read_quota(mut row: Row) -> Result<QuotaRecord, StoreError> {
         _ => QuotaScope::User(row.text()?),
     };
     Ok(QuotaRecord { scope, quota: row.json()? })
+}
+
+pub(crate) fn reservation(record: &ReservationRecord) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::word(record.id),
+        Value::text(record.user_id.clone())?,
+        record.gpu_count.into(),
+        Value::optional_text(record.gpu_type.as_ref())?,
+        record.node_count.into(),
+        record.expires_minutes.into(),
+        record.status.as_str().into(),
+        record.task_id.map_or(Value::Null, Value::word),
+        record.gpus_held.into(),
+        Value::json(&record.earmarks)?,
+        record.created_at.into(),
+        record.expires_at.into(),
+        record.ended_at.into(),
+    ])
+}
+
+pub(crate) fn read_reservation(mut row: Row) -> Result<ReservationRecord, StoreError> {
+    Ok(ReservationRecord {
+        id: row.parse()?,
+        user_id: row.text()?,
+        gpu_count: row.number()?,
+        gpu_type: row.optional_text()?,
+        node_count: row.number()?,
+        expires_minutes: row.number()?,
+        status: row.word::<ReservationStatus>()?,
+        task_id: row.optional_parse()?,
+        gpus_held: row.number()?,
+        earmarks: row.json()?,
+        created_at: row.time()?,
+        expires_at: row.optional_time()?,
+        ended_at: row.optional_time()?,
+    })
 }
 
 pub(crate) fn key(record: &KeyRecord) -> Result<Vec<Value>, StoreError> {

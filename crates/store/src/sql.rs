@@ -150,6 +150,22 @@ pub(crate) const QUOTA_PUT: &str = "INSERT INTO quota (scope, name, quota) VALUE
 
 pub(crate) const QUOTAS: &str = "SELECT scope, name, quota FROM quota ORDER BY scope, name";
 
+pub(crate) const RESERVATION_PUT: &str = "INSERT INTO reservation (id, user_id, gpu_count, gpu_type, node_count, \
+    expires_minutes, status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO UPDATE SET \
+    status = excluded.status, task_id = excluded.task_id, gpus_held = excluded.gpus_held, \
+    earmarks = excluded.earmarks, expires_at = excluded.expires_at, ended_at = excluded.ended_at";
+
+/// Takes away what expired before an instant and was no task's.
+pub(crate) const RESERVATION_PRUNE: &str = "DELETE FROM reservation WHERE task_id IS NULL AND ended_at < $1";
+
+pub(crate) const RESERVATION_GET: &str = "SELECT id, user_id, gpu_count, gpu_type, node_count, expires_minutes, \
+    status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at FROM reservation WHERE id = $1";
+
+pub(crate) const RESERVATIONS_LIVE: &str = "SELECT id, user_id, gpu_count, gpu_type, node_count, expires_minutes, \
+    status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at FROM reservation \
+    WHERE status <> 'expired' ORDER BY id";
+
 pub(crate) const KEY_INSERT: &str = "INSERT INTO api_key (id, user_id, role, name, digest, created_at, expires_at, \
     revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 

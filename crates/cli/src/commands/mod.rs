@@ -14,6 +14,7 @@ mod metrics;
 mod priority;
 mod queue;
 mod quota;
+mod reservations;
 mod secrets;
 mod serve;
 pub(crate) mod serving;
@@ -73,6 +74,9 @@ enum Command {
     Priority(priority::Priority),
     Usage(usage::Usage),
     Quota(quota::Quota),
+    Reserve(reservations::Reserve),
+    Reservations(reservations::Reservations),
+    Release(reservations::Release),
     Keys(keys::Keys),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
@@ -103,6 +107,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Priority(command) => client(command.run(config)),
         Command::Usage(command) => client(command.run(config)),
         Command::Quota(command) => client(command.run(config)),
+        Command::Reserve(command) => client(command.run(config)),
+        Command::Reservations(command) => client(command.run(config)),
+        Command::Release(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),

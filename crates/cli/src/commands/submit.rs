@@ -1,6 +1,10 @@
 //! `fetchml submit`.
 
-use super::{follow, snapshot};
+use super::{
+    follow,
+    reservations::{self, Found},
+    snapshot,
+};
 use crate::{
     failure::{EXIT_CODES, Exit, Failure},
     quantity,
@@ -82,6 +86,10 @@ pub(crate) struct Submit {
     /// Start with the files that this task left in its checkpoint directory: an id, the beginning or end of one, or @last
     #[arg(long, value_name = "TASK")]
     resume_from: Option<String>,
+    /// Run on the GPUs of this reservation (see `fetchml reserve`), all of them unless --gpu and --nodes say otherwise: its
+    /// id, or the beginning or end of it
+    #[arg(long, value_name = "ID")]
+    reservation: Option<String>,
     /// Wait for this task or array to complete, or with :any to end anyhow; an id, a part of one, or @last; may be repeated
     #[arg(long, value_name = "ID[:any]")]
     after: Vec<String>,
@@ -125,6 +133,16 @@ impl Submit {
         let mut request = self.request()?;
         if let Some(text) = &self.resume_from {
             request.resume_from = Some(session.task_id(text).await?);
+        }
+        if let Some(text) = &self.reservation {
+            match reservations::find(&session, text).await? {
+                Found::Live(found) => {
+                    request.reservation_id = Some(found.id);
+                    request.gpu = request.gpu.or(Some(found.gpu_count));
+                    request.node_count = request.node_count.or((found.node_count > 1).then_some(found.node_count));
+                }
+                Found::Id(id) => request.reservation_id = Some(id),
+            }
         }
         for text in &self.after {
             let (id, on) = match text.rsplit_once(':') {

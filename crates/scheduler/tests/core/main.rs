@@ -14,6 +14,7 @@ mod prefetch;
 mod priority;
 mod quota;
 mod random;
+mod reservation;
 mod restore;
 mod retry;
 mod support;

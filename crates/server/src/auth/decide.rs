@@ -46,6 +46,12 @@ pub enum Operation {
     StatusStream,
     /// `GET /v1/scheduler/jobs/{jobId}/stream`
     JobStream,
+    /// `GET /v1/scheduler/reservations`
+    ReservationList,
+    /// `POST /v1/scheduler/reservations`
+    ReservationCreate,
+    /// `DELETE /v1/scheduler/reservations/{reservationId}`
+    ReservationRelease,
     /// `GET /v1/keys`
     KeyList,
     /// `POST /v1/keys`
@@ -103,7 +109,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 44] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -124,6 +130,9 @@ impl Operation {
         Self::StatusShow,
         Self::StatusStream,
         Self::JobStream,
+        Self::ReservationList,
+        Self::ReservationCreate,
+        Self::ReservationRelease,
         Self::KeyList,
         Self::KeyCreate,
         Self::KeyRevoke,
@@ -170,6 +179,9 @@ impl Operation {
             Self::StatusShow => ("get", "/v1/scheduler/status"),
             Self::StatusStream => ("get", "/v1/scheduler/status/stream"),
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
+            Self::ReservationList => ("get", "/v1/scheduler/reservations"),
+            Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
+            Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
             Self::KeyList => ("get", "/v1/keys"),
             Self::KeyCreate => ("post", "/v1/keys"),
             Self::KeyRevoke => ("delete", "/v1/keys/{keyId}"),
@@ -221,6 +233,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::StatusShow
         | O::StatusStream
         | O::JobStream
+        | O::ReservationList
+        | O::ReservationCreate
         | O::TaskCreate
         | O::SnapshotCreate => match role {
             Role::Admin | Role::User => Allow,
@@ -231,7 +245,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::UsageShow | O::TaskDelete | O::JobPriority | O::ArrayDelete => match role {
+        O::UsageShow | O::TaskDelete | O::JobPriority | O::ArrayDelete | O::ReservationRelease => match role {
             Role::Admin => Allow,
             Role::User => Own,
             Role::Worker => Deny,
@@ -282,6 +296,9 @@ mod tests {
         StatusShow     allow allow deny
         StatusStream   allow allow deny
         JobStream      allow allow deny
+        ReservationList allow allow deny
+        ReservationCreate allow allow deny
+        ReservationRelease allow own deny
         KeyList        allow deny  deny
         KeyCreate      allow deny  deny
         KeyRevoke      allow deny  deny

@@ -15,11 +15,13 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dependency, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord,
-    Task, TaskId, TaskSpec, Worker, WorkerId,
+    ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dependency, GpuUsage, HealthStatus, Micros, OnLost, Reservation,
+    ReservationRecord, ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, ArrayOf, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
+use fetchml_scheduler::{
+    Answer, ArrayOf, Effect, Event, Lease, Message, NewReservation, NewTask, Refusal, Rows, Scheduler, Settings,
+};
 use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, UsageRow, Write};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -81,6 +83,8 @@ struct Turn {
     joined: Vec<(WorkerId, Session)>,
     /// What users have used, as the turn leaves it.
     shares: BTreeMap<String, ShareRecord>,
+    /// Reservations as the turn leaves them.
+    reservations: Vec<Reservation>,
     /// Workers as they are shown from now on.
     look: Option<Look>,
 }
@@ -90,6 +94,7 @@ enum Outcome {
     Submitted(Box<StoredTask>),
     Cancelled(CancelAnswer),
     Changed(ChangeAnswer),
+    Reserved(Box<Reservation>),
     NotAllowed(Refusal),
     Joined(JoinAnswer),
     Read(Box<Reading>),
@@ -149,6 +154,7 @@ impl Engine {
             workers: restored.workers,
             shares: restored.shares,
             quotas: restored.quotas,
+            reservations: restored.reservations,
             ended: restored.ended,
         };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
@@ -157,6 +163,7 @@ impl Engine {
         self.sessions.clear();
         self.views.set_incarnation(incarnation);
         self.views.replace_live(live);
+        self.views.replace_reservations(self.core.reservations().map(Reservation::from));
         self.show_workers(self.core.workers(self.clock.now()));
     }
 
@@ -302,6 +309,11 @@ impl Engine {
                 let event = Event::QuotaRequested { scope: scope.clone(), quota: *quota, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
             }
+            Input::Reserve { new, ip } => self.apply_reserve(new, *ip, now, turn),
+            Input::Release { reservation, by, ip } => {
+                let event = Event::ReleaseRequested { reservation: *reservation, by: by.clone() };
+                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            }
             Input::Drain { worker, mode, by, ip } => {
                 let event = Event::DrainRequested { worker: *worker, mode: *mode, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
@@ -411,6 +423,16 @@ impl Engine {
         let count = u32::try_from(array.count()).expect("an array has at most 10,000 tasks");
         let max_running = array.max_running();
         array.indices().map(|index| one(Some(ArrayMember { id, index, count, max_running }))).collect()
+    }
+
+    fn apply_reserve(&mut self, new: &NewReservation, ip: Option<IpAddr>, now: Micros, turn: &mut Turn) -> Outcome {
+        let id = self.ids.next_reservation(now);
+        let event = Event::ReservationRequested(NewReservation { id, ..new.clone() });
+        if let Answer::Refused(refusal) = self.step(now, event, ip, turn) {
+            return Outcome::NotAllowed(refusal);
+        }
+        let record = self.core.reservation(id).expect("a reservation that was just made is held by the core");
+        Outcome::Reserved(Box::new(Reservation::from(record)))
     }
 
     fn apply_join(&mut self, hello: &Hello, handle: &SessionHandle, now: Micros, turn: &mut Turn) -> JoinAnswer {
@@ -536,6 +558,7 @@ impl Engine {
                 Effect::PutShare(record) => {
                     turn.shares.insert(record.user_id.clone(), record);
                 }
+                Effect::PutReservation(record) => self.put_reservation(record, now, turn),
                 Effect::PutQuota(record) => turn.writes.push(Write::QuotaPut(record)),
                 Effect::AddUsage { task, cpu_ms, gpu_ms } => {
                     let spec = self.specs.get(&task).or_else(|| turn.submitted.get(&task));
@@ -562,6 +585,20 @@ impl Engine {
         let release = (attempt.phase.is_over() && has_secrets).then_some(attempt.id);
         turn.writes.push(Write::AttemptPut(attempt));
         turn.writes.extend(release.map(|attempt| Write::SecretsRelease { attempt }));
+    }
+
+    /// Records a reservation's change, also for streams and views.
+    fn put_reservation(&mut self, record: ReservationRecord, now: Micros, turn: &mut Turn) {
+        let shown = Reservation::from(&record);
+        turn.writes.push(Write::ReservationPut(record));
+        turn.writes.push(Write::Change(ChangeDraft {
+            at: now,
+            kind: "reservation",
+            entity: shown.id.to_string(),
+            body: serde_json::to_string(&shown).expect("a reservation has only string keys and whole numbers"),
+        }));
+        self.told.outdate();
+        turn.reservations.push(shown);
     }
 
     /// Records a task's change for streams and views.
@@ -602,6 +639,7 @@ impl Engine {
                 self.specs.remove(&change.task.state.id);
             }
         }
+        self.views.set_reservations(turn.reservations);
         self.views.publish(turn.changed);
         match turn.look {
             Some(look) => self.show_workers(look.workers),
@@ -739,6 +777,10 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
             }
             (Reply::Cancel(reply), Outcome::Cancelled(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Change(reply), Outcome::Changed(answer)) => drop(reply.send(Ok(answer))),
+            (Reply::Reserve(reply), Outcome::Reserved(shown)) => drop(reply.send(Ok(*shown))),
+            (Reply::Reserve(reply), Outcome::NotAllowed(refusal)) => {
+                drop(reply.send(Err(CommandError::NotAllowed(refusal))));
+            }
             (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Tell(reply), Outcome::Read(reading)) => drop(reply.send(Ok(*reading))),
             (Reply::None, Outcome::Nothing) => {}

@@ -70,6 +70,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             entrypoint: None,
             args: Some("true".into()),

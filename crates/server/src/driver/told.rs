@@ -110,7 +110,7 @@ impl Told {
             service_queue_depth: core.queue_depth(SlotKind::Service) as i64,
             tasks_running: core.tasks_active() as i64,
             tasks_completed_24h: self.completed.last_day(now),
-            reservations_active: 0,
+            reservations_active: core.reservations().count() as i64,
             timestamp: now,
         }
     }

@@ -43,7 +43,7 @@ fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
             ]),
         ),
         ("node_count", int(0, 4_097)),
-        ("reservation_id", vec![json!("r")]),
+        ("reservation_id", vec![json!("r"), json!(1), json!(NOBODY)]),
         ("plugin_configs", vec![json!({})]),
         ("depends_on", vec![json!("x"), json!(["x"]), json!([1]), json!([NOBODY]), json!([{"id": NOBODY, "on": "x"}])]),
         (

@@ -79,6 +79,15 @@ fn cases(operation: Operation) -> Cases {
             scheduler::stream::unknown_jobs_are_404,
             scheduler::stream::places_that_cannot_be_read,
         ),
+        O::ReservationList => plain(scheduler::reservations::are_made_listed_claimed_and_end_with_their_task),
+        O::ReservationCreate => Cases {
+            bad_input: Some(scheduler::reservations::bad_requests),
+            ..plain(scheduler::reservations::are_made_listed_claimed_and_end_with_their_task)
+        },
+        O::ReservationRelease => Cases {
+            missing: Some(auth::unknown_ids_are_404),
+            ..plain(scheduler::reservations::are_released_by_their_owner_and_by_who_may)
+        },
         O::KeyList => plain(keys::are_made_listed_and_revoked),
         O::KeyCreate => {
             Cases { bad_input: Some(bad_input::every_field_of_a_key), ..plain(keys::are_made_listed_and_revoked) }

@@ -107,6 +107,7 @@ on_both![
     records::restore_gives_what_lives,
     records::usage_adds_up_by_user_and_experiment,
     records::quotas_read_back_by_scope,
+    records::reservations_are_kept_as_they_change_and_given_back_while_they_live,
     tasks::completed_tasks_of_the_last_day_are_counted_by_minute,
     secrets::a_secret_has_one_current_value,
     secrets::an_attempt_keeps_the_values_it_was_given,

@@ -50,6 +50,7 @@ const UNDO: &[&str] = &[
     "ALTER TABLE task DROP COLUMN node_count",
     "DROP TABLE attempt_secret",
     "DROP TABLE secret",
+    "DROP TABLE reservation",
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",

@@ -2,10 +2,10 @@
 
 use crate::{Fixture, build::*};
 use fetchml_api::{
-    AttemptEpoch, AttemptPhase, AttemptRecord, Checkpoint, KeyId, Micros, Quota, QuotaRecord, QuotaScope, Role,
-    TaskState, TaskStatus,
+    AttemptEpoch, AttemptPhase, AttemptRecord, Checkpoint, KeyId, Micros, Quota, QuotaRecord, QuotaScope,
+    ReservationRecord, ReservationStatus, Role, TaskState, TaskStatus,
 };
-use fetchml_store::{StoreError, StoredTask, UsageRow, Write};
+use fetchml_store::{StoreError, StoredTask, TaskFilter, UsageRow, Write};
 use std::sync::Arc;
 
 pub(crate) async fn usage_adds_up_by_user_and_experiment(fixture: Fixture) {
@@ -258,4 +258,50 @@ pub(crate) async fn restore_gives_what_lives(fixture: Fixture) {
     // Earlier times do not take it back.
     store.commit(vec![Write::Audit(audit("x"))]).await.unwrap();
     assert_eq!(store.restore().await.unwrap().last_time, Micros(NOW.0 + 1_000));
+}
+
+pub(crate) async fn reservations_are_kept_as_they_change_and_given_back_while_they_live(fixture: Fixture) {
+    let store = &fixture.store;
+    let (first, second) = (reservation(1), reservation(2));
+    let writes = vec![
+        Write::ReservationPut(second.clone()),
+        Write::ReservationPut(first.clone()),
+        insert(7, "ann", "a"),
+        insert(8, "ann", "a"),
+    ];
+    store.commit(writes).await.unwrap();
+    assert_eq!(store.restore().await.unwrap().reservations, [first.clone(), second.clone()]);
+
+    let claimed = ReservationRecord {
+        status: ReservationStatus::Claimed,
+        task_id: Some(task_id(7)),
+        gpus_held: 4,
+        earmarks: vec![first.earmarks[0].clone()],
+        expires_at: Some(Micros(NOW.0 + 5)),
+        ..first
+    };
+    store.commit(vec![Write::ReservationPut(claimed.clone())]).await.unwrap();
+    assert_eq!(store.restore().await.unwrap().reservations, [claimed.clone(), second.clone()]);
+    let filter = TaskFilter { reservation: Some(claimed.id), limit: 10, ..TaskFilter::default() };
+    let (tasks, total) = store.tasks(&filter).await.unwrap();
+    assert_eq!((tasks.iter().map(|task| task.spec.id).collect::<Vec<_>>(), total), (vec![task_id(7)], 1));
+    let filter = TaskFilter { reservation: Some(second.id), ..filter };
+    assert_eq!(store.tasks(&filter).await.unwrap().1, 0);
+
+    let over = |record, at| ReservationRecord {
+        status: ReservationStatus::Expired,
+        earmarks: Vec::new(),
+        ended_at: Some(Micros(at)),
+        ..record
+    };
+    let (claimed, second) = (over(claimed, NOW.0 + 10), over(second, NOW.0 + 10));
+    let writes = [claimed.clone(), second.clone()].map(Write::ReservationPut);
+    store.commit(writes.into()).await.unwrap();
+    assert_eq!(store.restore().await.unwrap().reservations, []);
+    assert_eq!(store.reservation(second.id).await.unwrap(), Some(second.clone()));
+    let days_later = NOW.0 + 3 * 24 * 3_600 * 1_000_000;
+    store.commit(vec![Write::ReservationPut(over(reservation(3), days_later))]).await.unwrap();
+    assert_eq!(store.reservation(second.id).await.unwrap(), None, "nobody had it, and a day has passed");
+    assert_eq!(store.reservation(claimed.id).await.unwrap(), Some(claimed), "its task names it");
+    assert_eq!(store.reservation(reservation(4).id).await.unwrap(), None);
 }

@@ -338,7 +338,16 @@ impl Session {
 /// An attempt of a new task that runs `command`.
 pub(crate) fn assignment(command: &str) -> Assignment {
     let id = TaskId(Uuid::now_v7());
-    let demand = Demand { slot: SlotKind::Batch, cpu: 0, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1, image: false };
+    let demand = Demand {
+        slot: SlotKind::Batch,
+        cpu: 0,
+        memory_gb: 0,
+        gpu: 0,
+        gpu_type: None,
+        nodes: 1,
+        image: false,
+        reservation: None,
+    };
     let spec = TaskSpec {
         id,
         user_id: "ada".to_owned(),

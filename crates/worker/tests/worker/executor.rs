@@ -40,6 +40,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             entrypoint: entrypoint.map(Into::into),
             args: args.map(Into::into),

@@ -1,6 +1,9 @@
 //! `POST /v1/tasks`.
 
-use super::{super::snapshots, dependencies, task_view};
+use super::{
+    super::{scheduler::reservations::why_not_claimable, snapshots},
+    dependencies, task_view,
+};
 use crate::{
     app::App,
     auth::Caller,
@@ -33,7 +36,9 @@ const CPU_DEFAULT: i32 = 1;
 /// with `strict=true`.
 #[utoipa::path(post, path = "/v1/tasks", request_body = CreateTaskRequest,
     params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false)),
-    responses((status = 201, description = "The task", body = Task)))]
+    responses((status = 201, description = "The task", body = Task),
+        (status = 409, description = "The reservation is another task's, or has expired",
+            body = fetchml_api::ErrorResponse)))]
 pub(crate) async fn create_task(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
@@ -68,6 +73,9 @@ async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> R
         tries_left -= 1;
         match app.driver.submit(draft.clone()).await {
             Err(CommandError::NotAllowed(Refusal::DependencyEnded)) if tries_left > 0 => {}
+            Err(CommandError::NotAllowed(refusal)) => {
+                return Err(why_not_claimable(app, draft.spec.demand.reservation, refusal).await?);
+            }
             answer => return Ok(answer?),
         }
     }
@@ -143,6 +151,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
                 gpu_type: request.gpu_type,
                 nodes: count(request.node_count, 1).max(1),
                 image: request.image.is_some(),
+                reservation: request.reservation_id,
             },
             entrypoint: request.entrypoint,
             args: request.args,

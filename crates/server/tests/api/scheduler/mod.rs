@@ -1,5 +1,6 @@
 pub(crate) mod drain;
 pub(crate) mod priority;
+pub(crate) mod reservations;
 pub(crate) mod status;
 pub(crate) mod stream;
 pub(crate) mod workers;

@@ -29,11 +29,15 @@ mod clock;
 mod commands;
 mod containers;
 mod crash;
+mod datasets;
 mod disk_full;
 mod environments;
 mod escape;
+#[path = "../fake_nvml/mod.rs"]
+mod fake_nvml;
 mod fencing;
 mod gang;
+mod gpus;
 mod ledger;
 mod logs;
 mod metrics;

@@ -5,6 +5,7 @@
 pub mod array;
 pub mod artifact;
 pub mod checkpoint;
+pub mod dataset;
 pub mod dependency;
 pub mod error;
 pub mod failure;
@@ -32,6 +33,9 @@ pub mod worker;
 pub use array::*;
 pub use artifact::*;
 pub use checkpoint::*;
+pub use dataset::{
+    CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset, is_bucket_name,
+};
 pub use dependency::*;
 pub use error::*;
 pub use failure::*;

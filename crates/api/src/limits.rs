@@ -99,6 +99,14 @@ pub const ARTIFACT_BYTES: u64 = 50 << 30;
 pub const CHECKPOINT_FILES_MAX: usize = 1_000;
 /// Body that lists the files of a checkpoint, bytes.
 pub const CHECKPOINT_BODY_BYTES: usize = 8 << 20;
+/// Most data sets of one task.
+pub const DATASETS_PER_TASK: usize = 64;
+/// Longest source of a data set, code points.
+pub const DATASET_SOURCE_CHARS: usize = 2_048;
+/// Most data sets that can be registered.
+pub const DATASETS_MAX: usize = 10_000;
+/// Most data sets a worker says that it holds: those used last.
+pub const DATASETS_HELD_MAX: usize = 256;
 /// Largest text message on the worker link, bytes.
 pub const LINK_MESSAGE_BYTES: usize = 8 << 20;
 /// Largest run of log bytes in one link message.

@@ -3,6 +3,7 @@
 
 use crate::{
     array::ArrayMember,
+    dataset::Dataset,
     dependency::Dependency,
     failure::FailureCause,
     ids::{AttemptEpoch, AttemptId, KeyId, ReservationId, TaskId, WorkerId},
@@ -106,6 +107,9 @@ pub struct TaskSpec {
     /// Longest time without a word in its log or metrics, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_after_s: Option<u32>,
+    /// Its data sets, in the order of the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<Dataset>,
     /// The task whose checkpoint the first attempt starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,

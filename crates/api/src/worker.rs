@@ -1,6 +1,7 @@
 //! Workers as the API shows them and as they describe themselves.
 
 use crate::{
+    dataset::DatasetKey,
     ids::{TaskId, WorkerId},
     time::Micros,
 };
@@ -193,4 +194,9 @@ pub struct Worker {
     /// Why it takes nothing new by its own word: what its checks found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfit: Option<String>,
+    /// Data sets in its cache, by SHA-256 (of the source, where a task declares no hash): tasks that need them are
+    /// placed here rather than on a worker that fits as well; not in streams
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub datasets: Vec<DatasetKey>,
 }

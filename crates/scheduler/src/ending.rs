@@ -304,6 +304,7 @@ impl Scheduler {
         effects: &mut Vec<Effect>,
     ) {
         let mut task = self.tasks.remove(&id).expect("a task ends once");
+        self.datasets.forget(id);
         let history = task.history_mut();
         history.ended_at = Some(self.now);
         history.not_before = None;

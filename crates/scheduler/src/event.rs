@@ -3,9 +3,9 @@
 
 use crate::dependency::ArrayOf;
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, Dependency, FailureCause, Gpu, Quota,
-    QuotaRecord, QuotaScope, ReservationId, ReservationRecord, Role, ShareRecord, TaskId, TaskState, WorkerId,
-    WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, DatasetKey, Demand, Dependency, FailureCause,
+    Gpu, Quota, QuotaRecord, QuotaScope, ReservationId, ReservationRecord, Role, ShareRecord, TaskId, TaskState,
+    WorkerId, WorkerRecord,
     link::{Held, Report},
 };
 use std::sync::Arc;
@@ -212,6 +212,20 @@ pub enum Event {
         epoch: AttemptEpoch,
         /// What happened.
         report: Report,
+    },
+    /// A task, just submitted or restored, needs data sets: it goes rather where they are.
+    DatasetsWanted {
+        /// The task.
+        task: TaskId,
+        /// What it needs.
+        datasets: Vec<DatasetKey>,
+    },
+    /// A worker said which data sets it holds.
+    DatasetsHeld {
+        /// The worker.
+        worker: WorkerId,
+        /// All of them, the last used first.
+        datasets: Vec<DatasetKey>,
     },
     /// Nothing but time passed.
     TimePassed,

@@ -279,13 +279,50 @@ impl Fleet {
             })
         });
         let candidates = with_gpus.into_iter().flatten().chain(without.into_iter().flatten());
-        candidates.filter(|id| !excluded.contains(id)).filter_map(move |id| {
-            let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= memory)?;
-            if !worker.may_take(task, demand) || !worker.supports(demand) {
-                return None;
+        candidates.filter(|id| !excluded.contains(id)).filter_map(move |id| self.place(id, task, needs, gpu_tokens))
+    }
+
+    /// A task's place on a worker whose slots and cores fit, if the rest fits too.
+    fn place(&self, id: WorkerId, task: TaskId, needs: &Needs, gpu_tokens: &[String]) -> Option<Place> {
+        let demand = &needs.demand;
+        let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= u64::from(demand.memory_gb))?;
+        if !worker.may_take(task, demand) || !worker.supports(demand) {
+            return None;
+        }
+        Some((id, if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand, gpu_tokens)? }))
+    }
+
+    /// Another place that fits as well as this one, on the worker with most `at_hand`; this one unless another has
+    /// more.
+    pub(crate) fn rather(
+        &self,
+        place: Place,
+        task: TaskId,
+        needs: &Needs,
+        gpu_tokens: &[String],
+        at_hand: impl Fn(WorkerId) -> usize,
+    ) -> Place {
+        let Needs { demand, excluded } = needs;
+        let Some(fit) = self.workers.get(&place.0) else { return place };
+        let (gpus, cpu, memory) = (fit.devices_free_count(), fit.cpu_free(), fit.memory_free());
+        let (first, last) = (WorkerId(uuid::Uuid::nil()), WorkerId(uuid::Uuid::max()));
+        let with_gpus = (demand.gpu > 0)
+            .then(|| self.open_gpu.of(demand.slot).range((gpus, cpu, first)..=(gpus, cpu, last)).map(|&(_, _, id)| id));
+        let without = (demand.gpu == 0).then(|| {
+            let equal = (gpus > 0, cpu, memory, first)..=(gpus > 0, cpu, memory, last);
+            self.open.of(demand.slot).range(equal).map(|&(_, _, _, id)| id)
+        });
+        let equals = with_gpus.into_iter().flatten().chain(without.into_iter().flatten());
+        let mut most = (at_hand(place.0), place);
+        for id in equals.take(limits::DATASET_EQUALS_MAX).filter(|id| !excluded.contains(id)) {
+            let has = at_hand(id);
+            if has > most.0
+                && let Some(place) = self.place(id, task, needs, gpu_tokens)
+            {
+                most = (has, place);
             }
-            Some((id, if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand, gpu_tokens)? }))
-        })
+        }
+        most.1
     }
 
     /// The workers that fit the task of a reservation now, and devices that are set aside for it.

@@ -44,6 +44,7 @@ impl Scheduler {
         let depth = |kind| self.queue_depth(kind);
         let depths = depth(fetchml_api::SlotKind::Batch) + depth(fetchml_api::SlotKind::Service);
         assert_eq!(depths, waiting.len(), "depths count what waits");
+        assert!(self.datasets.tasks().all(|task| self.tasks.contains_key(&task)), "who needs data sets has not ended");
         assert!(self.tasks.values().all(|task| !task.status.is_terminal()), "ended tasks leave");
     }
 

@@ -9,6 +9,7 @@
 mod attempt;
 mod audit;
 mod contest;
+mod datasets;
 mod dependency;
 mod drain;
 mod ending;
@@ -42,6 +43,7 @@ pub use settings::Settings;
 pub use task::priority_aged;
 
 use attempt::Attempt;
+use datasets::Datasets;
 use dependency::Groups;
 use fetchml_api::{AttemptId, Micros, TaskId};
 use fleet::Fleet;
@@ -58,7 +60,7 @@ use timers::Timers;
 /// The core. Holds every task that has not ended, their current attempts, and all workers.
 ///
 /// Volatile, and so not in [`Scheduler::durable_state`]: link state, last sign of life and leases of
-/// workers, holds, their mean slot occupancy, which attempts are assigned ahead, and patience with those.
+/// workers, holds, their mean slot occupancy, which attempts are assigned ahead, patience with those, and data sets.
 #[derive(Debug)]
 pub struct Scheduler {
     settings: Settings,
@@ -77,6 +79,7 @@ pub struct Scheduler {
     delayed: PerSlot<usize>,
     attempts: BTreeMap<AttemptId, Attempt>,
     fleet: Fleet,
+    datasets: Datasets,
     holds: BTreeMap<TaskId, Hold>,
     reservations: Reservations,
     timers: Timers,
@@ -97,6 +100,7 @@ impl Scheduler {
             delayed: PerSlot::default(),
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
+            datasets: Datasets::default(),
             holds: BTreeMap::new(),
             reservations: Reservations::default(),
             timers: Timers::default(),
@@ -139,6 +143,8 @@ impl Scheduler {
                 let fence = report::Fence { worker, attempt, task, epoch };
                 self.on_attempt_reported(fence, report, effects)
             }
+            Event::DatasetsWanted { task, datasets } => self.on_datasets_wanted(task, datasets),
+            Event::DatasetsHeld { worker, datasets } => self.on_datasets_held(worker, datasets),
             Event::TimePassed => self.on_time_passed(effects),
             Event::TurnEnded => {
                 self.on_time_passed(effects);

@@ -13,6 +13,8 @@ pub const OCCUPANCY_SAMPLES_MIN: u32 = 4;
 pub const OCCUPANCY_WEIGHT: i64 = 8;
 /// Shapes looked at in one prefetch pass that found no worker to take them; bounds the pass.
 pub const PREFETCH_MISSES_MAX: usize = 64;
+/// Workers that fit equally well among which one is sought that holds a task's data sets; bounds the search.
+pub const DATASET_EQUALS_MAX: usize = 64;
 /// How long a worker that is gone stays listed, microseconds.
 pub const GONE_WORKER_LISTED: i64 = 24 * 3_600 * SECOND;
 /// Workers with more room than before, up to which only these are tried for what fitted nowhere.

@@ -80,10 +80,17 @@ impl Scheduler {
         if needs.demand.reservation.is_some() {
             return self.fleet.pick(head.task(), needs, tokens);
         }
-        match (self.fleet.grown_since(kind, self.queues.stopped_at(head.shape)), most) {
+        let places = match (self.fleet.grown_since(kind, self.queues.stopped_at(head.shape)), most) {
             (Some(_), Some(most)) if !most.covers(&needs.demand) => None,
             (Some(grown), _) => self.fleet.pick_grown(grown, head.task(), needs, tokens),
             (None, _) => self.fleet.pick(head.task(), needs, tokens),
+        };
+        match (places, self.datasets.wanted_by(head.task())) {
+            (Some(mut places), Some(wanted)) if places.len() == 1 => {
+                let at_hand = |worker| self.datasets.at_hand(wanted, worker);
+                Some(vec![self.fleet.rather(places.remove(0), head.task(), needs, tokens, at_hand)])
+            }
+            (places, _) => places,
         }
     }
 

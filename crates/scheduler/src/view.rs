@@ -132,6 +132,7 @@ impl Scheduler {
             active_tasks,
             status,
             unfit: worker.record.unfit.clone(),
+            datasets: self.datasets.held_by(id).to_vec(),
         }
     }
 }

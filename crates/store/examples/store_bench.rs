@@ -43,6 +43,7 @@ fn submit(n: u128) -> [Write; 3] {
         lost_after_s: None,
         stall_after_s: None,
         resume_from: None,
+        datasets: Vec::new(),
         depends_on: Vec::new(),
         array: None,
     };

@@ -2,9 +2,9 @@
 
 use crate::retention::Collect;
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, ReservationId,
-    ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus,
-    WorkerRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord,
+    RegisteredDataset, ReservationId, ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId,
+    TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -65,6 +65,15 @@ pub enum Write {
     },
     /// Something is not needed any more.
     Collect(Collect),
+    /// A data set under a new name. A known name is refused for data.
+    DatasetInsert(RegisteredDataset),
+    /// A data set is forgotten. An unknown name is refused for data.
+    DatasetDelete {
+        /// Its name.
+        name: String,
+        /// When.
+        at: Micros,
+    },
     /// A new value of a secret, which becomes the current one. The one before is kept while an attempt has it.
     SecretPut(SecretRecord),
     /// A secret is no more. Its value is kept while an attempt has it; repeating it changes nothing.

@@ -94,6 +94,16 @@ impl Prepared {
                 }
                 self.collect(step)?;
             }
+            Write::DatasetInsert(dataset) => {
+                self.saw(dataset.created_at.0);
+                let insert = Statement::new(sql::DATASET_INSERT, rows::dataset(&dataset)?);
+                self.statements.push(insert.must_change("the name of a data set is taken"));
+            }
+            Write::DatasetDelete { name, at } => {
+                self.saw(at.0);
+                let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);
+                self.statements.push(delete.must_change("no such data set"));
+            }
             Write::SecretPut(record) => self.secret_put(record)?,
             Write::SecretDelete { user_id, name } => {
                 let whose = vec![Value::text(user_id)?, Value::text(name)?];

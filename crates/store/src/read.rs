@@ -12,8 +12,8 @@ use crate::{
     value::{Row, Value},
 };
 use fetchml_api::{
-    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, QuotaRecord, ReservationId, ReservationRecord,
-    SecretRecord, SnapshotRecord, TaskId, TaskStatus,
+    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, QuotaRecord, RegisteredDataset, ReservationId,
+    ReservationRecord, SecretRecord, SnapshotRecord, TaskId, TaskStatus,
 };
 use std::{fmt::Write as _, sync::Arc};
 
@@ -144,6 +144,22 @@ impl Store {
     pub async fn snapshot(&self, id: &str) -> Result<Option<SnapshotRecord>, StoreError> {
         let Ok(id) = Value::text(id.to_owned()) else { return Ok(None) };
         one(self.reads().point(sql::SNAPSHOT_GET, &[id]).await?, rows::read_snapshot)
+    }
+
+    /// A registered data set.
+    pub async fn dataset(&self, name: &str) -> Result<Option<RegisteredDataset>, StoreError> {
+        let Ok(name) = Value::text(name.to_owned()) else { return Ok(None) };
+        one(self.reads().point(sql::DATASET_GET, &[name]).await?, rows::read_dataset)
+    }
+
+    /// All registered data sets, by name.
+    pub async fn datasets(&self) -> Result<Vec<RegisteredDataset>, StoreError> {
+        all(self.reads().list(sql::DATASETS, Vec::new()).await?, rows::read_dataset)
+    }
+
+    /// How many data sets are registered.
+    pub async fn dataset_count(&self) -> Result<i64, StoreError> {
+        crate::migrate::first_int(self.reads().list(sql::DATASET_COUNT, Vec::new()).await?)
     }
 
     /// What waits and runs now, and what ended since an instant. Hidden tasks are not counted.

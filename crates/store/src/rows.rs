@@ -5,9 +5,9 @@ use crate::{
     value::{Row, Value, unreadable},
 };
 use fetchml_api::{
-    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, QuotaRecord, QuotaScope, ReservationRecord,
-    ReservationStatus, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord,
-    link::Outcome,
+    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, Dataset, KeyId, KeyRecord, QuotaRecord, QuotaScope,
+    RegisteredDataset, ReservationRecord, ReservationStatus, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord,
+    TaskSpec, TaskState, WorkerRecord, link::Outcome,
 };
 use std::sync::Arc;
 
@@ -341,6 +341,21 @@ pub(crate) fn read_snapshot(mut row: Row) -> Result<SnapshotRecord, StoreError> 
         created_at: row.time()?,
         used_at: row.time()?,
     })
+}
+
+pub(crate) fn dataset(dataset: &RegisteredDataset) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::text(dataset.name.clone())?,
+        Value::text(dataset.user_id.clone())?,
+        dataset.created_at.into(),
+        Value::json(&dataset.dataset())?,
+    ])
+}
+
+pub(crate) fn read_dataset(mut row: Row) -> Result<RegisteredDataset, StoreError> {
+    let (user_id, created_at) = (row.text()?, row.time()?);
+    let Dataset { name, source, sha256, mount_path, unpack } = row.json()?;
+    Ok(RegisteredDataset { name, source, sha256, mount_path, unpack, user_id, created_at })
 }
 
 pub(crate) fn read_audit(mut row: Row) -> Result<AuditRow, StoreError> {

@@ -217,6 +217,16 @@ pub(crate) const SECRETS_OF_ATTEMPT: &str = "SELECT s.id, s.user_id, s.name, s.c
     ORDER BY s.name";
 
 pub(crate) const SECRET_KEY_LAST: &str = "SELECT COALESCE(MAX(key_version), 0) FROM secret";
+pub(crate) const DATASET_INSERT: &str = "INSERT INTO dataset (name, user_id, created_at, spec) \
+    VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
+
+pub(crate) const DATASET_DELETE: &str = "DELETE FROM dataset WHERE name = $1";
+
+pub(crate) const DATASET_GET: &str = "SELECT user_id, created_at, spec FROM dataset WHERE name = $1";
+
+pub(crate) const DATASETS: &str = "SELECT user_id, created_at, spec FROM dataset ORDER BY name";
+
+pub(crate) const DATASET_COUNT: &str = "SELECT COUNT(*) FROM dataset";
 
 pub(crate) const META_PUT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";

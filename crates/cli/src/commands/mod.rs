@@ -6,6 +6,8 @@ mod artifacts;
 mod cancel;
 mod completions;
 mod config;
+mod dataset_sources;
+mod datasets;
 mod drain;
 mod follow;
 mod keys;
@@ -66,6 +68,7 @@ enum Command {
     Cancel(cancel::Cancel),
     Wait(wait::Wait),
     Artifacts(artifacts::Artifacts),
+    Datasets(datasets::Datasets),
     Queue(queue::Queue),
     Status(status::Status),
     Workers(workers::Workers),
@@ -99,6 +102,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cancel(command) => client(command.run(config)),
         Command::Wait(command) => client(command.run(config)),
         Command::Artifacts(command) => client(command.run(config)),
+        Command::Datasets(command) => client(command.run(config)),
         Command::Queue(command) => client(command.run(config)),
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),

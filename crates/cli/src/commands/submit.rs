@@ -1,6 +1,7 @@
 //! `fetchml submit`.
 
 use super::{
+    datasets::parse_dataset,
     follow,
     reservations::{self, Found},
     snapshot,
@@ -12,7 +13,9 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_api::{ArraySpec, CreateTaskRequest, Dependency, DependencyOn, Network, OnLost, limits, validate::nearest};
+use fetchml_api::{
+    ArraySpec, CreateTaskRequest, DatasetSpec, Dependency, DependencyOn, Network, OnLost, limits, validate::nearest,
+};
 use fetchml_client::snapshot::Snapshot;
 use std::{
     collections::BTreeMap,
@@ -31,7 +34,8 @@ use std::{
 #[derive(Args, Debug)]
 #[command(
     before_long_help = "Examples:\n  fetchml submit --follow train.py --epochs 10\n  \
-        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4",
+        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4\n  \
+        fetchml submit --dataset digits=https://data.example.org/digits.csv train.py",
     after_long_help = EXIT_CODES
 )]
 pub(crate) struct Submit {
@@ -86,6 +90,9 @@ pub(crate) struct Submit {
     /// Start with the files that this task left in its checkpoint directory: an id, the beginning or end of one, or @last
     #[arg(long, value_name = "TASK")]
     resume_from: Option<String>,
+    /// Data set of the task, registered or with its source, which may end in #sha256=HEX, #unpack or both with & between; may be repeated
+    #[arg(long, value_name = "NAME[=SOURCE][@MOUNT]", value_parser = parse_dataset)]
+    dataset: Vec<DatasetSpec>,
     /// Run on the GPUs of this reservation (see `fetchml reserve`), all of them unless --gpu and --nodes say otherwise: its
     /// id, or the beginning or end of it
     #[arg(long, value_name = "ID")]
@@ -213,6 +220,7 @@ impl Submit {
             on_lost: self.on_lost.as_deref().map(|what| if what == "keep" { OnLost::Keep } else { OnLost::Fence }),
             lost_after_s: self.lost_after,
             stall_after_s: self.stall_after,
+            dataset_specs: self.dataset.clone(),
             array: self.array.clone(),
             env: to_map("--env", &self.env)?,
             secrets: self.secret.clone(),

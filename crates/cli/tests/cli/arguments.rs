@@ -18,6 +18,11 @@ const COMMANDS: &[&[&str]] = &[
     &["artifacts"],
     &["artifacts", "ls"],
     &["artifacts", "get"],
+    &["datasets"],
+    &["datasets", "add"],
+    &["datasets", "ls"],
+    &["datasets", "show"],
+    &["datasets", "rm"],
     &["queue"],
     &["status"],
     &["workers"],
@@ -78,6 +83,7 @@ fn the_list_of_commands() {
       cancel        Stop tasks or whole arrays, waiting or running
       wait          Wait until a task or array is over; the exit code tells how it ended
       artifacts     List and download the files a task left
+      datasets      Give data sets names, and see which there are
       queue         Show how much waits and runs
       status        Show queue depths, what runs, and the workers
       workers       List the workers and what they have, or show one

@@ -3,6 +3,7 @@
 mod aging;
 mod array;
 mod cancel;
+mod datasets;
 mod dependency;
 mod devices;
 mod drain;

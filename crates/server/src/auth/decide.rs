@@ -34,6 +34,14 @@ pub enum Operation {
     CheckpointPut,
     /// `GET /v1/tasks/{taskId}/metrics`
     MetricsShow,
+    /// `GET /v1/datasets`
+    DatasetList,
+    /// `POST /v1/datasets`
+    DatasetCreate,
+    /// `GET /v1/datasets/{name}`
+    DatasetShow,
+    /// `DELETE /v1/datasets/{name}`
+    DatasetDelete,
     /// `GET /v1/queue`
     QueueShow,
     /// `GET /v1/scheduler/workers`
@@ -109,7 +117,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 48] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -124,6 +132,10 @@ impl Operation {
         Self::CheckpointShow,
         Self::CheckpointPut,
         Self::MetricsShow,
+        Self::DatasetList,
+        Self::DatasetCreate,
+        Self::DatasetShow,
+        Self::DatasetDelete,
         Self::QueueShow,
         Self::WorkerList,
         Self::WorkerShow,
@@ -173,6 +185,10 @@ impl Operation {
             Self::CheckpointShow => ("get", "/v1/tasks/{taskId}/checkpoint"),
             Self::CheckpointPut => ("put", "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint"),
             Self::MetricsShow => ("get", "/v1/tasks/{taskId}/metrics"),
+            Self::DatasetList => ("get", "/v1/datasets"),
+            Self::DatasetCreate => ("post", "/v1/datasets"),
+            Self::DatasetShow => ("get", "/v1/datasets/{name}"),
+            Self::DatasetDelete => ("delete", "/v1/datasets/{name}"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
             Self::WorkerShow => ("get", "/v1/scheduler/workers/{workerId}"),
@@ -227,6 +243,9 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::ArtifactList
         | O::ArtifactRead
         | O::MetricsShow
+        | O::DatasetList
+        | O::DatasetShow
+        | O::DatasetCreate
         | O::QueueShow
         | O::WorkerList
         | O::WorkerShow
@@ -245,11 +264,13 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::UsageShow | O::TaskDelete | O::JobPriority | O::ArrayDelete | O::ReservationRelease => match role {
-            Role::Admin => Allow,
-            Role::User => Own,
-            Role::Worker => Deny,
-        },
+        O::UsageShow | O::TaskDelete | O::JobPriority | O::ArrayDelete | O::ReservationRelease | O::DatasetDelete => {
+            match role {
+                Role::Admin => Allow,
+                Role::User => Own,
+                Role::Worker => Deny,
+            }
+        }
         O::KeyList
         | O::KeyCreate
         | O::KeyRevoke
@@ -290,6 +311,10 @@ mod tests {
         CheckpointShow allow allow allow
         CheckpointPut  deny  deny  allow
         MetricsShow    allow allow deny
+        DatasetList    allow allow deny
+        DatasetCreate  allow allow deny
+        DatasetShow    allow allow deny
+        DatasetDelete  allow own   deny
         QueueShow      allow allow deny
         WorkerList     allow allow deny
         WorkerShow     allow allow deny

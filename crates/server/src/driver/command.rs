@@ -1,8 +1,8 @@
 //! What the driver is asked, and what it answers.
 
 use fetchml_api::{
-    ArraySpec, AttemptId, Dependency, Holding, Quota, QuotaScope, Reservation, ReservationId, Role, TaskId, TaskSpec,
-    WorkerId,
+    ArraySpec, AttemptId, DatasetKey, Dependency, Holding, Quota, QuotaScope, Reservation, ReservationId, Role, TaskId,
+    TaskSpec, WorkerId,
     link::{Heartbeat, Hello, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Drain, NewReservation, Refusal};
@@ -176,6 +176,7 @@ pub(super) enum Input {
     Join { hello: Arc<Hello>, session: SessionHandle },
     Heard { worker: WorkerId, session: u64, beat: Arc<Heartbeat> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
+    DatasetsHeld { worker: WorkerId, session: u64, held: Arc<[DatasetKey]> },
     Closed { worker: WorkerId, session: u64 },
     Ask(Question),
 }

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dependency, GpuUsage, HealthStatus, Micros, OnLost, Reservation,
-    ReservationRecord, ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
+    ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dataset, Dependency, GpuUsage, HealthStatus, Micros, OnLost,
+    Reservation, ReservationRecord, ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{
@@ -159,6 +159,11 @@ impl Engine {
         };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
         self.core = Scheduler::restore(settings, self.clock.now(), rows);
+        for wanted in self.specs.values().filter_map(|spec| datasets_wanted(spec)) {
+            let mut none = Vec::new();
+            self.core.step(self.clock.now(), wanted, &mut none);
+            debug_assert!(none.is_empty(), "a preference has no effects");
+        }
         // Dropping the outboxes ends the sessions: the workers come back with inventory and spool.
         self.sessions.clear();
         self.views.set_incarnation(incarnation);
@@ -350,6 +355,13 @@ impl Engine {
                 }
                 Outcome::Nothing
             }
+            Input::DatasetsHeld { worker, session, held } => {
+                if self.is_current(*worker, *session, turn) {
+                    self.step(now, Event::DatasetsHeld { worker: *worker, datasets: held.to_vec() }, None, turn);
+                    self.told.outdate();
+                }
+                Outcome::Nothing
+            }
             Input::Closed { worker, session } => {
                 if self.is_current(*worker, *session, turn) {
                     self.sessions.remove(worker);
@@ -406,6 +418,9 @@ impl Engine {
                 turn.submitted.remove(&spec.id);
             }
             return Outcome::NotAllowed(refusal);
+        }
+        for wanted in specs.iter().filter_map(|spec| datasets_wanted(spec)) {
+            self.step(now, wanted, None, turn);
         }
         // The answer shows the task as submitted, even when it is placed in the same turn.
         let state = self.core.task(first.id).expect("a task that was just submitted is held by the core");
@@ -474,6 +489,7 @@ impl Engine {
             unfit: hello.unfit.clone(),
         };
         self.step(now, event, None, turn);
+        self.step(now, Event::DatasetsHeld { worker, datasets: hello.datasets.clone() }, None, turn);
         let (keep, forget): (Vec<_>, Vec<_>) =
             hello.inventory.iter().map(|held| held.attempt).partition(|attempt| self.core.holds(worker, *attempt));
         let keep = keep.into_iter().map(|attempt| (attempt, self.core.rank(worker, attempt))).collect();
@@ -739,7 +755,9 @@ impl Engine {
             retry_after_s: limits::RETRY_AFTER_S,
         };
         for item in items {
-            if let Input::Reports { worker, .. } | Input::Heard { worker, .. } = &item.input {
+            if let Input::Reports { worker, .. } | Input::Heard { worker, .. } | Input::DatasetsHeld { worker, .. } =
+                &item.input
+            {
                 // Unacknowledged reports must come again: the session ends.
                 self.sessions.remove(worker);
             }
@@ -809,6 +827,12 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
         broken_by: None,
         array: spec.array.map(|array| ArrayOf { id: array.id, max_running: array.max_running }),
     }
+}
+
+/// What placement should know of a task's data sets.
+fn datasets_wanted(spec: &TaskSpec) -> Option<Event> {
+    let datasets: Vec<_> = spec.datasets.iter().map(Dataset::key).collect();
+    (!datasets.is_empty()).then_some(Event::DatasetsWanted { task: spec.id, datasets })
 }
 
 /// How long a task's attempts outlive the silence of their worker.

@@ -22,8 +22,8 @@ use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Question, Reading, Reply};
 use fetchml_api::{
-    HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role, SchedulerStatus, TaskId, Worker,
-    WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
+    DatasetKey, HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role, SchedulerStatus, TaskId,
+    Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
@@ -288,6 +288,17 @@ impl Driver {
         reports: Vec<SpooledReport>,
     ) -> Result<(), CommandError> {
         let input = Input::Reports { worker, session, reports: reports.into() };
+        self.push(Item { input, reply: Reply::None }).await
+    }
+
+    /// Notes what a worker holds of data sets.
+    pub(crate) async fn datasets_held(
+        &self,
+        worker: WorkerId,
+        session: u64,
+        held: Vec<DatasetKey>,
+    ) -> Result<(), CommandError> {
+        let input = Input::DatasetsHeld { worker, session, held: held.into() };
         self.push(Item { input, reply: Reply::None }).await
     }
 

@@ -85,7 +85,9 @@ impl Told {
                 _ => {}
             }
             self.workers.insert(worker.id, (worker.clone(), instant));
-            changes.push(draft(now, "worker", worker.id.to_string(), worker));
+            // What it holds of data sets is long, and asked for when it is of interest.
+            let shown = Worker { datasets: Vec::new(), ..worker.clone() };
+            changes.push(draft(now, "worker", worker.id.to_string(), &shown));
         }
         if self.workers.len() > workers.len() {
             let known: std::collections::BTreeSet<_> = workers.iter().map(|worker| worker.id).collect();
@@ -123,7 +125,18 @@ fn draft(at: Micros, kind: &'static str, entity: String, shown: &impl Serialize)
 
 /// Whether streams need not be told: a sign of life alone is no news.
 fn is_same(told: &Worker, worker: &Worker) -> bool {
-    let Worker { id, name, connected_at, last_heartbeat: _, capabilities, slots, active_tasks, status, unfit } = worker;
+    let Worker {
+        id,
+        name,
+        connected_at,
+        last_heartbeat: _,
+        capabilities,
+        slots,
+        active_tasks,
+        status,
+        unfit,
+        datasets: _,
+    } = worker;
     *id == told.id
         && *status == told.status
         && *unfit == told.unfit

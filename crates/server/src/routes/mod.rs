@@ -6,6 +6,7 @@ mod attempts;
 mod blobs;
 mod checkpoints;
 mod connect;
+mod datasets;
 mod gc;
 mod health;
 mod keys;
@@ -61,6 +62,10 @@ fn route(operation: Operation) -> Route {
         Operation::QuotaPut => routes!(quotas::put_quota),
         Operation::QuotaDelete => routes!(quotas::delete_quota),
         Operation::MetricsShow => routes!(metrics::show_metrics),
+        Operation::DatasetList => routes!(datasets::list_datasets),
+        Operation::DatasetCreate => routes!(datasets::create_dataset),
+        Operation::DatasetShow => routes!(datasets::show_dataset),
+        Operation::DatasetDelete => routes!(datasets::delete_dataset),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(scheduler::workers::list_workers),
         Operation::WorkerShow => routes!(scheduler::workers::show_worker),

@@ -2,8 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, document, gc, health, keys, logs, metrics, queue,
-    quotas, scheduler, secrets, snapshots, tasks, usage,
+    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, gc, health, keys, logs,
+    metrics, queue, quotas, scheduler, secrets, snapshots, tasks, usage,
 };
 use fetchml_server::Operation;
 
@@ -64,6 +64,15 @@ fn cases(operation: Operation) -> Cases {
         O::MetricsShow => {
             all(metrics::are_answered_as_series, metrics::a_task_without_attempts_has_none, bad_input::query_parameters)
         }
+        O::DatasetList => plain(datasets::are_registered_listed_and_forgotten),
+        O::DatasetCreate => Cases {
+            bad_input: Some(datasets::bad_ones_are_refused_with_every_problem),
+            ..plain(datasets::are_registered_listed_and_forgotten)
+        },
+        O::DatasetShow | O::DatasetDelete => Cases {
+            missing: Some(datasets::belong_to_who_registered_them),
+            ..plain(datasets::are_registered_listed_and_forgotten)
+        },
         O::QueueShow => plain(queue::counts),
         O::WorkerList => plain(scheduler::workers::are_listed),
         O::WorkerShow => {

@@ -56,8 +56,19 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         lost_after_s: Some(90),
         stall_after_s: Some(600),
         resume_from: Some(task_id(9)),
+        datasets: vec![dataset()],
         depends_on: vec![Dependency { id: task_id(7), on: DependencyOn::Any }],
         array: None,
+    }
+}
+
+fn dataset() -> fetchml_api::Dataset {
+    fetchml_api::Dataset {
+        name: "digits".into(),
+        source: "https://data.example.org/digits.tar".into(),
+        sha256: Some("a".repeat(64)),
+        mount_path: Some("/data".into()),
+        unpack: true,
     }
 }
 

@@ -99,6 +99,7 @@ on_both![
     records::a_task_reads_back_as_written,
     records::an_attempt_reads_back_and_keeps_its_artifacts,
     records::nodes_of_an_attempt_read_back_and_each_adds_its_artifacts,
+    records::a_data_set_has_its_name_alone_and_can_be_forgotten,
     records::the_latest_checkpoint_reads_back,
     records::workers_keys_snapshots_and_meta_read_back,
     records::u0000_is_refused_everywhere,

@@ -3,7 +3,7 @@
 use crate::{Fixture, build::*};
 use fetchml_api::{
     AttemptEpoch, AttemptPhase, AttemptRecord, Checkpoint, KeyId, Micros, Quota, QuotaRecord, QuotaScope,
-    ReservationRecord, ReservationStatus, Role, TaskState, TaskStatus,
+    RegisteredDataset, ReservationRecord, ReservationStatus, Role, TaskState, TaskStatus,
 };
 use fetchml_store::{StoreError, StoredTask, TaskFilter, UsageRow, Write};
 use std::sync::Arc;
@@ -82,6 +82,33 @@ pub(crate) async fn an_attempt_reads_back_and_keeps_its_artifacts(fixture: Fixtu
     later.outcome = Some(outcome(1));
     store.commit(vec![Write::AttemptPut(later)]).await.unwrap();
     assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((second.id, outcome(1).artifacts)));
+}
+
+pub(crate) async fn a_data_set_has_its_name_alone_and_can_be_forgotten(fixture: Fixture) {
+    let store = &fixture.store;
+    let set = |name: &str, user: &str| RegisteredDataset {
+        name: name.into(),
+        source: "https://data.example.org/x?a=1".into(),
+        sha256: Some("a".repeat(64)),
+        mount_path: Some("/data/x".into()),
+        unpack: true,
+        user_id: user.into(),
+        created_at: NOW,
+    };
+    let (b, a) = (set("b", "ann"), RegisteredDataset { sha256: None, unpack: false, ..set("a", "bob") });
+    store.commit(vec![Write::DatasetInsert(b.clone()), Write::DatasetInsert(a.clone())]).await.unwrap();
+    assert_eq!(store.datasets().await.unwrap(), [a.clone(), b.clone()]);
+    assert_eq!(store.dataset("b").await.unwrap(), Some(b));
+    assert_eq!(store.dataset_count().await.unwrap(), 2);
+    assert_eq!(store.dataset("c\0").await.unwrap(), None);
+
+    let taken = store.commit(vec![Write::DatasetInsert(set("a", "eve"))]).await;
+    assert!(matches!(taken, Err(StoreError::Data(_))), "{taken:?}");
+    assert_eq!(store.dataset("a").await.unwrap(), Some(a));
+    let delete = |name: &str| vec![Write::DatasetDelete { name: name.into(), at: NOW }];
+    store.commit(delete("a")).await.unwrap();
+    assert_eq!(store.dataset("a").await.unwrap(), None);
+    assert!(matches!(store.commit(delete("a")).await, Err(StoreError::Data(_))));
 }
 
 pub(crate) async fn nodes_of_an_attempt_read_back_and_each_adds_its_artifacts(fixture: Fixture) {

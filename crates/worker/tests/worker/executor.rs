@@ -57,6 +57,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            datasets: Vec::new(),
             depends_on: Vec::new(),
             array: None,
         },

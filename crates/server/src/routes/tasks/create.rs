@@ -1,7 +1,7 @@
 //! `POST /v1/tasks`.
 
 use super::{
-    super::{scheduler::reservations::why_not_claimable, snapshots},
+    super::{datasets::registry, scheduler::reservations::why_not_claimable, snapshots},
     dependencies, task_view,
 };
 use crate::{
@@ -22,7 +22,7 @@ use fetchml_api::{
     CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec,
     limits::{ARRAY_BYTES, JSON_BODY_BYTES},
     time::Micros,
-    validate,
+    validate::{self, Submission},
 };
 use fetchml_store::{StoreError, StoredTask, Write};
 use std::sync::Arc;
@@ -50,9 +50,10 @@ pub(crate) async fn create_task(
     query.finish()?;
     let body_bytes = body.len();
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
-    let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
-    let mut problems = missing(&app, &caller, &read.request).await?;
-    problems.extend(too_much(&read.request, body_bytes));
+    let registry = registry(&app, &body).await?;
+    let read = validate::create_task(body, strict, &registry).map_err(AppError::Invalid)?;
+    let mut problems = missing(&app, &caller, &read.request.request).await?;
+    problems.extend(too_much(&read.request.request, body_bytes));
     let task = submit(&app, draft(read.request, &caller), problems).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
@@ -130,7 +131,8 @@ async fn claim_checkpoint(app: &App, task: TaskId) -> Result<bool, AppError> {
 }
 
 /// The task with the defaults filled in. Validation has bounded every number.
-fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
+fn draft(submission: Submission, caller: &Caller) -> NewTaskDraft {
+    let Submission { request, datasets } = submission;
     let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(0) as u32;
     NewTaskDraft {
         array: request.array,
@@ -167,6 +169,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             on_lost: request.on_lost.unwrap_or_default(),
             lost_after_s: request.lost_after_s.map(|s| s as u32),
             stall_after_s: request.stall_after_s.map(|s| s as u32),
+            datasets,
             resume_from: request.resume_from,
             depends_on: request.depends_on,
             array: None,

@@ -4,6 +4,7 @@ use crate::{
     failure::{Failure, RetryRule},
     ids::{AttemptId, TaskId, WorkerId},
     log_rule::LogAction,
+    provenance::Source,
     record::{TaskSpec, TaskState},
     retention::FilesDeleted,
     time::Micros,
@@ -163,6 +164,13 @@ pub struct Task {
     /// The task from whose checkpoint it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+    /// Where its files came from, as far as its submitter said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// The task that it repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub rerun_of: Option<TaskId>,
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -356,6 +364,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub resume_from: Option<TaskId>,
+    /// The commit that the files of the task are of; only recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub source: Option<Source>,
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -437,6 +449,8 @@ impl Task {
             lost_after_s: spec.lost_after_s.map(i64::from),
             stall_after_s: spec.stall_after_s.map(i64::from),
             resume_from: spec.resume_from,
+            source: spec.source.clone(),
+            rerun_of: spec.rerun_of,
             env: spec.env.clone(),
             metadata: spec.metadata.clone(),
             node_assignments: match assigned {

@@ -4,6 +4,7 @@
 use crate::{
     error::Problem,
     limits,
+    provenance::Source,
     snapshot::is_snapshot_id,
     task::{CreateTaskRequest, DatasetSpec, Network, OnLost},
 };
@@ -46,6 +47,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "lost_after_s",
     "stall_after_s",
     "resume_from",
+    "source",
 ];
 
 /// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
@@ -93,6 +95,7 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             }
             id.ok()
         }),
+        source: fields.source("source"),
         env: fields.string_map("env", limits::ENV_ENTRIES, limits::ENV_NAME_CHARS, limits::ENV_VALUE_CHARS),
     };
     if let Some(id) = &request.snapshot_id
@@ -277,6 +280,27 @@ impl Fields {
             }
         }
         map
+    }
+
+    /// Where files came from.
+    fn source(&mut self, name: &str) -> Option<Source> {
+        let value = self.take(name)?;
+        if !value.is_object() {
+            self.wrong_type(name, "an object", &value);
+            return None;
+        }
+        match serde_json::from_value::<Source>(value) {
+            Ok(source) => {
+                let problems = source.problems();
+                let is_good = problems.is_empty();
+                self.problems.extend(problems);
+                is_good.then_some(source)
+            }
+            Err(error) => {
+                self.problem(name, format!("holds commit, dirty, branch and remote: {error}"));
+                None
+            }
+        }
     }
 
     /// Ends reading: fields left over are unknown.

@@ -32,6 +32,8 @@ fn submit(n: u128) -> [Write; 3] {
         lost_after_s: None,
         stall_after_s: None,
         resume_from: None,
+        source: None,
+        rerun_of: None,
     };
     let state = TaskState {
         id,

@@ -9,7 +9,9 @@ use crate::{
     store::Store,
     value::{Row, Value},
 };
-use fetchml_api::{AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, SnapshotRecord, TaskId, TaskStatus};
+use fetchml_api::{
+    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, Provenance, SnapshotRecord, TaskId, TaskStatus,
+};
 use std::{fmt::Write as _, sync::Arc};
 
 /// The connections for reads.
@@ -105,6 +107,12 @@ impl Store {
         let params = vec![Value::word(attempt), Value::word(task)];
         let artifacts = all(self.reads().list(sql::ARTIFACTS_OF, params).await?, rows::read_artifact)?;
         Ok(Some((attempt, artifacts)))
+    }
+
+    /// How workers run an attempt, by node.
+    pub async fn provenance(&self, attempt: AttemptId) -> Result<Vec<(u32, Provenance)>, StoreError> {
+        let read = |mut row: Row| Ok((row.number()?, row.json()?));
+        all(self.reads().point(sql::PROVENANCE_OF, &[Value::word(attempt)]).await?, read)
     }
 
     /// The checkpoint of a task's latest attempt that has one.

@@ -173,6 +173,14 @@ pub const ENVIRONMENT_STEPS: usize = 4;
 /// Pause between two tries for an environment that another process builds.
 pub const ENVIRONMENT_LOCK_RETRY: Duration = Duration::from_millis(200);
 
+/// Largest record about an attempt that is read back, bytes.
+pub const RECORD_BYTES: u64 = 1 << 20;
+/// What of a package's record is read, bytes.
+pub const PACKAGE_RECORD_BYTES: u64 = 64 << 10;
+/// Longest line about a package, characters.
+pub const PACKAGE_CHARS: usize = 1_024;
+/// Lines about the packages of one environment, bytes; the rest is counted.
+pub const PACKAGES_BYTES: usize = 256 << 10;
 /// Longest wait for a builder to be dead after it was told to stop.
 pub const STAGING_STOP_MAX: Duration = Duration::from_mins(1);
 /// Log bytes sent and not acknowledged for this long are sent again: the server may have failed to store them.

@@ -18,6 +18,8 @@ pub enum Operation {
     TaskShow,
     /// `DELETE /v1/tasks/{taskId}`
     TaskDelete,
+    /// `POST /v1/tasks/{taskId}/rerun`
+    TaskRerun,
     /// `GET /v1/tasks/{taskId}/logs`
     LogRead,
     /// `GET /v1/tasks/{taskId}/artifacts`
@@ -30,6 +32,8 @@ pub enum Operation {
     CheckpointPut,
     /// `GET /v1/tasks/{taskId}/metrics`
     MetricsShow,
+    /// `GET /v1/tasks/{taskId}/manifest`
+    RunManifestShow,
     /// `GET /v1/queue`
     QueueShow,
     /// `GET /v1/scheduler/workers`
@@ -77,19 +81,21 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
         Self::TaskCreate,
         Self::TaskShow,
         Self::TaskDelete,
+        Self::TaskRerun,
         Self::LogRead,
         Self::ArtifactList,
         Self::ArtifactRead,
         Self::CheckpointShow,
         Self::CheckpointPut,
         Self::MetricsShow,
+        Self::RunManifestShow,
         Self::QueueShow,
         Self::WorkerList,
         Self::WorkerShow,
@@ -117,12 +123,14 @@ impl Operation {
             Self::TaskCreate => ("post", "/v1/tasks"),
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
             Self::TaskDelete => ("delete", "/v1/tasks/{taskId}"),
+            Self::TaskRerun => ("post", "/v1/tasks/{taskId}/rerun"),
             Self::LogRead => ("get", "/v1/tasks/{taskId}/logs"),
             Self::ArtifactList => ("get", "/v1/tasks/{taskId}/artifacts"),
             Self::ArtifactRead => ("get", "/v1/tasks/{taskId}/artifacts/{path}"),
             Self::CheckpointShow => ("get", "/v1/tasks/{taskId}/checkpoint"),
             Self::CheckpointPut => ("put", "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint"),
             Self::MetricsShow => ("get", "/v1/tasks/{taskId}/metrics"),
+            Self::RunManifestShow => ("get", "/v1/tasks/{taskId}/manifest"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
             Self::WorkerShow => ("get", "/v1/scheduler/workers/{workerId}"),
@@ -162,6 +170,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::ArtifactList
         | O::ArtifactRead
         | O::MetricsShow
+        | O::RunManifestShow
         | O::QueueShow
         | O::WorkerList
         | O::WorkerShow
@@ -173,7 +182,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Allow,
             Role::Worker => Deny,
         },
-        O::TaskDelete => match role {
+        O::TaskDelete | O::TaskRerun => match role {
             Role::Admin => Allow,
             Role::User => Own,
             Role::Worker => Deny,
@@ -201,12 +210,14 @@ mod tests {
         TaskCreate     allow allow deny
         TaskShow       allow allow deny
         TaskDelete     allow own   deny
+        TaskRerun      allow own   deny
         LogRead        allow allow deny
         ArtifactList   allow allow deny
         ArtifactRead   allow allow deny
         CheckpointShow allow allow allow
         CheckpointPut  deny  deny  allow
         MetricsShow    allow allow deny
+        RunManifestShow allow allow deny
         QueueShow      allow allow deny
         WorkerList     allow allow deny
         WorkerShow     allow allow deny

@@ -339,6 +339,9 @@ impl Engine {
             turn.submitted.remove(&spec.id);
             return Outcome::NotAllowed(refusal);
         }
+        if let Some(of) = spec.rerun_of {
+            turn.writes.push(Write::Audit(rerun(&spec, of, draft, now)));
+        }
         // The answer shows the task as submitted, even when it is placed in the same turn.
         let state = self.core.task(spec.id).expect("a task that was just submitted is held by the core");
         Outcome::Submitted(Box::new(StoredTask { spec, state }))
@@ -412,7 +415,14 @@ impl Engine {
     }
 
     fn apply_reports(&mut self, worker: WorkerId, reports: &[SpooledReport], now: Micros, turn: &mut Turn) {
-        for SpooledReport { seq, attempt, task, epoch, report } in reports {
+        for SpooledReport { seq, attempt, task, epoch, report, provenance } in reports {
+            let holds = self.core.attempt(*attempt).is_some_and(|known| {
+                (known.task_id, known.epoch) == (*task, *epoch) && self.core.holds(worker, *attempt)
+            });
+            if let Some(provenance) = provenance.as_ref().filter(|_| holds) {
+                let (node, provenance) = (self.core.rank(worker, *attempt), provenance.clone());
+                turn.writes.push(Write::ProvenancePut { attempt: *attempt, node, provenance });
+            }
             let event = Event::AttemptReported {
                 worker,
                 attempt: *attempt,
@@ -679,6 +689,21 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
         time_limit_s: spec.time_limit_s,
         max_retries: spec.max_retries,
         lease: lease(spec),
+    }
+}
+
+/// Who asked to run a task again: not always its user.
+fn rerun(spec: &TaskSpec, of: TaskId, draft: &NewTaskDraft, now: Micros) -> AuditDraft {
+    AuditDraft {
+        at: now,
+        kind: AuditKind::JobQueued,
+        user_id: draft.by.clone(),
+        resource: format!("tasks/{}", spec.id),
+        action: "rerun".to_owned(),
+        success: true,
+        ip_address: draft.ip.map(|ip| ip.to_string()),
+        error: None,
+        metadata: BTreeMap::from([("of".to_owned(), of.to_string()), ("owner".to_owned(), spec.user_id.clone())]),
     }
 }
 

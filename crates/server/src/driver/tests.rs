@@ -52,6 +52,7 @@ impl Bench {
 
 fn draft(job_name: &str) -> NewTaskDraft {
     NewTaskDraft {
+        by: "ann".into(),
         spec: TaskSpec {
             id: TaskId(Uuid::nil()),
             user_id: "ada".into(),
@@ -71,6 +72,8 @@ fn draft(job_name: &str) -> NewTaskDraft {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            source: None,
+            rerun_of: None,
         },
         priority: 5,
         ip: None,
@@ -256,6 +259,7 @@ async fn what_a_task_used_is_stored_with_its_end() {
     bench.driver.submit(draft("one")).await.unwrap();
     let Some(ToWorker::Assign(assignment)) = outbox.recv().await else { panic!("nothing was assigned") };
     let report = |seq, report| SpooledReport {
+        provenance: None,
         seq,
         attempt: assignment.attempt,
         task: assignment.spec.id,

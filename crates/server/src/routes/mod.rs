@@ -11,6 +11,7 @@ mod keys;
 mod logs;
 mod metrics;
 mod queue;
+mod run_manifest;
 mod scheduler;
 mod snapshots;
 mod tasks;
@@ -38,6 +39,7 @@ fn route(operation: Operation) -> Route {
         Operation::Document => routes!(document),
         Operation::TaskList => routes!(tasks::list::list_tasks),
         Operation::TaskCreate => routes!(tasks::create::create_task),
+        Operation::TaskRerun => routes!(tasks::rerun::rerun_task),
         Operation::TaskShow => routes!(tasks::show::show_task),
         Operation::TaskDelete => routes!(tasks::delete::delete_task),
         Operation::LogRead => routes!(logs::read_log),
@@ -47,6 +49,7 @@ fn route(operation: Operation) -> Route {
         Operation::CheckpointPut => routes!(checkpoints::put_checkpoint),
         Operation::GcRun => routes!(gc::run_gc),
         Operation::GcShow => routes!(gc::show_gc),
+        Operation::RunManifestShow => routes!(run_manifest::show_run_manifest),
         Operation::MetricsShow => routes!(metrics::show_metrics),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(scheduler::workers::list_workers),

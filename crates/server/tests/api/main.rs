@@ -20,6 +20,7 @@ mod logs;
 mod metrics;
 mod queue;
 mod reports;
+mod run_manifest;
 mod scheduler;
 mod snapshots;
 mod tasks;

@@ -3,7 +3,7 @@
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
     FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Role,
-    SlotKind, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    SlotKind, SnapshotRecord, Source, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -44,6 +44,8 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         lost_after_s: Some(90),
         stall_after_s: Some(600),
         resume_from: Some(task_id(9)),
+        source: Some(Source { commit: "c".repeat(40), dirty: Some(true), ..Source::default() }),
+        rerun_of: Some(task_id(8)),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     limits,
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, OnLost, TaskId,
+    AttemptEpoch, AttemptId, FailureCause, OnLost, Provenance, TaskId,
     link::{Assignment, Held, Hello, Outcome, Report, SpooledReport, Welcome},
 };
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,8 @@ struct Attempt {
     phase: Phase,
     orders: watch::Sender<Orders>,
     runner: Option<AbortHandle>,
+    /// How it is run, until the next report takes it along.
+    provenance: Option<Box<Provenance>>,
     /// Lengths of its streams, all of them at the server, when an earlier agent reported its end.
     ends: Option<Ends>,
     /// It goes back to the server, unreported otherwise, once nothing of it runs: not even a builder.
@@ -250,6 +252,7 @@ impl Core {
             phase,
             orders,
             runner: None,
+            provenance: None,
             ends: None,
             returning: false,
             forgotten: false,
@@ -277,6 +280,7 @@ impl Core {
             metrics,
             ran: false,
             is_new: false,
+            log_from: 0,
         };
         held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
     }
@@ -481,6 +485,7 @@ impl Core {
                     self.report(attempt, task, epoch, Report::Ready { address, port });
                 }
             }
+            Progress::Begun(provenance) => held.provenance = Some(provenance),
             Progress::Started => {
                 if !held.forgotten {
                     self.report(attempt, task, epoch, Report::Running);
@@ -516,7 +521,8 @@ impl Core {
     }
 
     fn report(&mut self, attempt: AttemptId, task: TaskId, epoch: AttemptEpoch, report: Report) {
-        let appended = self.spool.lock().append(|seq| SpooledReport { seq, attempt, task, epoch, report });
+        let provenance = self.attempts.get_mut(&attempt).and_then(|held| held.provenance.take());
+        let appended = self.spool.lock().append(|seq| SpooledReport { seq, attempt, task, epoch, report, provenance });
         if let Err(error) = appended {
             tracing::error!(%attempt, %error, "a report cannot be spooled; it is kept in memory");
         }

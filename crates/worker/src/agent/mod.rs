@@ -19,6 +19,7 @@ mod link;
 mod logs;
 mod metrics;
 mod outbox;
+mod provenance;
 mod recovery;
 mod spare;
 mod spool;
@@ -208,6 +209,9 @@ impl Worker {
             Sandboxes::probe(options.isolation, &helper, data.path()).await.map_err(StartError::Isolation)?;
         capabilities.isolation = sandboxes.name().into();
         let isolation = sandboxes.describe();
+        let host = tokio::task::spawn_blocking(hardware::host)
+            .await
+            .map_err(|error| in_data_dir(io::Error::other(format!("the hardware probe failed: {error}"))))?;
         let logs = Logs::start(ByteStream::Log, options.log_quota_bytes);
         // What is taken of metrics is limited where it is taken.
         let metrics = Logs::start(ByteStream::Metrics, u64::MAX);
@@ -230,6 +234,7 @@ impl Worker {
             logs: logs.clone(),
             metrics: metrics.clone(),
             processes: Table::default(),
+            host,
         });
         let room = Room::of(&capabilities, batch_slots, options.service_slots);
         let hello = Hello {

@@ -311,6 +311,8 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         lost_after_s: None,
         stall_after_s: None,
         resume_from: None,
+        source: None,
+        rerun_of: None,
     };
     let epoch = AttemptEpoch { incarnation: 1, n: id.0.as_u64_pair().0 };
     Assignment { attempt: AttemptId(Uuid::new_v4()), number: 1, epoch, spec, gpus: Vec::new(), node: 0, grace_s: 1 }

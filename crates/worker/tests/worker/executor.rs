@@ -46,6 +46,8 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            source: None,
+            rerun_of: None,
         },
         gpus: vec![],
         grace_s: 30,

@@ -10,7 +10,7 @@ use axum::{
     http::StatusCode,
 };
 use fetchml_api::{
-    CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec, limits::JSON_BODY_BYTES, time::Micros,
+    CreateTaskRequest, Demand, Problem, Role, SlotKind, Task, TaskId, TaskSpec, limits::JSON_BODY_BYTES, time::Micros,
     validate,
 };
 use fetchml_store::{StoreError, Write};
@@ -41,14 +41,14 @@ pub(crate) async fn create_task(
     if !missing.is_empty() {
         return Err(AppError::Invalid(missing));
     }
-    let task = app.driver.submit(draft(read.request, &caller)).await?;
+    let task = app.driver.submit(draft(read.request, Owner::of(&caller), &caller)).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
     Ok((StatusCode::CREATED, Json(view)))
 }
 
 /// What the request names and the server does not have.
-async fn missing(app: &App, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
+pub(super) async fn missing(app: &App, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
     let mut missing = Vec::new();
     if let Some(id) = &request.snapshot_id
         && snapshots::claim(app, id).await?.is_none()
@@ -82,16 +82,30 @@ async fn claim_checkpoint(app: &App, task: TaskId) -> Result<bool, AppError> {
     }
 }
 
+/// Whose task it is.
+pub(super) struct Owner {
+    pub(super) user_id: String,
+    /// The role in which it is submitted.
+    pub(super) role: Role,
+}
+
+impl Owner {
+    fn of(caller: &Caller) -> Self {
+        Self { user_id: caller.user_id.clone(), role: caller.role }
+    }
+}
+
 /// The task with the defaults filled in. Validation has bounded every number.
-fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
+pub(super) fn draft(request: CreateTaskRequest, owner: Owner, caller: &Caller) -> NewTaskDraft {
     let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(0) as u32;
     NewTaskDraft {
         priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
+        by: caller.user_id.clone(),
         ip: caller.ip,
         spec: TaskSpec {
             id: TaskId(uuid::Uuid::nil()),
             created_at: Micros::default(),
-            user_id: caller.user_id.clone(),
+            user_id: owner.user_id,
             job_name: request.job_name,
             demand: Demand {
                 slot: SlotKind::Batch,
@@ -106,7 +120,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             snapshot_id: request.snapshot_id,
             env: request.env,
             metadata: request.metadata,
-            role: caller.role,
+            role: owner.role,
             max_retries: count(request.max_retries, 0),
             time_limit_s: request.time_limit_s.map(|s| s as u32),
             network: request.network.unwrap_or_default(),
@@ -114,6 +128,8 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             lost_after_s: request.lost_after_s.map(|s| s as u32),
             stall_after_s: request.stall_after_s.map(|s| s as u32),
             resume_from: request.resume_from,
+            source: request.source,
+            rerun_of: None,
         },
     }
 }

@@ -3,6 +3,7 @@
 pub(super) mod create;
 pub(super) mod delete;
 pub(super) mod list;
+pub(super) mod rerun;
 pub(super) mod show;
 mod view;
 

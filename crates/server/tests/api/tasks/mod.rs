@@ -1,4 +1,5 @@
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod list;
+pub(crate) mod rerun;
 pub(crate) mod show;

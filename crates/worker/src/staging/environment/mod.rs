@@ -4,6 +4,7 @@
 //! the directory is wiped and built again. Builders run under shims of their own (`<hash>.build`), so
 //! that stopping one leaves no process behind, even across a restart of the agent.
 
+mod packages;
 mod requirements;
 mod tools;
 
@@ -12,7 +13,7 @@ use crate::{
     limits,
     shim::{Exit, ExitCause, Helper, LaunchSpec, Reattached, boot_id, reattach},
 };
-use fetchml_api::{AttemptId, FailureCause};
+use fetchml_api::{AttemptId, FailureCause, PythonFacts};
 use requirements::Requirements;
 use rustix::fs::{FlockOperation, flock, syncfs};
 use std::{
@@ -45,6 +46,14 @@ impl PythonEnvironment {
     /// Its programs.
     pub fn bin(&self) -> PathBuf {
         self.root.join("bin")
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn facts(&self) -> io::Result<PythonFacts> {
+        packages::read(&self.root)
     }
 
     /// Its interpreter.
@@ -166,6 +175,7 @@ impl Build<'_> {
         self.wanted.write_to(&work).map_err(|error| local(&work, &error))?;
         let began = fs::metadata(log).map_or(0, |m| m.len());
         let deadline = tokio::time::Instant::now() + limits::ENVIRONMENT_BUILD;
+        let file_name = self.wanted.file_name();
         for (number, argv) in steps.commands().iter().enumerate() {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let exit = self.step(&work.join(number.to_string()), argv, left).await?;
@@ -176,7 +186,13 @@ impl Build<'_> {
                 return Err(self.failure(&exit, began));
             }
         }
-        blocking(self.root, seal).await?;
+        let facts = PythonFacts {
+            environment: self.hash.to_owned(),
+            version: self.python.version.clone(),
+            requirements: file_name.to_owned(),
+            packages: Vec::new(),
+        };
+        blocking(self.root, move |root| packages::record(root, facts).and_then(|()| seal(root))).await?;
         blocking(&work, remove_tree).await?;
         note(log, &format!("environment {short}: ready"))
     }
@@ -254,7 +270,7 @@ fn seal(root: &Path) -> io::Result<()> {
 }
 
 /// Does what takes long on a big directory off the runtime's threads.
-async fn blocking(path: &Path, work: fn(&Path) -> io::Result<()>) -> Result<(), StageError> {
+async fn blocking(path: &Path, work: impl FnOnce(&Path) -> io::Result<()> + Send + 'static) -> Result<(), StageError> {
     let own = path.to_owned();
     let done = tokio::task::spawn_blocking(move || work(&own)).await.map_err(io::Error::other);
     done.flatten().map_err(|error| local(path, &error))

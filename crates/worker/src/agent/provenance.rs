@@ -1,0 +1,160 @@
+//! How this worker runs an attempt, as the server keeps it: found out before user code starts, and written beside the
+//! attempt's files where a restarted agent could not find it out again.
+
+use crate::{
+    agent::{attempt::Workshop, identity::write_json},
+    cgroup::Resources,
+    executor::AttemptDir,
+    limits,
+    shim::Confinement,
+    staging::PythonEnvironment,
+};
+use fetchml_api::{DatasetFacts, EnforcedLimits, Gpu, GrantedGpu, ImageFacts, Provenance};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::Path,
+};
+
+/// Its name in the attempt's directory.
+const FILE: &str = "provenance.json";
+/// What staging leaves there about data sets.
+const DATASETS: &str = "datasets.json";
+/// What staging leaves there about the container's image.
+const IMAGE: &str = "image.json";
+
+/// What is known when user code starts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Begun {
+    pub(crate) provenance: Provenance,
+    /// Length of the log by then, bytes.
+    pub(crate) log_from: u64,
+}
+
+impl Begun {
+    /// Of an attempt whose files are all there.
+    pub(crate) fn now(
+        shop: &Workshop,
+        dir: &AttemptDir,
+        python: Option<&PythonEnvironment>,
+        gpus: &[Gpu],
+        confinement: Option<&Confinement>,
+    ) -> Self {
+        let facts = |python: &PythonEnvironment| {
+            python.facts().inspect_err(|error| {
+                tracing::warn!(environment = %python.root.display(), %error, "what is in it is not known");
+            })
+        };
+        let provenance = Provenance {
+            host: shop.host.clone(),
+            isolation: shop.sandboxes.name().to_owned(),
+            limits: confinement.map_or_else(EnforcedLimits::default, enforced),
+            gpus: gpus.iter().map(granted).collect(),
+            python: python.and_then(|python| facts(python).ok()),
+            datasets: recorded::<Vec<DatasetFacts>>(dir.root(), DATASETS).unwrap_or_default(),
+            image: recorded::<ImageFacts>(dir.root(), IMAGE),
+        };
+        Self { provenance, log_from: fs::symlink_metadata(dir.log()).map_or(0, |log| log.len()) }
+    }
+
+    /// Writes it down, unless it is nothing but what this worker says of all its attempts and the directory is for
+    /// the next one too.
+    pub(crate) fn keep(&self, shop: &Workshop, dir: &AttemptDir) {
+        let Provenance { host: _, isolation: _, limits: _, gpus, python, datasets, image } = &self.provenance;
+        let is_plain = gpus.is_empty() && python.is_none() && datasets.is_empty() && image.is_none();
+        if is_plain && self.log_from == 0 && !shop.sandboxes.is_on() {
+            return;
+        }
+        if let Err(error) = write_json(&dir.root().join(FILE), self, false) {
+            tracing::warn!(dir = %dir.root().display(), %error, "how an attempt is run cannot be written down");
+        }
+    }
+
+    /// What an earlier agent wrote down.
+    pub(crate) fn recall(dir: &AttemptDir) -> Option<Self> {
+        recorded(dir.root(), FILE)
+    }
+}
+
+fn granted(gpu: &Gpu) -> GrantedGpu {
+    let Gpu { index, uuid, name, memory_bytes, .. } = gpu;
+    GrantedGpu { index: *index, uuid: uuid.clone(), name: name.clone(), memory_bytes: *memory_bytes }
+}
+
+/// What holds of the limits of a sandbox. Without a control group nothing holds of that of cores.
+fn enforced(confinement: &Confinement) -> EnforcedLimits {
+    let asked = confinement.resources;
+    let by_rlimit = confinement.cgroups.as_ref().map_or(asked, |cgroups| cgroups.not_limited(asked));
+    let Resources { memory_bytes, cpus, processes } = Resources { cpus: None, ..by_rlimit };
+    let rlimit = (memory_bytes.is_some() || processes.is_some() || cpus.is_some()).then(|| "rlimit".to_owned());
+    let cgroups = confinement.cgroups.as_ref().filter(|_| by_rlimit != asked).map(ToString::to_string);
+    let by = [cgroups, rlimit].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    EnforcedLimits {
+        memory_bytes: asked.memory_bytes,
+        cpus: asked.cpus.filter(|_| by_rlimit.cpus.is_none()),
+        processes: asked.processes,
+        by: (!by.is_empty()).then_some(by),
+    }
+}
+
+/// A record of the attempt's directory. User code has not run when staging's are read; this worker's own says what it
+/// said before.
+fn recorded<T: DeserializeOwned>(dir: &Path, name: &str) -> Option<T> {
+    let path = dir.join(name);
+    if !fs::symlink_metadata(&path).is_ok_and(|file| file.is_file()) {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(limits::RECORD_BYTES).read_to_end(&mut bytes));
+    match read.and_then(|_| serde_json::from_slice(&bytes).map_err(io::Error::from)) {
+        Ok(record) => Some(record),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a record about an attempt cannot be read");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::Layer;
+
+    fn confinement(resources: Resources) -> Confinement {
+        Confinement {
+            layer: Layer::Open,
+            identity: None,
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            network: true,
+            resources,
+            cgroups: None,
+            hidden: "/".into(),
+        }
+    }
+
+    #[test]
+    fn only_what_holds_is_said_to_be_enforced() {
+        let all = Resources { memory_bytes: Some(1 << 30), cpus: Some(2), processes: Some(99) };
+        let held = enforced(&confinement(all));
+        let by = Some("rlimit".to_owned());
+        assert_eq!(held, EnforcedLimits { memory_bytes: Some(1 << 30), cpus: None, processes: Some(99), by });
+        let cores = Resources { cpus: Some(2), ..Resources::default() };
+        assert_eq!(enforced(&confinement(cores)), EnforcedLimits::default());
+    }
+
+    #[test]
+    fn records_of_staging_are_read_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"[{"name": "digits", "source": "https://lab/d", "sha256": "aa", "size_bytes": 3,
+            "mount_path": "/data/d", "unpack": true}]"#;
+        fs::write(dir.path().join(DATASETS), text).unwrap();
+        let datasets: Vec<DatasetFacts> = recorded(dir.path(), DATASETS).unwrap();
+        assert_eq!((datasets.len(), datasets[0].mount_path.as_str()), (1, "/data/d"));
+        fs::write(dir.path().join(IMAGE), "{").unwrap();
+        assert_eq!(recorded::<ImageFacts>(dir.path(), IMAGE), None);
+        std::os::unix::fs::symlink(dir.path().join(DATASETS), dir.path().join(FILE)).unwrap();
+        assert_eq!(recorded::<Vec<DatasetFacts>>(dir.path(), FILE), None);
+    }
+}

@@ -3,6 +3,7 @@
 
 mod http;
 mod idle;
+mod log;
 mod probe;
 mod processes;
 mod report;
@@ -16,7 +17,7 @@ use report::Report;
 use std::{env, fs, path::PathBuf};
 
 /// What can be measured, in the order in which it is.
-const ALL: [&str; 4] = ["start", "idle", "submit", "tasks"];
+const ALL: [&str; 5] = ["start", "idle", "submit", "tasks", "log"];
 
 /// What every measurement needs.
 struct Setup {
@@ -29,6 +30,10 @@ struct Setup {
 }
 
 fn main() -> Result<()> {
+    let mut arguments = env::args().skip(1);
+    if arguments.next().as_deref() == Some(log::WRITER) {
+        return log::write_log(arguments.next().context("a directory")?.as_ref());
+    }
     let mut json = false;
     let mut wanted = Vec::new();
     for arg in env::args().skip(1) {
@@ -63,6 +68,7 @@ fn main() -> Result<()> {
             "idle" => idle::measure(&setup, &mut report),
             "submit" => submit::measure(&setup, &mut report),
             "tasks" => tasks::measure(&setup, &mut report),
+            "log" => log::measure(&setup, &mut report),
             _ => unreachable!("every name of ALL is matched"),
         }
         .with_context(|| format!("measuring {name}"))?;

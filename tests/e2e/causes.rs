@@ -1,7 +1,7 @@
 //! Why attempts fail and what follows: the table of docs/failures.md, line by line, each made to happen for real. Read
 //! it as the specification: what is done, what is told of the attempt, and what becomes of the task.
 //!
-//! `plugin`, `image`, `dependency` and `oom_gpu` come with what can cause them.
+//! `plugin`, `image` and `dependency` come with what can cause them.
 
 use crate::support::{DEADLINE, Lab, eventually};
 use FailureCause as C;
@@ -70,6 +70,11 @@ const BY_ITSELF: &[Row] = &[
         },
     ),
     (
+        "echo \"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.\"; exit 1",
+        |task| task.gpu = Some(1),
+        Told { exit_code: Some(1), ..told(C::OomGpu, "a GPU ran out of memory; use a smaller batch or model", Retry) },
+    ),
+    (
         "sleep 1000",
         |task| task.time_limit_s = Some(1),
         Told { signal: Some(15), ..told(C::Timeout, "the time limit passed and the process was stopped", Retry) },
@@ -94,7 +99,7 @@ const BY_ITSELF: &[Row] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_task_does_to_itself() {
-    let mut lab = Lab::new().worker_wrapped(&["/usr/bin/env", "FETCHML_SLOTS=8"]).sandboxed();
+    let mut lab = Lab::new().worker_wrapped(&["/usr/bin/env", "FETCHML_SLOTS=9", "FETCHML_GPUS=1"]).sandboxed();
     lab.serve().await;
     lab.worker(1).await;
     let mut tasks = Vec::new();
@@ -275,6 +280,21 @@ async fn a_log_that_a_rule_of_the_server_knows() {
     assert!(shown.contains("its log matched \"^ConfigError: \"; not retried") && shown.contains("kept off"), "{shown}");
     let told = Told { exit_code: Some(1), ..told(C::Launch, "the GPU of that worker is broken", Requeue) };
     judge(&mut lab, &[(task, told)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_gone() {
+    let mut lab = Lab::new();
+    lab.serve().await;
+    let client = lab.client();
+    client.secret_put("TOKEN", "a value".to_owned().into()).await.unwrap();
+    let request = CreateTaskRequest { secrets: vec!["TOKEN".into()], max_retries: Some(3), ..shell("true") };
+    let task = client.submit(&request, true).await.unwrap().id;
+    client.secret_delete("TOKEN").await.unwrap();
+    lab.worker(1).await;
+    lab.until(task, TaskStatus::Failed).await;
+    judge(&mut lab, &[(task, told(C::Secret, "the secret TOKEN does not exist any more; set it again", Nothing))])
+        .await;
 }
 
 /// What is stored of the tasks, once the server has stopped.

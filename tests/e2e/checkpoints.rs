@@ -61,6 +61,30 @@ async fn a_lost_task_in_a_sandbox_goes_on_where_its_checkpoint_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_renamed_into_place_all_the_time_is_stored_and_one_that_is_written_to_is_not() {
+    let lab = Lab::with_worker().await;
+    let script = "cd $FETCHML_CHECKPOINT_DIR; step=0; while :; do step=$((step+1)); echo $step > step.new; sleep 0.1; \
+        mv step.new step; echo $step >> growing; done";
+    let task = submit(&lab, script, None).await;
+    let client = lab.client();
+    let files = async || {
+        let checkpoint = client.checkpoint(task).await.expect("the server answers");
+        checkpoint.map(|checkpoint| checkpoint.files).unwrap_or_default()
+    };
+    let first = eventually("a step is stored", DEADLINE, async || files().await.into_iter().next()).await;
+    eventually("a later one is stored", DEADLINE, async || {
+        let files = files().await;
+        assert!(files.iter().all(|file| file.path != "growing"), "{files:?}");
+        files.iter().any(|file| file.path == "step" && file.sha256 != first.sha256).then_some(())
+    })
+    .await;
+    lab.client().cancel(task).await.expect("it is cancelled");
+    lab.until(task, TaskStatus::Failed).await;
+    let last = lab.client().checkpoint(task).await.expect("the server answers").expect("there is one").files;
+    assert!(last.iter().any(|file| file.path == "growing"), "at the end all of it is stored: {last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_on_sigterm_is_there_in_the_retry() {
     let lab = Lab::with_worker().await;
     let script = "cd $FETCHML_CHECKPOINT_DIR; cat last; trap \"echo saved > last; ln -s /etc/passwd leak; exit 3\" TERM; \

@@ -143,3 +143,25 @@ async fn a_task_that_fills_the_workers_disk_is_stopped_and_the_others_go_on() {
     let artifacts = lab.client().artifacts(modest).await.unwrap();
     assert_eq!(artifacts.artifacts.iter().map(|artifact| artifact.path.as_str()).collect::<Vec<_>>(), ["kept"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_workers_cache_gives_way_before_a_task_is_stopped() {
+    let lab = Lab::new();
+    let dir = lab.path("worker1");
+    fs::create_dir(&dir).unwrap();
+    let script = format!("mount -t tmpfs -o size=128m,mode=0700 tmpfs {} && exec \"$@\"", dir.display());
+    let mut lab = lab.worker_wrapped(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"]);
+    lab.serve().await;
+    lab.worker(1).await;
+    // Its snapshot stays in the cache: 40 of 128 MiB.
+    let project = lab.project("project", &[("run.sh", "true"), ("data", &"x".repeat(40 << 20))]);
+    lab.output(&["submit", "--follow", "--dir", project.to_str().unwrap(), "--", "run.sh"]).await;
+
+    // 80 MiB more leave less than is to be left, but nothing has to stop: the cache makes room for the rest.
+    let write = |name: &str, mib: u32| format!("head -c {mib}M /dev/zero > $HOME/{name}");
+    let room = "while [ $(stat -fc %a $HOME) -lt 10240 ]; do sleep 0.05; done";
+    let script = format!("{}; {room}; {}; echo done", write("first", 80), write("second", 30));
+    let task = lab.submit(&format!("bash -c '{script}'")).await;
+    lab.until(task, TaskStatus::Completed).await;
+    assert_eq!(lab.log(task).await, "done\n");
+}

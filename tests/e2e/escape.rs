@@ -2,6 +2,7 @@
 
 use crate::support::{DEADLINE, Lab, eventually};
 use fetchml_api::{TaskId, TaskStatus};
+use fetchml_testkit::engine::{HOST_IMAGE, TestEngine};
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 use std::{
@@ -121,24 +122,27 @@ os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
 /// Submits the probes with this bait.
-async fn probe(lab: &Lab, bait: &Value, network: &str) -> TaskId {
+async fn probe(lab: &Lab, bait: &Value, network: &str, image: Option<&str>) -> TaskId {
     let mut bait = bait.clone();
     bait["network"] = json!(network == "on");
+    bait["container"] = json!(image.is_some());
     let dir = lab.project("probes", &[("probes.py", PROBES), ("bait.json", &bait.to_string())]);
     let dir = dir.to_str().expect("UTF-8");
     let options = ["submit", "--json", "--name", "escape", "--dir", dir, "--network", network];
-    let task = lab.output(&[&options[..], &["--", "/usr/bin/python3", "probes.py"]].concat()).await;
+    let image: Vec<&str> = image.into_iter().flat_map(|image| ["--image", image]).collect();
+    let task = lab.output(&[&options[..], &image, &["--", "/usr/bin/python3", "probes.py"]].concat()).await;
     let task: Value = serde_json::from_str(&task).expect("JSON");
     task["id"].as_str().expect("an id").parse().expect("an id")
 }
 
 /// Runs all probes and asserts that every way was shut.
-async fn assert_all_held(lab: &Lab) {
+async fn assert_all_held(lab: &Lab, image: Option<&str>) {
     let bait = lay_bait(lab).await;
     for network in ["none", "on"] {
-        let task = probe(lab, &bait.json, network).await;
+        let task = probe(lab, &bait.json, network, image).await;
         lab.until(task, TaskStatus::Completed).await;
         let log = lab.log(task).await;
+        let log = if image.is_some() { log.split_once('\n').expect("a line about its image").1 } else { &log };
         let open: Vec<_> = log.lines().filter(|line| !line.starts_with("held ")).collect();
         let count = log.lines().filter(|line| line.starts_with("held ")).count();
         assert_eq!(open, [format!("probed {count}")], "{log}");
@@ -156,7 +160,7 @@ async fn no_way_out_of_a_sandbox_whose_agent_is_root() {
     let mut lab = Lab::new().sandboxed().worker_wrapped(&["/usr/bin/python3", "-c", WITH_KEY]);
     lab.serve().await;
     lab.worker(1).await;
-    assert_all_held(&lab).await;
+    assert_all_held(&lab, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,7 +171,25 @@ async fn no_way_out_of_a_sandbox_whose_agent_is_a_user() {
     }
     lab.serve().await;
     lab.worker(1).await;
-    assert_all_held(&lab).await;
+    assert_all_held(&lab, None).await;
+}
+
+/// The sandbox beside it is none, so that bait of another task lies about as it would on any machine.
+async fn no_way_out_of_a_container(engine: &TestEngine) {
+    let mut lab = Lab::new().containers(engine).worker_wrapped(&["/usr/bin/python3", "-c", WITH_KEY]);
+    lab.serve().await;
+    lab.worker(1).await;
+    assert_all_held(&lab, Some(HOST_IMAGE)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_way_out_of_podman_whose_agent_is_root() {
+    no_way_out_of_a_container(&TestEngine::podman()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_way_out_of_podman_whose_agent_is_a_user() {
+    no_way_out_of_a_container(&TestEngine::rootless()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,7 +204,7 @@ async fn the_bait_is_real() {
     let only: Vec<_> = harmless.iter().chain(more).map(ToString::to_string).chain(bait.readable.clone()).collect();
     let mut json = bait.json.clone();
     json["only"] = json!(only);
-    let task = probe(&lab, &json, "on").await;
+    let task = probe(&lab, &json, "on", None).await;
     lab.until(task, TaskStatus::Completed).await;
     let log = lab.log(task).await;
     for name in &only {

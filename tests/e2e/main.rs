@@ -19,10 +19,12 @@
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
 mod bad_input;
+mod canaries;
 mod causes;
 mod checkpoints;
 mod clock;
 mod commands;
+mod containers;
 mod crash;
 mod disk_full;
 mod environments;
@@ -37,4 +39,5 @@ mod proxy;
 mod restarts;
 mod retention;
 mod support;
+mod training;
 mod trees;

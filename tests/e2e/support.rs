@@ -2,6 +2,7 @@
 
 use fetchml_api::{CreateTaskRequest, Task, TaskId, TaskStatus};
 use fetchml_client::Client;
+use fetchml_testkit::TestEngine;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -114,10 +115,16 @@ pub(crate) struct Lab {
     wrapper: Vec<String>,
     /// User and group id of worker processes.
     worker_user: Option<u32>,
+    /// What workers are told about containers.
+    containers: Vec<String>,
     /// The program of worker processes.
     worker_program: PathBuf,
     /// Environment of the next starts, by the names of the processes: `serve`, `worker1`, ...
     next_env: BTreeMap<String, (String, String)>,
+    /// More arguments of worker processes.
+    worker_extra: Vec<String>,
+    /// What server and workers log.
+    log_filter: &'static str,
 }
 
 impl Lab {
@@ -129,6 +136,8 @@ impl Lab {
         let (workers, seats, extra) = (Vec::new(), Vec::new(), Vec::new());
         let (server, isolation, wrapper, worker_user) = (None, "none", Vec::new(), None);
         let worker_program = env!("CARGO_BIN_EXE_fetchml").into();
+        // Not by an engine that this machine may have.
+        let containers = vec!["--container-engine".to_owned(), "none".to_owned()];
         Self {
             dir,
             listen,
@@ -141,8 +150,11 @@ impl Lab {
             server_root: None,
             wrapper,
             worker_user,
+            containers,
             worker_program,
             next_env: BTreeMap::new(),
+            worker_extra: Vec::new(),
+            log_filter: "",
         }
     }
 
@@ -157,6 +169,27 @@ impl Lab {
     /// Workers isolate tasks: else tasks may leave traces anywhere, by which most tests watch them.
     pub(crate) fn sandboxed(mut self) -> Self {
         self.isolation = "required";
+        self
+    }
+
+    /// Workers run containers by this engine; as its user, where it is not root's.
+    pub(crate) fn containers(self, engine: &TestEngine) -> Self {
+        // On control groups of version 1 a user's engine cannot limit anything.
+        let limits: &[&str] = if engine.user() == 0 { &[] } else { &["--container-limits", "auto"] };
+        self.containers_with(engine, limits)
+    }
+
+    /// The same, with these options of the worker.
+    pub(crate) fn containers_with(mut self, engine: &TestEngine, options: &[&str]) -> Self {
+        let socket = engine.socket();
+        let socket = ["--container-socket", socket.to_str().expect("UTF-8")];
+        self.containers = socket.iter().chain(options).map(ToString::to_string).collect();
+        if engine.user() == 0 { self } else { self.workers_run_as(engine.user()) }
+    }
+
+    /// Server and workers log all they can.
+    pub(crate) fn verbose(mut self) -> Self {
+        self.log_filter = "trace";
         self
     }
 
@@ -288,7 +321,7 @@ impl Lab {
         words.extend([env!("CARGO_BIN_EXE_fetchml"), "serve", "--listen", &self.listen].map(ToOwned::to_owned));
         let mut command = clean(Command::new(&words[0]));
         command.args(&words[1..]).arg("--data-dir").arg(self.path("server")).args(&self.extra);
-        command.current_dir(self.dir.path()).env("HOME", self.path("home"));
+        command.current_dir(self.dir.path()).env("HOME", self.path("home")).env("FETCHML_LOG", self.log_filter);
         self.server = Some(self.spawn("serve", command));
     }
 
@@ -312,6 +345,7 @@ impl Lab {
     pub(crate) async fn up(&mut self, arguments: &[&str]) {
         let data_dir = self.data_dir();
         let mut command = self.command(&["up", "--listen", &self.listen, "--isolation", self.isolation]);
+        command.args(&self.containers);
         command.arg("--data-dir").arg(&data_dir).args(arguments);
         self.server = Some(self.spawn("up", command));
         self.healthy().await;
@@ -344,8 +378,21 @@ impl Lab {
         self.worker_at(number, &url).await;
     }
 
+    /// The same, with more arguments, for this and later workers.
+    pub(crate) async fn worker_with(&mut self, number: usize, arguments: &[&str]) {
+        self.worker_extra = arguments.iter().map(ToString::to_string).collect();
+        self.worker(number).await;
+    }
+
     /// The same, with the server at that address.
     pub(crate) async fn worker_at(&mut self, number: usize, server: &str) {
+        let process = self.enter_worker(number, server).await;
+        self.workers.push(process);
+        self.workers_active(self.workers.len()).await;
+    }
+
+    /// Starts a worker that need not come to anything.
+    pub(crate) async fn enter_worker(&mut self, number: usize, server: &str) -> Process {
         assert_eq!(number, self.workers.len() + 1, "workers are numbered in order");
         self.seats.push(Seat { server: server.to_owned(), wrapper: self.wrapper.clone() });
         let key_file = self.path("worker.key");
@@ -354,9 +401,7 @@ impl Lab {
             let created: serde_json::Value = serde_json::from_str(&created).expect("JSON");
             fs::write(&key_file, created["key"].as_str().expect("a key")).expect("a key file");
         }
-        let process = self.spawn_worker(number);
-        self.workers.push(process);
-        self.workers_active(self.workers.len()).await;
+        self.spawn_worker(number)
     }
 
     fn spawn_worker(&mut self, number: usize) -> Process {
@@ -367,8 +412,10 @@ impl Lab {
         words.extend(["worker", "--server", server, "--isolation", self.isolation].map(ToOwned::to_owned));
         let mut command = clean(Command::new(&words[0]));
         command.args(&words[1..]).current_dir(self.dir.path()).env("HOME", self.path("home"));
+        command.args(&self.containers);
         let key_file = self.path("worker.key");
-        command.arg("--key-file").arg(&key_file).arg("--data-dir").arg(&data_dir);
+        command.arg("--key-file").arg(&key_file).arg("--data-dir").arg(&data_dir).args(&self.worker_extra);
+        command.env("FETCHML_LOG", self.log_filter);
         if let Some(user) = self.worker_user {
             fs::create_dir_all(&data_dir).expect("its directory");
             command.env("HOME", &data_dir);
@@ -489,6 +536,20 @@ fn clean(mut command: Command) -> Command {
 pub(crate) async fn run(mut command: Command) -> Output {
     command.stdin(Stdio::null());
     tokio::task::spawn_blocking(move || command.output().expect("fetchml starts")).await.expect("no panic")
+}
+
+/// The same, with this on its standard input.
+pub(crate) async fn run_with_input(mut command: Command, input: &[u8]) -> Output {
+    use std::io::Write as _;
+    let input = input.to_vec();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let run = move || {
+        let mut child = command.spawn().expect("fetchml starts");
+        // One that does not read it has its reasons.
+        let _ = child.stdin.take().expect("piped").write_all(&input);
+        child.wait_with_output().expect("it ends")
+    };
+    tokio::task::spawn_blocking(run).await.expect("no panic")
 }
 
 /// Both streams of a command, for messages.

@@ -33,7 +33,7 @@ usage: cargo xtask COMMAND
                       (100 seeds of 20 workers, 500 tasks and one hour each)
   openapi             write api/openapi.json from the code
   bench [WHAT] [--json]
-                      measure a release build; WHAT: submit, tasks, idle, start (default: all)
+                      measure a release build; WHAT: submit, tasks, log, idle, start (default: all)
 ";
 
 fn main() -> ExitCode {

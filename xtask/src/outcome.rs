@@ -15,7 +15,8 @@ impl Outcome {
     pub(crate) fn read_line(&mut self, line: &str) {
         let plain = without_colours(line);
         let text = plain.trim();
-        let counts = if let Some(rest) = text.strip_prefix("test result: ") {
+        // Indented, it stands in the output of a test that nextest shows, and nextest counts that test itself.
+        let counts = if let Some(rest) = plain.strip_prefix("test result: ") {
             rest
         } else if let Some((_, rest)) = text.strip_prefix("Summary [").and_then(|rest| rest.split_once("tests run:")) {
             rest
@@ -108,5 +109,7 @@ mod tests {
     #[test]
     fn other_lines_count_nothing() {
         assert_eq!(read(&["test a ... ok", "9 passed, 9 failed", ""]), "0 passed, 0 failed");
+        let shown_by_nextest = "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 75 filtered out";
+        assert_eq!(read(&[shown_by_nextest]), "0 passed, 0 failed");
     }
 }

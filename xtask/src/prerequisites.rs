@@ -1,6 +1,6 @@
 //! What a test run or the demo needs from the machine, and how it is had where it is missing.
 
-use crate::command::{run, succeeds};
+use crate::command::{root, run, succeeds, target_dir};
 use anyhow::{Result, bail};
 use std::{fs, path::PathBuf, process::Command};
 
@@ -36,6 +36,20 @@ pub(crate) fn networks() -> Result<()> {
     if works() { Ok(()) } else { bail!("ip and nft are needed (Debian: apt-get install iproute2 nftables)") }
 }
 
+/// Makes sure that there is a PyTorch to train with: Debian's, which is small and for the CPU.
+pub(crate) fn torch() -> Result<()> {
+    // The interpreter that a sandbox shows.
+    let works = || succeeds(Command::new("/usr/bin/python3").args(["-c", "import torch, sklearn"]));
+    if !works() {
+        apt_install(&["python3-torch", "python3-sklearn"])?;
+    }
+    if works() {
+        Ok(())
+    } else {
+        bail!("PyTorch and scikit-learn are needed (Debian: apt-get install python3-torch python3-sklearn)")
+    }
+}
+
 /// Makes sure that tests can make system calls fail and clocks jump.
 pub(crate) fn faults() -> Result<()> {
     let has = |tool: &str| succeeds(Command::new(tool).arg("--version"));
@@ -44,6 +58,50 @@ pub(crate) fn faults() -> Result<()> {
     }
     let works = has("strace") && has("faketime");
     if works { Ok(()) } else { bail!("strace and faketime are needed (Debian: apt-get install strace faketime)") }
+}
+
+/// Makes sure that the tests of containers have podman, docker and a registry. The tests start their own.
+pub(crate) fn container_engines() -> Result<()> {
+    const PROGRAMS: [(&str, &[&str]); 5] = [
+        ("podman", &["podman", "runc", "conmon", "netavark", "catatonit"]),
+        ("newuidmap", &["uidmap", "fuse-overlayfs", "slirp4netns"]),
+        ("busybox", &["busybox-static"]),
+        ("dockerd", &["docker.io"]),
+        ("docker-registry", &["docker-registry"]),
+    ];
+    let missing = || PROGRAMS.into_iter().filter(|(program, _)| !is_on_path(program));
+    let packages: Vec<&str> = missing().flat_map(|(_, packages)| packages).copied().collect();
+    if !packages.is_empty() {
+        apt_install(&packages)?;
+    }
+    match missing().next() {
+        None => Ok(()),
+        Some((program, packages)) => {
+            bail!("{program} is needed; install it (Debian: apt-get install {})", packages.join(" "))
+        }
+    }
+}
+
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).exists())
+}
+
+/// A Python environment for `examples/digits`, by the system's own Python, which containers of tests see.
+pub(crate) fn digits_environment() -> Result<()> {
+    let requirements = root().join("examples/digits/requirements.txt");
+    let wanted = fs::read_to_string(&requirements)?;
+    let dir = target_dir()?.join("digits-environment");
+    let marker = dir.join("built-from");
+    if fs::read_to_string(&marker).is_ok_and(|built| built == wanted) {
+        return Ok(());
+    }
+    println!("building a Python environment for examples/digits");
+    let _ = fs::remove_dir_all(&dir);
+    run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&dir))?;
+    let mut pip = Command::new(dir.join("bin/python"));
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements))?;
+    Ok(fs::write(marker, wanted)?)
 }
 
 /// Directory of PostgreSQL's programs; installs the server's package where there is none.

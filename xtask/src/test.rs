@@ -5,7 +5,7 @@ use crate::{
     command::{cargo, shown, succeeds},
     outcome::Outcome,
     postgres::Cluster,
-    prerequisites::{bubblewrap, faults, networks, python_with_venv},
+    prerequisites::{bubblewrap, container_engines, digits_environment, faults, networks, python_with_venv, torch},
 };
 use anyhow::{Context as _, Result};
 use std::{
@@ -26,6 +26,9 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     bubblewrap()?;
     networks()?;
     faults()?;
+    container_engines()?;
+    digits_environment()?;
+    torch()?;
     let cluster = Cluster::start()?;
     println!("PostgreSQL for this run: {}", cluster.url());
 

@@ -34,6 +34,8 @@ pub enum FailureCause {
     Image,
     /// The snapshot could not be had or does not match its hash.
     Snapshot,
+    /// A secret of the task is not there any more, or can be read no more.
+    Secret,
     /// A user cancelled the task.
     Cancelled,
     /// A task this one depends on failed.
@@ -73,7 +75,7 @@ impl FailureCause {
                     RetryRule::Final
                 }
             }
-            C::Cancelled | C::Dependency | C::Quota => RetryRule::Final,
+            C::Secret | C::Cancelled | C::Dependency | C::Quota => RetryRule::Final,
         }
     }
 
@@ -94,6 +96,7 @@ impl FailureCause {
             C::Environment => "environment",
             C::Image => "image",
             C::Snapshot => "snapshot",
+            C::Secret => "secret",
             C::Cancelled => "cancelled",
             C::Dependency => "dependency",
             C::Quota => "quota",

@@ -9,6 +9,8 @@ pub const JSON_DEPTH: usize = 32;
 pub const JOB_NAME_CHARS: usize = 64;
 /// Longest `entrypoint` or `args`, code points.
 pub const COMMAND_CHARS: usize = 32_768;
+/// Longest `image`, code points.
+pub const IMAGE_CHARS: usize = 512;
 /// Most entries in `metadata`.
 pub const METADATA_ENTRIES: usize = 64;
 /// Longest `metadata` key, code points.
@@ -21,6 +23,16 @@ pub const ENV_ENTRIES: usize = 256;
 pub const ENV_NAME_CHARS: usize = 256;
 /// Longest `env` value, code points.
 pub const ENV_VALUE_CHARS: usize = 32_768;
+/// Most secrets one task may name.
+pub const TASK_SECRETS: usize = 32;
+/// Most bytes that the secrets of one task may have together.
+pub const TASK_SECRETS_BYTES: usize = 64 << 10;
+/// Most secrets of one user.
+pub const USER_SECRETS: usize = 200;
+/// Longest value of a secret, bytes of UTF-8.
+pub const SECRET_VALUE_BYTES: usize = 32 << 10;
+/// Shortest value that is kept out of logs, bytes of UTF-8 without blanks around it: shorter ones are in any text.
+pub const SECRET_HIDDEN_BYTES_MIN: usize = 8;
 /// Most cores one node of a task may ask for.
 pub const CPU_MAX: i64 = 4_096;
 /// Most memory one node of a task may ask for, GiB.

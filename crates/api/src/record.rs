@@ -15,6 +15,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 /// What a task needs from a worker. Part of the immutable [`TaskSpec`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct Demand {
     /// Workers it runs on at the same time; each must have all of the above.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub nodes: u32,
+    /// Whether it runs in a container.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub image: bool,
 }
 
 const fn one() -> u32 {
@@ -66,9 +70,15 @@ pub struct TaskSpec {
     /// `sha256:<hex>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<String>,
+    /// The image of its container, by its full name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Extra environment of the process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of the submitter's secrets that are in its environment too; never their values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -368,6 +378,25 @@ pub struct SnapshotRecord {
     pub created_at: Micros,
     /// When somebody was last told that it is there; behind the truth by at most an hour.
     pub used_at: Micros,
+}
+
+/// A stored value of a secret, sealed: only the server's key, outside of the database, opens it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SecretRecord {
+    /// This value; each time a secret is set it is another.
+    pub id: Uuid,
+    /// Whose it is.
+    pub user_id: String,
+    /// Name of the secret.
+    pub name: String,
+    /// When the secret was first set.
+    pub created_at: Micros,
+    /// When this value was set.
+    pub updated_at: Micros,
+    /// Which of the server's keys sealed it.
+    pub key_version: u32,
+    /// Nonce, ciphertext, tag.
+    pub sealed: Vec<u8>,
 }
 
 /// The contract's eight kinds of audit event.

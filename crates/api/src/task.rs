@@ -126,6 +126,9 @@ pub struct Task {
     /// `sha256:<hex>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<String>,
+    /// The image of its container, by its full name; absent: none, the worker's own system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Names of its data sets.
     #[serde(default)]
     pub datasets: Vec<String>,
@@ -174,6 +177,9 @@ pub struct Task {
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of secrets of its owner that are in its environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -306,6 +312,11 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub snapshot_id: Option<String>,
+    /// Container image to run in, `[registry/]name[:tag|@sha256:...]`, by a worker with podman or docker. It is pulled
+    /// where it is missing; one with tag `latest` or none is looked up anew each time. Its own Python is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 512, nullable = false, example = "python:3.12-slim")]
+    pub image: Option<String>,
     /// Names of data sets. Not supported yet: must be empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<String>,
@@ -371,6 +382,11 @@ pub struct CreateTaskRequest {
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of own secrets (`PUT /v1/secrets/{name}`) that the process gets as environment variables. Each attempt
+    /// gets the values of when it starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 32)]
+    pub secrets: Vec<String>,
 }
 
 /// Query of `GET /v1/tasks`.
@@ -434,6 +450,7 @@ impl Task {
             entrypoint: spec.entrypoint.clone(),
             args: spec.args.clone(),
             snapshot_id: spec.snapshot_id.clone(),
+            image: spec.image.clone(),
             datasets: Vec::new(),
             cpu: spec.demand.cpu as i32,
             memory_gb: spec.demand.memory_gb as i32,
@@ -452,6 +469,7 @@ impl Task {
             source: spec.source.clone(),
             rerun_of: spec.rerun_of,
             env: spec.env.clone(),
+            secrets: spec.secrets.clone(),
             metadata: spec.metadata.clone(),
             node_assignments: match assigned {
                 Some(_) if !state.nodes.is_empty() => state.nodes.clone(),

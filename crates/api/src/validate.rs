@@ -3,8 +3,10 @@
 
 use crate::{
     error::Problem,
+    image::ImageName,
     limits,
     provenance::Source,
+    secret::variable_name_problem,
     snapshot::is_snapshot_id,
     task::{CreateTaskRequest, DatasetSpec, Network, OnLost},
 };
@@ -22,8 +24,7 @@ pub struct Read<T> {
 
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
-pub const NOT_SUPPORTED_YET: &[&str] =
-    &["array", "depends_on", "experiment_id", "image", "plugin_configs", "reservation_id", "secrets"];
+pub const NOT_SUPPORTED_YET: &[&str] = &["array", "depends_on", "experiment_id", "plugin_configs", "reservation_id"];
 
 const CREATE_TASK_FIELDS: &[&str] = &[
     "job_name",
@@ -31,6 +32,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "args",
     "entrypoint",
     "snapshot_id",
+    "image",
     "datasets",
     "dataset_specs",
     "cpu",
@@ -41,6 +43,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "max_retries",
     "time_limit_s",
     "env",
+    "secrets",
     "node_count",
     "network",
     "on_lost",
@@ -69,6 +72,10 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         args: fields.text("args", limits::COMMAND_CHARS),
         entrypoint: fields.text("entrypoint", limits::COMMAND_CHARS),
         snapshot_id: fields.text("snapshot_id", 71),
+        image: fields.text("image", limits::IMAGE_CHARS).and_then(|text| {
+            let name = text.parse::<ImageName>().map_err(|why| fields.problem("image", why));
+            name.ok().map(|name| name.to_string())
+        }),
         datasets: Vec::new(),
         dataset_specs: Vec::<DatasetSpec>::new(),
         cpu: fields.int("cpu", 0, limits::CPU_MAX).map(|n| n as i32),
@@ -97,6 +104,7 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         }),
         source: fields.source("source"),
         env: fields.string_map("env", limits::ENV_ENTRIES, limits::ENV_NAME_CHARS, limits::ENV_VALUE_CHARS),
+        secrets: fields.names("secrets", limits::TASK_SECRETS),
     };
     if let Some(id) = &request.snapshot_id
         && !is_snapshot_id(id)
@@ -124,15 +132,11 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         }
     }
     for name in request.env.keys() {
-        let ok = !name.starts_with(|c: char| c.is_ascii_digit())
-            && !name.is_empty()
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        if !ok {
-            fields.problem(format!("env.{name}"), "names are letters, digits and _, not beginning with a digit");
-        } else if name.starts_with("FETCHML_") {
-            fields.problem(format!("env.{name}"), "names beginning with FETCHML_ are set by the system");
+        if let Some(problem) = variable_name_problem(name) {
+            fields.problem(format!("env.{name}"), problem);
         }
     }
+    check_secrets(&mut fields, &request);
     for name in ["datasets", "dataset_specs"] {
         match fields.take(name) {
             None => {}
@@ -147,6 +151,18 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
         }
     }
     fields.finish(request, strict, &[CREATE_TASK_FIELDS, NOT_SUPPORTED_YET])
+}
+
+/// What a name of a secret cannot be. Not the name itself is shown: by a slip it may be the value.
+fn check_secrets(fields: &mut Fields, request: &CreateTaskRequest) {
+    for (i, name) in request.secrets.iter().enumerate() {
+        let problem = variable_name_problem(name)
+            .or_else(|| request.secrets[..i].contains(name).then_some("is named twice"))
+            .or_else(|| request.env.contains_key(name).then_some("is in env too; a variable has one value"));
+        if let Some(problem) = problem {
+            fields.problem(format!("secrets[{i}]"), problem);
+        }
+    }
 }
 
 /// Takes the fields of a JSON object one by one and collects what is wrong with them.
@@ -303,6 +319,41 @@ impl Fields {
         }
     }
 
+    /// An optional array of names, each of at most [`limits::ENV_NAME_CHARS`] code points; absent is empty. After a
+    /// problem it is empty too, so that no index is off.
+    pub fn names(&mut self, name: &str, entries: usize) -> Vec<String> {
+        let items = match self.take(name) {
+            None => return Vec::new(),
+            Some(Value::Array(items)) => items,
+            Some(other) => {
+                self.wrong_type(name, "an array", &other);
+                return Vec::new();
+            }
+        };
+        if items.len() > entries {
+            self.problem(name, format!("has {} entries; at most {entries} are allowed", items.len()));
+            return Vec::new();
+        }
+        let before = self.problems.len();
+        let mut names = Vec::with_capacity(items.len());
+        for (i, item) in items.into_iter().enumerate() {
+            let field = format!("{name}[{i}]");
+            match item {
+                Value::String(text) => match check_text(&text, limits::ENV_NAME_CHARS) {
+                    Ok(()) => names.push(text),
+                    Err(why) => self.problem(field, why),
+                },
+                other => self.wrong_type(&field, "a string", &other),
+            }
+        }
+        if self.problems.len() == before { names } else { Vec::new() }
+    }
+
+    /// Ends reading without a look at fields left over: whatever was found.
+    pub fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
     /// Ends reading: fields left over are unknown.
     ///
     /// # Errors
@@ -435,6 +486,20 @@ mod tests {
         assert_eq!(problems(json!({"job_name": "a"}))[0].0, "entrypoint");
         assert_eq!(problems(json!({"job_name": "a", "entrypoint": "  "})).len(), 1);
         assert!(create_task(json!({"job_name": "a", "args": "true"}), true).is_ok());
+    }
+
+    #[test]
+    fn secrets_are_names_and_a_slip_is_not_repeated() {
+        let with = |secrets: Value| json!({"job_name": "a", "args": "x", "env": {"E": "1"}, "secrets": secrets});
+        let read = create_task(with(json!(["API_TOKEN", "B"])), true).unwrap();
+        assert_eq!(read.request.secrets, ["API_TOKEN", "B"]);
+        let found = problems(with(json!(["A", "A", "E", "FETCHML_X", "hunter2!"])));
+        let fields: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(fields, ["secrets[1]", "secrets[2]", "secrets[3]", "secrets[4]"]);
+        assert!(!format!("{found:?}").contains("hunter2"));
+        assert_eq!(problems(with(json!([1, "A", "a\0"]))).len(), 2);
+        assert_eq!(problems(with(json!("A")))[0].0, "secrets");
+        assert_eq!(problems(with(json!(vec!["A"; limits::TASK_SECRETS + 1])))[0].0, "secrets");
     }
 
     #[test]

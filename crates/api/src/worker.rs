@@ -100,9 +100,12 @@ pub struct Capabilities {
     /// The devices.
     #[serde(default)]
     pub gpus: Vec<Gpu>,
-    /// Executors this worker can use; `process` always.
+    /// Executors this worker can use; `process` always, `podman` or `docker` where it runs containers.
     #[serde(default)]
     pub executors: Vec<String>,
+    /// The engine of its containers and its version, such as `podman 5.4.2`; absent: it runs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_engine: Option<String>,
     /// How user code is isolated: `bubblewrap`, `landlock` or `none`.
     #[serde(default)]
     pub isolation: String,
@@ -120,6 +123,11 @@ impl Capabilities {
         self.gpu_count = gpus.len() as u32;
         self.gpu_type = gpus.first().map(|gpu| gpu.name.clone());
         self.gpus = gpus;
+    }
+
+    /// Whether it can run containers.
+    pub fn runs_containers(&self) -> bool {
+        self.executors.iter().any(|name| name == "podman" || name == "docker")
     }
 }
 

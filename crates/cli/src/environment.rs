@@ -60,6 +60,16 @@ pub(crate) const GPU_TYPE: &str = "FETCHML_GPU_TYPE";
 pub(crate) const NVML_LIBRARY: &str = "FETCHML_NVML_LIBRARY";
 /// How the worker isolates tasks.
 pub(crate) const ISOLATION: &str = "FETCHML_ISOLATION";
+/// Which engine runs containers on the worker.
+pub(crate) const CONTAINER_ENGINE: &str = "FETCHML_CONTAINER_ENGINE";
+/// Where that listens.
+pub(crate) const CONTAINER_SOCKET: &str = "FETCHML_CONTAINER_SOCKET";
+/// Whether it must be able to limit what containers use.
+pub(crate) const CONTAINER_LIMITS: &str = "FETCHML_CONTAINER_LIMITS";
+/// Patterns of the images that may be used on the worker.
+pub(crate) const ALLOW_IMAGES: &str = "FETCHML_ALLOW_IMAGES";
+/// Disk that the worker's cache may take.
+pub(crate) const CACHE: &str = "FETCHML_CACHE";
 /// Filter of the server's and worker's log, such as `debug`.
 pub(crate) const LOG: &str = "FETCHML_LOG";
 /// Any value but the empty one turns colours off.

@@ -66,6 +66,7 @@ impl Exit {
                 | FailureCause::Environment
                 | FailureCause::Image
                 | FailureCause::Snapshot
+                | FailureCause::Secret
                 | FailureCause::Dependency
                 | FailureCause::Quota,
             )

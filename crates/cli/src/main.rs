@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         if command == fetchml_worker::shim::INIT {
             fetchml_worker::shim::init_main()
         }
+        if command == fetchml_worker::container::RUNNER {
+            fetchml_worker::container::runner_main()
+        }
     }
     let cli = commands::Cli::parse();
     match commands::run(cli) {

@@ -67,6 +67,20 @@ pub(crate) fn parse_memory_gb(text: &str) -> Result<i32, String> {
     if (0..=max).contains(&gib) { Ok(gib as i32) } else { Err(format!("must be between 0 and {max} GiB")) }
 }
 
+/// Reads a size on disk into bytes: `500` (GiB), `500G`, `2T`, `512M`.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is not a size; write GiB (500) or units (500G, 2T, 512M)");
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches("ib").trim_end_matches('b');
+    let (digits, unit) = match number.chars().last() {
+        Some('t') => (&number[..number.len() - 1], 1_u64 << 40),
+        Some('g') => (&number[..number.len() - 1], 1 << 30),
+        Some('m') => (&number[..number.len() - 1], 1 << 20),
+        _ => (number, 1 << 30),
+    };
+    digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).ok_or_else(bad)
+}
+
 /// `42s`, `3m05s`, `2h07m`, `3d04h`.
 pub(crate) fn show_micros(micros: i64) -> String {
     let seconds = micros.max(0) / 1_000_000;
@@ -145,6 +159,16 @@ mod tests {
         }
         for text in ["", "G", "1.5", "-1", "70000", "1P"] {
             assert!(parse_memory_gb(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_on_disk_are_read() {
+        for (text, bytes) in [("1", 1 << 30), ("50G", 50 << 30), ("2TiB", 2 << 40), (" 512m ", 512 << 20), ("0", 0)] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "1.5", "-1", "1K", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 

@@ -40,6 +40,13 @@ pub(crate) fn say_aside(text: &str) {
     say(&paint(text, "2"));
 }
 
+/// Asks on stderr; the answer is typed behind it.
+pub(crate) fn prompt(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = write!(stderr, "{text}");
+    let _ = stderr.flush();
+}
+
 /// What failed.
 pub(crate) fn say_error(text: &str) {
     say(&format!("{} {text}", paint("error:", "1;31")));

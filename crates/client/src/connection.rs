@@ -187,6 +187,12 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| self.protocol(format!("not the promised JSON: {error}")))
     }
 
+    /// As [`Self::read_json`] for an answer of which nothing may be told, not even what is wrong with it.
+    pub(crate) async fn read_secret_json<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
+        let body = self.read_body(response, limits::ANSWER_BYTES_MAX).await?;
+        serde_json::from_slice(&body).map_err(|_| self.protocol("not the promised JSON"))
+    }
+
     pub(crate) async fn get_json<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -231,8 +237,13 @@ pub(crate) fn is_missing(status: StatusCode) -> bool {
     status == StatusCode::NOT_FOUND
 }
 
+/// An address as it may be shown: not at all where it may hold a password or a key.
+pub fn shown_url(url: &str) -> &str {
+    if url.contains(['@', '?', '#']) { "(not shown)" } else { url }
+}
+
 fn check_url(url: &str) -> Result<Url, ClientError> {
-    let bad = |problem: &str| ClientError::BadUrl { url: url.into(), problem: problem.into() };
+    let bad = |problem: &str| ClientError::BadUrl { url: shown_url(url).into(), problem: problem.into() };
     if !url.contains("://") {
         return Err(bad("it must begin with http:// or https://"));
     }
@@ -241,10 +252,7 @@ fn check_url(url: &str) -> Result<Url, ClientError> {
         return Err(bad("it must begin with http:// or https://"));
     }
     if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err(ClientError::BadUrl {
-            url: "(not shown)".into(),
-            problem: "it must not hold a user name or password; keys go into FETCHML_API_KEY".into(),
-        });
+        return Err(bad("it must not hold a user name or password; keys go into FETCHML_API_KEY"));
     }
     if parsed.query().is_some() || parsed.fragment().is_some() {
         return Err(bad("it must not have a query or fragment"));
@@ -295,7 +303,7 @@ mod tests {
 
     #[test]
     fn bad_addresses_and_keys_are_told_apart() {
-        for url in ["", "127.0.0.1:9101", "ftp://x", "http://user:pw@x", "http://x/?key=1"] {
+        for url in ["", "127.0.0.1:9101", "ftp://x", "http://user:pw@x", "u:pw@x", "ftp://u:pw@x", "http://x/?key=pw"] {
             let error = Client::new(url, KEY).unwrap_err();
             assert!(matches!(error, ClientError::BadUrl { .. }), "{url}: {error}");
             assert!(!error.to_string().contains("pw"));

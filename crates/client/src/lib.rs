@@ -14,7 +14,7 @@ pub mod snapshot;
 pub mod sse;
 
 pub use blob::{BlobSource, ByteStream};
-pub use connection::Client;
+pub use connection::{Client, shown_url};
 pub use error::ClientError;
 pub use events::Incoming;
 pub use logs::{LogChunk, LogEvent, LogQuery};

@@ -7,8 +7,9 @@ use crate::{
     limits,
 };
 use fetchml_api::{
-    ArtifactList, AttemptId, Checkpoint, CheckpointFiles, CreateKeyRequest, CreateTaskRequest, CreatedKey, GcReport,
-    GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, QueueStats, SchedulerStatus, Task, TaskId, TaskList,
+    ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateKeyRequest,
+    CreateTaskRequest, CreatedKey, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PutSecretRequest,
+    QueueStats, SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskId, TaskList,
     TaskListQuery, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
@@ -129,6 +130,42 @@ impl Client {
     /// How far the last collection is.
     pub async fn gc_status(&self) -> Result<GcStatus, ClientError> {
         self.get_json("/v1/admin/gc", NO_QUERY).await
+    }
+
+    /// Own secrets, without their values.
+    pub async fn secrets(&self) -> Result<Vec<SecretInfo>, ClientError> {
+        let list: SecretList = self.get_json("/v1/secrets", NO_QUERY).await?;
+        Ok(list.secrets)
+    }
+
+    /// Sets an own secret.
+    pub async fn secret_put(&self, name: &str, value: SecretText) -> Result<StoredSecret, ClientError> {
+        let path = format!("/v1/secrets/{}", encode_path(name));
+        let request = PutSecretRequest { value };
+        let response = self
+            .send(Repeat::Idempotent, || {
+                self.request(Method::PUT, &path).timeout(limits::ANSWER_TIMEOUT).json(&request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Deletes an own secret.
+    pub async fn secret_delete(&self, name: &str) -> Result<(), ClientError> {
+        self.delete_path(&format!("/v1/secrets/{}", encode_path(name)), NO_QUERY).await
+    }
+
+    /// The secrets of an attempt, for the worker that holds it.
+    pub async fn attempt_secrets(
+        &self,
+        task: TaskId,
+        attempt: AttemptId,
+        holder: &AttemptSecretsRequest,
+    ) -> Result<AttemptSecrets, ClientError> {
+        let path = format!("/v1/tasks/{task}/attempts/{attempt}/secrets");
+        let request = || self.request(Method::POST, &path).timeout(limits::ANSWER_TIMEOUT).json(holder);
+        let response = self.send(Repeat::Idempotent, request).await?;
+        self.read_secret_json(response).await
     }
 
     /// The files a task left.

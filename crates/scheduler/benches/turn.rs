@@ -162,6 +162,7 @@ impl<'a> Bench<'a> {
                 gpu,
                 gpu_type: None,
                 nodes: 1,
+                image: false,
             },
             priority: 3 + (n % 5) as u8,
             role: Role::Admin,

@@ -369,6 +369,7 @@ fn sentence(cause: FailureCause, outcome: &Outcome) -> String {
         (C::Environment, ..) => "the Python environment could not be built; see the log",
         (C::Image, ..) => "the container image could not be had",
         (C::Snapshot, ..) => "the snapshot could not be had or does not match its hash",
+        (C::Secret, ..) => "a secret of the task is not there any more; set it again and submit again",
         (C::Cancelled, ..) => "cancelled",
         (C::Dependency, ..) => "a task this one depends on failed",
         (C::Quota, ..) => "an output, log or disk limit was reached",

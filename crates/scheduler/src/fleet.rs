@@ -255,7 +255,7 @@ impl Fleet {
         let candidates = with_gpus.into_iter().flatten().chain(without.into_iter().flatten());
         candidates.filter(|id| !excluded.contains(id)).filter_map(move |id| {
             let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= memory)?;
-            if !worker.may_take(task, demand) {
+            if !worker.may_take(task, demand) || !worker.supports(demand) {
                 return None;
             }
             Some((id, if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand.gpu, gpu_tokens)? }))

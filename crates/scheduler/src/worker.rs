@@ -135,6 +135,11 @@ impl Worker {
         }
     }
 
+    /// Whether it has what runs this, however much room there is.
+    pub(crate) fn supports(&self, demand: &Demand) -> bool {
+        !demand.image || self.record.capabilities.runs_containers()
+    }
+
     /// Whether slot, cores and memory for this are free now.
     pub(crate) fn has_room(&self, demand: &Demand) -> bool {
         self.slots_free(demand.slot) > 0
@@ -159,7 +164,8 @@ impl Worker {
     pub(crate) fn could_host(&self, demand: &Demand, gpu_tokens: &[String]) -> bool {
         let capabilities = &self.record.capabilities;
         let devices = self.devices.values().filter(|d| d.available && gpu::matches(&d.tokens, gpu_tokens)).count();
-        self.slots_total(demand.slot) > 0
+        self.supports(demand)
+            && self.slots_total(demand.slot) > 0
             && capabilities.cpu_cores >= demand.cpu
             && capabilities.memory_gb >= demand.memory_gb
             && (demand.gpu == 0 || devices >= demand.gpu as usize)
@@ -170,6 +176,7 @@ impl Worker {
         let slots = u64::from(self.record.batch_slots.max(1));
         demand.slot == SlotKind::Batch
             && demand.nodes == 1
+            && self.supports(demand)
             && demand.gpu == 0
             && u64::from(demand.cpu) * slots <= u64::from(self.record.capabilities.cpu_cores)
             && u64::from(demand.memory_gb) * slots <= u64::from(self.record.capabilities.memory_gb)

@@ -7,11 +7,13 @@ use crate::{
     driver::Driver,
     error::AppError,
     limits,
+    link::Sessions,
     log_rules::LogRules,
     logs::Logs,
     metrics::Metrics,
     options::Options,
     retention::Collector,
+    secrets::Secrets,
 };
 use fetchml_api::{AuditDraft, AuditKind};
 use fetchml_store::{Store, Write};
@@ -36,6 +38,9 @@ pub struct App {
     pub(crate) log_rules: LogRules,
     /// Metrics of attempts.
     pub metrics: Metrics,
+    pub(crate) secrets: Secrets,
+    /// Sessions of workers.
+    pub(crate) sessions: Sessions,
     /// The log of changes, for streams.
     pub changes: Changes,
     /// Collects what is not needed any more.
@@ -51,7 +56,8 @@ pub struct App {
 impl App {
     /// Joins the parts.
     pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
-        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop } = parts;
+        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop, secrets } =
+            parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let changes = Changes::new(&store);
         Arc::new(Self {
@@ -63,6 +69,8 @@ impl App {
             logs,
             log_rules,
             metrics,
+            secrets,
+            sessions: Sessions::default(),
             changes,
             collector,
             options,
@@ -101,6 +109,7 @@ pub(crate) struct Parts {
     pub(crate) log_rules: LogRules,
     pub(crate) metrics: Metrics,
     pub(crate) collector: Collector,
+    pub(crate) secrets: Secrets,
     pub(crate) stop: CancellationToken,
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! lock         held by the running server; holds its process id
 //! pepper       32 random bytes that key digests are made with
+//! secrets.key  the keys that secrets are sealed with
 //! admin.key    the first admin key
 //! worker.key   the key of the worker on this machine
 //! fetchml.db   SQLite, unless PostgreSQL is used
@@ -138,14 +139,18 @@ impl DataDir {
     /// # Errors
     /// They cannot be read, written or drawn.
     pub fn pepper(&self) -> Result<[u8; 32], DataDirError> {
-        let unusable = |why: String| DataDirError::Unusable { root: self.root.clone(), source: io::Error::other(why) };
         if let Some(bytes) = self.read_secret("pepper")? {
-            return bytes.try_into().map_err(|_| unusable("the file `pepper` is not 32 bytes long".into()));
+            return bytes.try_into().map_err(|_| self.unusable("the file `pepper` is not 32 bytes long".into()));
         }
         let mut pepper = [0; 32];
-        getrandom::fill(&mut pepper).map_err(|e| unusable(format!("no random numbers: {e}")))?;
+        getrandom::fill(&mut pepper).map_err(|e| self.unusable(format!("no random numbers: {e}")))?;
         self.write_secret("pepper", &pepper)?;
         Ok(pepper)
+    }
+
+    /// The error that says that something in it is not as it should be.
+    pub(crate) fn unusable(&self, why: String) -> DataDirError {
+        DataDirError::Unusable { root: self.root.clone(), source: io::Error::other(why) }
     }
 }
 

@@ -25,6 +25,7 @@ mod range;
 mod request;
 mod retention;
 mod routes;
+mod secrets;
 mod server;
 
 pub use auth::{Decision, Operation, decide};

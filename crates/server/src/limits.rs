@@ -45,6 +45,9 @@ pub const AUTH_AUDIT_QUEUE: usize = 1_024;
 
 /// Bytes read from a log or blob at a time.
 pub const READ_CHUNK_BYTES: u64 = 64 << 10;
+/// Part of an ended log on its way to object storage, bytes. Small: what the threads that carry parts free, the
+/// allocator keeps, for each of them.
+pub const ARCHIVE_PART_BYTES: usize = 256 << 10;
 /// Pause between two group syncs of logs while bytes keep arriving.
 pub const LOG_SYNC_PERIOD: Duration = Duration::from_millis(50);
 /// Most log files kept open between writes; less where the process may open few files.

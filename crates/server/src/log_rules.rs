@@ -148,7 +148,7 @@ const fn may_be_refined(cause: FailureCause) -> bool {
         | C::Image
         | C::Snapshot
         | C::Quota => true,
-        C::Lost | C::Cancelled | C::Dependency | C::Preempted => false,
+        C::Lost | C::Secret | C::Cancelled | C::Dependency | C::Preempted => false,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     options::Options,
     retention::{Collector, Shelves},
     routes,
+    secrets::Secrets,
 };
 use fetchml_api::Role;
 use fetchml_store::{Location, Store, StoreError};
@@ -114,6 +115,7 @@ impl Server {
 
         let store = open_store(&options, &data_dir).await?;
         let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
+        let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
         let local_worker_key = local_worker_key(&data_dir, &keys).await?;
         let blobs = Blobs::local(&data_dir.dir("objects")?)?;
@@ -143,8 +145,19 @@ impl Server {
             metrics: metrics.streams().clone(),
         };
         let collector = Collector::new(shelves, driver.clone(), options.retention, background_stop.clone());
-        let parts =
-            Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop: stop.clone() };
+        let parts = Parts {
+            store,
+            driver,
+            keys,
+            auth_audit,
+            blobs,
+            logs,
+            log_rules,
+            metrics,
+            collector,
+            secrets,
+            stop: stop.clone(),
+        };
         let app = App::new(parts, options, document.into());
         let finisher = link::start_finisher(&app);
         let collecting = tokio::spawn(app.collector.clone().run());

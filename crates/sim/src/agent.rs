@@ -192,7 +192,7 @@ impl World {
         let hello = Up::Hello {
             run: agent.run,
             incarnation_seen: host.disk.incarnation_seen,
-            capabilities: host.capabilities.clone(),
+            capabilities: Box::new(host.capabilities.clone()),
             slots: host.slots,
             inventory: inventory.collect(),
         };
@@ -503,6 +503,10 @@ impl World {
             host.disk.spool.pop_front();
         }
         for attempt in over {
+            if !self.server.database.is_over(attempt) && !self.is_excused(h) {
+                let said = format!("the end of {attempt} was acknowledged and is not durable");
+                self.broken.get_or_insert(Violation(said));
+            }
             self.drop_attempt(h, attempt);
         }
     }

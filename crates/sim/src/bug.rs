@@ -15,6 +15,10 @@ macro_rules! bugs {
             /// All.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
+            /// Those that need so rare a meeting of faults that a few hundred small runs may miss them: looked
+            /// for in the long form only.
+            pub const RARE: &[Self] = &[Self::FenceFromAnswer, Self::SilentOnRepeat];
+
             /// Its word in plans.
             pub const fn as_str(self) -> &'static str {
                 match self {

@@ -94,11 +94,11 @@ impl World {
                 if shim.task != task || !shim.runs || (host.id == h && *other == attempt) {
                     continue;
                 }
-                let stood_still = |host: &Host| {
-                    let resumed = host.agent.as_ref().map_or(0, |agent| agent.resumed_at);
-                    !host.is_awake() || self.now - host.woke_at.max(resumed) <= AFTER_STANDSTILL
-                };
-                if stood_still(host) || stood_still(&self.hosts[h]) || self.is_excused(host.id) || self.is_excused(h) {
+                if self.stood_still(host)
+                    || self.stood_still(&self.hosts[h])
+                    || self.is_excused(host.id)
+                    || self.is_excused(h)
+                {
                     continue;
                 }
                 return Err(Violation(format!(
@@ -108,6 +108,21 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether a machine or its agent does not get time, or has only just got some again.
+    fn stood_still(&self, host: &Host) -> bool {
+        let resumed = host.agent.as_ref().map_or(0, |agent| agent.resumed_at);
+        !host.is_awake() || self.now - host.woke_at.max(resumed) <= AFTER_STANDSTILL
+    }
+
+    /// What the server gives up is dead by then.
+    pub(crate) fn check_given_up(&self, attempt: AttemptId) -> Result<(), Violation> {
+        let lives = self.hosts.iter().find(|host| host.shims.get(&attempt).is_some_and(|shim| shim.runs));
+        let Some(host) = lives.filter(|host| !self.stood_still(host) && !self.is_excused(host.id)) else {
+            return Ok(());
+        };
+        Err(Violation(format!("attempt {attempt} is given up and runs on machine {}", host.id)))
     }
 
     /// No machine runs more than it has, and no GPU has two owners.

@@ -152,6 +152,11 @@ impl Database {
         Ok(())
     }
 
+    /// Whether an attempt is over, or never was.
+    pub(crate) fn is_over(&self, attempt: AttemptId) -> bool {
+        !self.attempts.contains_key(&attempt)
+    }
+
     /// The core that these rows give.
     pub(crate) fn restore(&self, settings: Settings, now: Micros) -> Scheduler {
         let live = self.tasks.values().filter(|row| !row.state.status.is_terminal());

@@ -107,10 +107,9 @@ impl Fault {
             Self::ClockJump | Self::CommitUnknown => 6 * MINUTE,
             Self::DatabaseBusy | Self::HostSuspend => 10 * MINUTE,
             Self::DatabaseSlow | Self::AgentPause => 4 * MINUTE,
-            Self::RestoredBackup => 40 * MINUTE,
+            Self::RestoredBackup | Self::ClonedWorker => 15 * MINUTE,
             Self::AgentCrash | Self::ShimCrash | Self::LinkBreak => 90 * SECOND,
             Self::HostDiskFull => 9 * MINUTE,
-            Self::ClonedWorker => 15 * MINUTE,
             Self::CutUp | Self::CutDown | Self::Delay => 3 * MINUTE,
             Self::Repeat | Self::PoisonTask => return None,
         })

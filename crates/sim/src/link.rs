@@ -62,7 +62,7 @@ impl World {
 
     pub(crate) fn delay(&mut self, h: HostId) -> Time {
         let slow = self.links[h].delay_until > self.now;
-        self.timing.i64(if slow { SECOND..9 * SECOND } else { MS / 5..30 * MS })
+        self.timing.i64(if slow { SECOND..13 * SECOND } else { MS / 5..30 * MS })
     }
 
     pub(crate) fn repeats(&mut self) -> bool {

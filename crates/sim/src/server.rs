@@ -243,14 +243,15 @@ impl World {
         match up {
             Up::Hello { run, incarnation_seen, capabilities, slots, inventory } => {
                 life.connections.insert(session, Connection { host: h, heard: now, welcomed: false });
-                let hello = Hello { run, incarnation_seen, capabilities, slots, inventory };
+                let hello = Hello { run, incarnation_seen, capabilities: *capabilities, slots, inventory };
                 self.push(Command::Join { session, worker, hello }, None);
             }
             Up::Beat(sent) => {
                 let Some(connection) = life.connections.get_mut(&session) else { return };
                 connection.heard = now;
                 self.push(Command::Heard { worker, session, sent }, None);
-                if self.plan.bug == Some(Bug::BeatAnsweredEarly) {
+                let zombie = self.plan.bug == Some(Bug::ZombieSession) && !self.is_open(worker, session);
+                if self.plan.bug == Some(Bug::BeatAnsweredEarly) || zombie {
                     self.send_down(h, session, Down::BeatAck(sent));
                 }
             }
@@ -261,6 +262,12 @@ impl World {
             }
         }
         self.at(now + LINK_SILENCE, Happening::Silence { session });
+    }
+
+    /// Whether a session is the one that its worker has.
+    fn is_open(&self, worker: WorkerId, session: u64) -> bool {
+        let life = self.server.life.as_ref();
+        life.and_then(|life| life.sessions.get(&worker)).is_some_and(|open| open.id == session)
     }
 
     /// The server looks whether a connection is still alive, or hears that it is closed.

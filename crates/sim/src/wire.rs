@@ -14,7 +14,7 @@ pub(crate) enum Up {
     Hello {
         run: u64,
         incarnation_seen: u64,
-        capabilities: Capabilities,
+        capabilities: Box<Capabilities>,
         slots: (u32, u32),
         inventory: Vec<Held>,
     },

@@ -542,7 +542,7 @@ impl World {
         promise!(!by_agent || implied || self.told.contains(&(id, phase)), "nobody said that {id} is {phase:?}");
         let success = record.outcome.as_ref().is_some_and(|outcome| outcome.cause.is_none());
         promise!(!(success && self.unseen.contains(&id)), "nobody saw how {id} ended, and it is completed");
-        Ok(())
+        if phase == AttemptPhase::Abandoned { self.check_given_up(id) } else { Ok(()) }
     }
 
     pub(crate) fn check_spool(&self) -> Result<(), Violation> {

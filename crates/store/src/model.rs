@@ -3,7 +3,7 @@
 use crate::retention::Collect;
 use fetchml_api::{
     Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, Provenance, QuotaRecord,
-    ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
 use std::sync::Arc;
 
@@ -71,6 +71,30 @@ pub enum Write {
     },
     /// Something is not needed any more.
     Collect(Collect),
+    /// A new value of a secret, which becomes the current one. The one before is kept while an attempt has it.
+    SecretPut(SecretRecord),
+    /// A secret is no more. Its value is kept while an attempt has it; repeating it changes nothing.
+    SecretDelete {
+        /// Whose.
+        user_id: String,
+        /// Name.
+        name: String,
+    },
+    /// Gives an attempt that has not started the current values of those of these secrets that there are. What it was
+    /// given before stays.
+    SecretsBind {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Whose.
+        user_id: String,
+        /// Names.
+        names: Vec<String>,
+    },
+    /// An attempt is over: values that only it had are gone.
+    SecretsRelease {
+        /// The attempt.
+        attempt: AttemptId,
+    },
     /// A named value of the installation, such as `incarnation` or `log_id`.
     MetaPut {
         /// Name.
@@ -160,6 +184,15 @@ pub struct StoredTask {
     pub spec: Arc<TaskSpec>,
     /// Changing part.
     pub state: TaskState,
+}
+
+/// What is told of a secret without reading its value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SecretHead {
+    /// Name and times.
+    pub info: SecretInfo,
+    /// Length of its sealed value, bytes.
+    pub sealed_bytes: u64,
 }
 
 /// All that a restart needs: tasks that have not ended, their live attempts, all workers.

@@ -8,7 +8,7 @@ use crate::{
     sql::Table,
     value::{Statement, Value},
 };
-use fetchml_api::{AttemptId, AttemptRecord, AuditDraft, Provenance, TaskSpec, TaskState};
+use fetchml_api::{AttemptId, AttemptRecord, AuditDraft, Provenance, SecretRecord, TaskSpec, TaskState};
 use sha2::{Digest as _, Sha256};
 
 /// Names in `meta` that the store itself keeps.
@@ -97,6 +97,22 @@ impl Prepared {
                 self.collect(step)?;
             }
             Write::ProvenancePut { attempt, node, provenance } => self.provenance_put(attempt, node, &provenance)?,
+            Write::SecretPut(record) => self.secret_put(record)?,
+            Write::SecretDelete { user_id, name } => {
+                let whose = vec![Value::text(user_id)?, Value::text(name)?];
+                self.push(sql::SECRET_RETIRE, whose.clone());
+                self.push(sql::SECRET_PRUNE, whose);
+            }
+            Write::SecretsBind { attempt, user_id, names } => {
+                let user = Value::text(user_id)?;
+                for name in names {
+                    self.push(sql::SECRET_BIND, vec![Value::word(attempt), user.clone(), Value::text(name)?]);
+                }
+            }
+            Write::SecretsRelease { attempt } => {
+                self.push(sql::SECRET_RELEASE, vec![Value::word(attempt)]);
+                self.push(sql::SECRET_UNBIND, vec![Value::word(attempt)]);
+            }
             Write::MetaPut { name, value } => {
                 if [LOG_ID, LAST_TIME, PROBE].contains(&name) {
                     return Err(StoreError::Data(format!("{name} is kept by the store itself")));
@@ -167,6 +183,18 @@ impl Prepared {
         let sha256 = Value::word(hex::encode(Sha256::digest(text.as_bytes())));
         self.push(sql::PROVENANCE_ADD, vec![sha256.clone(), body]);
         self.push(sql::ATTEMPT_PROVENANCE_PUT, vec![Value::word(attempt), node.into(), sha256]);
+        Ok(())
+    }
+
+    /// The new value is there before the old one is retired, so that it can take over the time of the first.
+    fn secret_put(&mut self, record: SecretRecord) -> Result<(), StoreError> {
+        self.saw(record.updated_at.0);
+        let id = Value::word(record.id);
+        let whose = vec![Value::text(record.user_id.clone())?, Value::text(record.name.clone())?];
+        self.push(sql::SECRET_INSERT, rows::secret(record)?);
+        self.push(sql::SECRET_RETIRE, whose.clone());
+        self.push(sql::SECRET_RAISE, vec![id]);
+        self.push(sql::SECRET_PRUNE, whose);
         Ok(())
     }
 

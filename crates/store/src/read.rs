@@ -2,7 +2,9 @@
 
 use crate::{
     limits::PAGE_ROWS,
-    model::{AuditRow, ChangeRow, QueueCounts, StoreError, StoredArtifacts, StoredTask, TaskFilter, UsageRow},
+    model::{
+        AuditRow, ChangeRow, QueueCounts, SecretHead, StoreError, StoredArtifacts, StoredTask, TaskFilter, UsageRow,
+    },
     postgres::PostgresReads,
     rows, sql,
     sqlite::SqliteReads,
@@ -10,7 +12,8 @@ use crate::{
     value::{Row, Value},
 };
 use fetchml_api::{
-    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, Provenance, SnapshotRecord, TaskId, TaskStatus,
+    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, Provenance, SecretRecord, SnapshotRecord, TaskId,
+    TaskStatus,
 };
 use std::{fmt::Write as _, sync::Arc};
 
@@ -123,6 +126,23 @@ impl Store {
     /// All keys, newest first, revoked ones included.
     pub async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
         all(self.reads().list(sql::KEYS, Vec::new()).await?, rows::read_key)
+    }
+
+    /// A user's secrets by name, without their values.
+    pub async fn secrets(&self, user: &str) -> Result<Vec<SecretHead>, StoreError> {
+        let Ok(user) = Value::text(user.to_owned()) else { return Ok(Vec::new()) };
+        all(self.reads().list(sql::SECRETS_OF, vec![user]).await?, rows::read_secret_head)
+    }
+
+    /// The values that an attempt was given, by name, sealed.
+    pub async fn attempt_secrets(&self, attempt: AttemptId) -> Result<Vec<SecretRecord>, StoreError> {
+        all(self.reads().list(sql::SECRETS_OF_ATTEMPT, vec![Value::word(attempt)]).await?, rows::read_secret)
+    }
+
+    /// The highest version of the server's keys that any value is sealed with; 0: there is no value.
+    pub async fn secret_key_last(&self) -> Result<u32, StoreError> {
+        let version = crate::migrate::first_int(self.reads().point(sql::SECRET_KEY_LAST, &[]).await?)?;
+        u32::try_from(version).map_err(crate::value::unreadable)
     }
 
     /// A snapshot.

@@ -1,12 +1,12 @@
 //! Between records and rows: which column holds which field.
 
 use crate::{
-    model::{AuditRow, ChangeRow, StoreError, StoredTask, UsageRow},
+    model::{AuditRow, ChangeRow, SecretHead, StoreError, StoredTask, UsageRow},
     value::{Row, Value, unreadable},
 };
 use fetchml_api::{
-    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, QuotaRecord, QuotaScope, ShareRecord,
-    SnapshotRecord, TaskSpec, TaskState, WorkerRecord, link::Outcome,
+    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, QuotaRecord, QuotaScope, SecretInfo,
+    SecretRecord, ShareRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord, link::Outcome,
 };
 use std::sync::Arc;
 
@@ -233,6 +233,35 @@ pub(crate) fn read_key(mut row: Row) -> Result<KeyRecord, StoreError> {
         created_at: row.time()?,
         expires_at: row.optional_time()?,
         revoked_at: row.optional_time()?,
+    })
+}
+
+pub(crate) fn secret(record: SecretRecord) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::word(record.id),
+        Value::text(record.user_id)?,
+        Value::text(record.name)?,
+        record.created_at.into(),
+        record.updated_at.into(),
+        record.key_version.into(),
+        Value::Blob(record.sealed),
+    ])
+}
+
+pub(crate) fn read_secret_head(mut row: Row) -> Result<SecretHead, StoreError> {
+    let info = SecretInfo { name: row.text()?, created_at: row.time()?, updated_at: row.time()? };
+    Ok(SecretHead { info, sealed_bytes: row.number()? })
+}
+
+pub(crate) fn read_secret(mut row: Row) -> Result<SecretRecord, StoreError> {
+    Ok(SecretRecord {
+        id: row.parse()?,
+        user_id: row.text()?,
+        name: row.text()?,
+        created_at: row.time()?,
+        updated_at: row.time()?,
+        key_version: row.number()?,
+        sealed: row.blob()?,
     })
 }
 

@@ -88,6 +88,10 @@ fn insert(table: Table, rows: usize) -> Arc<str> {
         }
         text.push(')');
     }
+    if matches!(table, Table::Artifact) {
+        // Of several nodes each brings its own files, and a put may be repeated.
+        text.push_str(" ON CONFLICT (attempt_id, path) DO NOTHING");
+    }
     text.into()
 }
 
@@ -170,6 +174,40 @@ pub(crate) const ATTEMPT_PROVENANCE_PUT: &str = "INSERT INTO attempt_provenance 
 
 pub(crate) const PROVENANCE_OF: &str = "SELECT l.node, p.body FROM attempt_provenance l \
     JOIN provenance p ON p.sha256 = l.sha256 WHERE l.attempt_id = $1 ORDER BY l.node";
+
+/// Not current yet; the time of its first value goes on.
+pub(crate) const SECRET_INSERT: &str = "INSERT INTO secret (id, user_id, name, is_current, created_at, updated_at, \
+    key_version, sealed) VALUES ($1, $2, $3, 0, \
+    COALESCE((SELECT created_at FROM secret WHERE user_id = $2 AND name = $3 AND is_current = 1), $4), $5, $6, $7)";
+
+pub(crate) const SECRET_RETIRE: &str =
+    "UPDATE secret SET is_current = 0 WHERE user_id = $1 AND name = $2 AND is_current = 1";
+
+pub(crate) const SECRET_RAISE: &str = "UPDATE secret SET is_current = 1 WHERE id = $1";
+
+/// Takes away retired values of a secret that no attempt has.
+pub(crate) const SECRET_PRUNE: &str = "DELETE FROM secret WHERE user_id = $1 AND name = $2 AND is_current = 0 \
+    AND NOT EXISTS (SELECT 1 FROM attempt_secret b WHERE b.secret_id = secret.id)";
+
+pub(crate) const SECRET_BIND: &str = "INSERT INTO attempt_secret (attempt_id, name, secret_id) \
+    SELECT a.id, s.name, s.id FROM attempt a JOIN secret s ON s.user_id = $2 AND s.name = $3 AND s.is_current = 1 \
+    WHERE a.id = $1 AND a.phase IN ('assigned', 'accepted', 'ready') ON CONFLICT (attempt_id, name) DO NOTHING";
+
+/// Takes away retired values that only this attempt has.
+pub(crate) const SECRET_RELEASE: &str = "DELETE FROM secret WHERE is_current = 0 \
+    AND id IN (SELECT secret_id FROM attempt_secret WHERE attempt_id = $1) \
+    AND NOT EXISTS (SELECT 1 FROM attempt_secret b WHERE b.secret_id = secret.id AND b.attempt_id <> $1)";
+
+pub(crate) const SECRET_UNBIND: &str = "DELETE FROM attempt_secret WHERE attempt_id = $1";
+
+pub(crate) const SECRETS_OF: &str = "SELECT name, created_at, updated_at, CAST(LENGTH(sealed) AS BIGINT) \
+    FROM secret WHERE user_id = $1 AND is_current = 1 ORDER BY name";
+
+pub(crate) const SECRETS_OF_ATTEMPT: &str = "SELECT s.id, s.user_id, s.name, s.created_at, s.updated_at, \
+    s.key_version, s.sealed FROM attempt_secret b JOIN secret s ON s.id = b.secret_id WHERE b.attempt_id = $1 \
+    ORDER BY s.name";
+
+pub(crate) const SECRET_KEY_LAST: &str = "SELECT COALESCE(MAX(key_version), 0) FROM secret";
 
 pub(crate) const META_PUT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";

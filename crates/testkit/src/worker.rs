@@ -1,6 +1,6 @@
 //! A worker that speaks the link and does what the test says; it runs nothing.
 
-use crate::{DEADLINE, TestServer};
+use crate::{CheckedClient, DEADLINE, TestServer};
 use fetchml_api::{
     AttemptId, Capabilities, WorkerId,
     link::{
@@ -21,6 +21,8 @@ pub struct LinkWorker {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// Its id.
     pub id: WorkerId,
+    /// A client with the key that the link was opened with.
+    pub client: CheckedClient,
     /// Terms of the session.
     pub welcome: Welcome,
     waiting: VecDeque<ToWorker>,
@@ -61,7 +63,8 @@ impl LinkWorker {
     }
 
     async fn hello(server: &TestServer, id: WorkerId, agent_run: u64, inventory: Vec<Held>) -> Self {
-        let key = server.worker().await.key.expect("a worker's client has a key");
+        let client = server.worker().await;
+        let key = client.key.clone().expect("a worker's client has a key");
         let url = format!("ws://{}/v1/workers/connect", server.server().address());
         let mut request = url.into_client_request().expect("the address makes a URL");
         request.headers_mut().insert("x-api-key", key.parse().expect("a key is a valid header"));
@@ -75,7 +78,7 @@ impl LinkWorker {
             log_offsets: Vec::new(),
             metrics_offsets: Vec::new(),
         };
-        let mut worker = Self { socket, id, welcome, waiting: VecDeque::new(), seq: 0 };
+        let mut worker = Self { socket, id, client, welcome, waiting: VecDeque::new(), seq: 0 };
         let capabilities =
             Capabilities { cpu_cores: 4, memory_gb: 8, executors: vec!["process".into()], ..Capabilities::default() };
         let hello = Hello {

@@ -264,6 +264,11 @@ impl Cgroup {
     }
 }
 
+/// The count in a file of a control group, of either version.
+pub(crate) fn oom_kills_in(text: &str) -> u64 {
+    field_in(text, "oom_kill").unwrap_or(0)
+}
+
 fn v1_parent(root: &Path, own: &str, controller: &str) -> Option<PathBuf> {
     let path = own.lines().find_map(|line| {
         let (_, rest) = line.split_once(':')?;
@@ -310,7 +315,10 @@ fn read_number(file: &Path) -> Option<u64> {
 
 /// From lines of a name and a number.
 fn read_field(file: &Path, name: &str) -> Option<u64> {
-    let text = fs::read_to_string(file).ok()?;
+    field_in(&fs::read_to_string(file).ok()?, name)
+}
+
+fn field_in(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

@@ -11,6 +11,7 @@ pub fn probe() -> Capabilities {
         cpu_cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
         memory_gb: u32::try_from(memory_bytes() / BYTES_PER_GIB).unwrap_or(u32::MAX),
         executors: vec!["process".to_owned()],
+        container_engine: None,
         isolation: "none".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         hostname: sysinfo::System::host_name().unwrap_or_else(|_| "localhost".to_owned()),

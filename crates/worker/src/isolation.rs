@@ -148,7 +148,7 @@ impl Sandboxes {
         match self.layer {
             Some(Layer::Bubblewrap(_)) => "bubblewrap",
             Some(Layer::Landlock) => "landlock",
-            Some(Layer::Open) | None => "none",
+            Some(Layer::Open | Layer::Container(_)) | None => "none",
         }
     }
 
@@ -159,7 +159,7 @@ impl Sandboxes {
             (Some(Layer::Bubblewrap(_)), false) => "bubblewrap",
             (Some(Layer::Landlock), true) => "Landlock and a user of its own for each task",
             (Some(Layer::Landlock), false) => "Landlock only: tasks share this user's processes and network",
-            (Some(Layer::Open) | None, _) => "none: tasks may do what this user may",
+            (Some(Layer::Open | Layer::Container(_)) | None, _) => "none: tasks may do what this user may",
         };
         let limits = match &self.cgroups {
             Some(cgroups) => format!("limits by {cgroups}"),

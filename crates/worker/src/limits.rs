@@ -107,6 +107,13 @@ pub const DISK_EVERY: Duration = Duration::from_secs(2);
 pub const DISK_RESERVE_BYTES: u64 = 1 << 30;
 /// See [`DISK_RESERVE_BYTES`].
 pub const DISK_RESERVE_PART: u64 = 20;
+/// The room on a disk of `total_bytes` that is kept free, bytes.
+pub const fn disk_reserve_bytes(total_bytes: u64) -> u64 {
+    let part = total_bytes / DISK_RESERVE_PART;
+    if part < DISK_RESERVE_BYTES { part } else { DISK_RESERVE_BYTES }
+}
+/// With less room than so many reserves the cache gives up what no attempt uses: before any is stopped.
+pub const DISK_CACHE_RESERVES: u64 = 2;
 /// An attempt that takes less is not to blame for a full disk, bytes.
 pub const DISK_BLAME_BYTES: u64 = 16 << 20;
 /// Directories and files of one attempt that are measured.
@@ -154,6 +161,10 @@ pub const KILL_RESCAN: Duration = Duration::from_millis(20);
 /// Most passes over all processes to kill what a killed shim left behind.
 pub const ORPHAN_PASSES: u32 = 1_000;
 
+/// Part of the disk that files of snapshots and Python environments may take, unless set.
+pub const CACHE_PART: u64 = 5;
+/// The last use of a cached thing is written to disk at most this often.
+pub const CACHE_NOTED_EVERY: Duration = Duration::from_mins(1);
 /// Longest build of a Python environment.
 pub const ENVIRONMENT_BUILD: Duration = Duration::from_mins(30);
 /// Time between SIGTERM and SIGKILL when a build is stopped, seconds.
@@ -206,6 +217,40 @@ pub const SANDBOX_ID_FIRST: u32 = 200_000;
 pub const SANDBOX_PROBE_S: u32 = 10;
 /// Links followed from an environment to its interpreter.
 pub const LINKS_MAX: usize = 16;
+/// Longest answer of a container engine, a pull not counted.
+pub const ENGINE_ANSWER: Duration = Duration::from_mins(1);
+/// Largest answer of podman's own API that is read, bytes.
+pub const ENGINE_ANSWER_BYTES: usize = 8 << 20;
+/// Longest look at an engine when the worker starts.
+pub const ENGINE_PROBE: Duration = Duration::from_secs(15);
+/// How long an engine that does not answer is waited for: it may be starting again.
+pub const ENGINE_WAIT: Duration = Duration::from_secs(10);
+/// Pause between two tries to reach it.
+pub const ENGINE_RETRY: Duration = Duration::from_millis(250);
+/// A pull that makes no progress for so long has failed.
+pub const PULL_SILENCE: Duration = Duration::from_mins(10);
+/// How often a pull says in the task's log how far it is.
+pub const PULL_NOTE_EVERY: Duration = Duration::from_secs(5);
+/// Layers whose progress is counted.
+pub const PULL_LAYERS_MAX: usize = 1_024;
+/// Of an engine's words about a pull that failed, characters.
+pub const PULL_ERROR_CHARS: usize = 600;
+/// How long the first process of a container may take to reach its runner.
+pub const DIAL_WAIT: Duration = Duration::from_mins(1);
+/// How often it is looked whether that process has ended instead.
+pub const DIAL_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long the processes of a container may take to be dead once its first process was told.
+pub const CONTAINER_END_WAIT: Duration = Duration::from_secs(5);
+/// How long a runner tries to have its container removed.
+pub const REMOVE_WAIT: Duration = Duration::from_secs(10);
+/// The same, when nothing in it runs any more.
+pub const REMOVE_DEAD_WAIT: Duration = Duration::from_secs(3);
+/// How long a runner may take to kill its container before it is killed itself.
+pub const RUNNER_KILL_WAIT: Duration = Duration::from_secs(8);
+/// How often a shim has a container taken away whose runner was killed, when nothing is known to run in it.
+pub const TAKE_AWAY_TRIES: u32 = 3;
+/// How often containers are looked for that nobody needs.
+pub const SWEEP_EVERY: Duration = Duration::from_mins(5);
 /// Processes and threads of a task: this many, and as many again for each core it asked for.
 pub const PROCESSES_PER_CPU: u32 = 2_048;
 /// Tries to take a control group away whose last process was just reaped.

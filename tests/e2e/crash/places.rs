@@ -104,7 +104,9 @@ fn is_at_start(place: &str) -> bool {
 
 impl Armed {
     fn start(lab: &mut Lab, random: &mut Random, place: &'static str, host: Host) -> Self {
-        let (hits, count) = (lab.path(&format!("hits-{}", host.name())), 1 + random.below(passes_max(place)) as u64);
+        // A file for each place: what was forked before with another place must not count for this one.
+        let (hits, count) =
+            (lab.path(&format!("hits-{}-{place}", host.name())), 1 + random.below(passes_max(place)) as u64);
         let armed = Self { place, host, hits, count, links: links(lab, host), is_back: !ends_host(place) };
         let _ = fs::remove_file(&armed.hits);
         lab.start_next_with(&host.name(), VARIABLE, format!("{place}:{count}:{}", armed.hits.display()));

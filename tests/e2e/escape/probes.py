@@ -103,6 +103,8 @@ def lists(path):
 
 
 for what, path in BAIT["directories"].items():
+    if CONTAINER and what == "cgroups":
+        continue  # Its own are shown there: see below.
     register("list_" + what, lists(path))
 
 
@@ -213,6 +215,9 @@ def capabilities():
 
 @probe
 def becoming_root():
+    inside, outside, _ = map(int, open("/proc/self/uid_map").readline().split())
+    if os.getuid() == inside == 0 and outside != 0:
+        raise Shut("root of a namespace in which it is user %d, without capabilities" % outside)
     os.setresuid(0, 0, 0)
     return "uid 0"
 
@@ -241,59 +246,69 @@ def environment_of_process_1():
     return "read %r" % open("/proc/1/environ", "rb").read(64)
 
 
-if not CONTAINER:  # There process 1 is the task itself.
+@probe
+def root_of_process_1():
+    return "listed %s" % os.listdir("/proc/1/root")
 
-    @probe
-    def root_of_process_1():
-        return "listed %s" % os.listdir("/proc/1/root")
 
-    @probe
-    def memory_of_process_1():
-        with open("/proc/1/mem", "rb") as file:
-            return "read %r" % file.read(1)
+@probe
+def memory_of_process_1():
+    with open("/proc/1/mem", "rb") as file:
+        return "read %r" % file.read(1)
 
-    @probe
-    def open_files_of_process_1():
-        return "listed %s" % os.listdir("/proc/1/fd")
 
-    @probe
-    def attaching_to_process_1():
-        PTRACE_ATTACH = 16
-        syscall("ptrace", PTRACE_ATTACH, 1, 0, 0)
-        return "traces process 1"
+@probe
+def open_files_of_process_1():
+    for number in os.listdir("/proc/1/fd"):
+        try:
+            return "read %s" % os.readlink("/proc/1/fd/" + number)
+        except OSError as error:
+            last = error
+    raise last
 
-    @probe
-    def reading_process_1_across():
-        buffer = ctypes.create_string_buffer(8)
-        iovec = struct.pack("PN", ctypes.addressof(buffer), 8)
-        remote = struct.pack("PN", 0x400000, 8)
-        check(syscall("process_vm_readv", 1, iovec, 1, remote, 1, 0))
-        return "read process 1"
 
-    @probe
-    def killing_process_1():
-        os.kill(1, signal.SIGKILL)
-        # Within its own namespace process 1 takes no signal that it does not handle: being here is no escape
-        # unless it is gone.
-        if os.path.exists("/proc/1/status"):
-            raise Shut("it lives on")
-        return "killed process 1"
+@probe
+def attaching_to_process_1():
+    PTRACE_ATTACH = 16
+    syscall("ptrace", PTRACE_ATTACH, 1, 0, 0)
+    return "traces process 1"
 
-    @probe
-    def overwriting_the_program_of_process_1():
-        os.close(os.open("/proc/1/exe", os.O_WRONLY))
-        return "opened the worker's binary for writing"
 
-    @probe
-    def taking_a_file_of_process_1():
-        fd = syscall("pidfd_open", 1, 0)
-        for number in range(16):
-            try:
-                syscall("pidfd_getfd", fd, number, 0)
-                return "took file %d of process 1" % number
-            except OSError as error:
-                last = error
-        raise last
+@probe
+def reading_process_1_across():
+    buffer = ctypes.create_string_buffer(8)
+    iovec = struct.pack("PN", ctypes.addressof(buffer), 8)
+    remote = struct.pack("PN", 0x400000, 8)
+    check(syscall("process_vm_readv", 1, iovec, 1, remote, 1, 0))
+    return "read process 1"
+
+
+@probe
+def killing_process_1():
+    os.kill(1, signal.SIGKILL)
+    # Within its own namespace process 1 takes no signal that it does not handle: being here is no escape
+    # unless it is gone.
+    if os.path.exists("/proc/1/status"):
+        raise Shut("it lives on")
+    return "killed process 1"
+
+
+@probe
+def overwriting_the_program_of_process_1():
+    os.close(os.open("/proc/1/exe", os.O_WRONLY))
+    return "opened the worker's binary for writing"
+
+
+@probe
+def taking_a_file_of_process_1():
+    fd = syscall("pidfd_open", 1, 0)
+    for number in range(16):
+        try:
+            syscall("pidfd_getfd", fd, number, 0)
+            return "took file %d of process 1" % number
+        except OSError as error:
+            last = error
+    raise last
 
 
 @probe
@@ -516,6 +531,16 @@ for path in [
     "/sys/fs/cgroup/devices/devices.allow",
 ]:
     register("write_" + path.strip("/").replace("/", "_"), lambda path=path: "wrote %d" % os.write(os.open(path, os.O_WRONLY), b"1"))
+
+
+@probe
+def control_groups_of_others():
+    # Its own are shown to a container as the whole, and have none below them.
+    version_2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    seen = glob.glob("/sys/fs/cgroup/*/" if version_2 else "/sys/fs/cgroup/*/*/")
+    if not seen:
+        raise Shut("none but its own")
+    return "sees %s" % seen[:3]
 
 
 @probe

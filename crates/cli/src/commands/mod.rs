@@ -10,6 +10,7 @@ mod keys;
 mod logs;
 mod metrics;
 mod queue;
+mod secrets;
 mod serve;
 pub(crate) mod serving;
 mod show;
@@ -63,6 +64,7 @@ enum Command {
     Workers(workers::Workers),
     Keys(keys::Keys),
     Admin(admin::Admin),
+    Secrets(secrets::Secrets),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -87,6 +89,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Workers(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
+        Command::Secrets(command) => client(command.run(config)),
         Command::Config(command) => command.run(config),
         Command::Completions(command) => command.run(),
     }

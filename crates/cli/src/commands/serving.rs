@@ -44,6 +44,9 @@ pub(super) fn block_on<T>(serving: impl Future<Output = anyhow::Result<T>>) -> a
     result
 }
 
+/// Crates that at lower levels log what goes over the wire: keys in headers, values of environments.
+const QUIET: [&str; 2] = ["tungstenite=info", "tokio_tungstenite=info"];
+
 /// Log lines go to stderr; `FETCHML_LOG` chooses which.
 pub(super) fn start_log(default: &str) -> anyhow::Result<()> {
     let filter = match environment::var(environment::LOG) {
@@ -51,8 +54,9 @@ pub(super) fn start_log(default: &str) -> anyhow::Result<()> {
         Some(text) => EnvFilter::try_new(text.to_string_lossy())
             .map_err(|error| Failure::usage(format!("{} is not a log filter: {error}", environment::LOG)))?,
     };
+    let quiet = QUIET.map(|directive| directive.parse().expect("a directive"));
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(quiet.into_iter().fold(filter, EnvFilter::add_directive))
         .with_writer(io::stderr)
         .with_ansi(terminal::stderr_colours())
         .init();
@@ -119,8 +123,13 @@ pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) 
     terminal::say(&format!("  data      {}", data_dir.display()));
     let admin = server.admin_key();
     if let Some(key) = &admin.fresh {
-        terminal::say(&format!("  admin key {key}"));
-        terminal::say(&format!("            shown this once; kept in {}", admin.path.display()));
+        if terminal::stderr_is_terminal() {
+            terminal::say(&format!("  admin key {key}"));
+            terminal::say(&format!("            shown this once; kept in {}", admin.path.display()));
+        } else {
+            // What is no terminal is a log, which is kept and read by others.
+            terminal::say(&format!("  admin key in {}", admin.path.display()));
+        }
     }
     let key_file = std::path::absolute(&admin.path).unwrap_or_else(|_| admin.path.clone());
     // The server runs; that a profile cannot be written is a nuisance, not a failure.

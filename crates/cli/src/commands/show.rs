@@ -58,6 +58,7 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("priority", Some(format!("{} ({:.1} with aging)", task.priority, task.priority_aged)));
     line("resources", Some(resources(task)));
     line("time limit", task.time_limit_s.map(|seconds| quantity::show_micros(seconds.saturating_mul(1_000_000))));
+    line("image", task.image.clone());
     line("network", (!task.network.is_default()).then(|| "none".to_owned()));
     line("stalled after", task.stall_after_s.map(|s| format!("{s} s without a word")));
     line("when lost", (!task.on_lost.is_default()).then(|| "kept".to_owned()));
@@ -147,6 +148,7 @@ pub(super) fn hint(task: &Task) -> Option<String> {
                 "check requirements.txt, pyproject.toml or uv.lock; `fetchml logs {id}` shows what the installer said"
             )
         }
+        C::Secret => "`fetchml secrets ls` lists yours; set what is missing and submit it again".into(),
         C::Lost | C::Launch => "`fetchml workers` shows how the worker is; submit it again".into(),
         C::Stalled
         | C::Plugin

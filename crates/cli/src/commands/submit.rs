@@ -43,6 +43,9 @@ pub(crate) struct Submit {
     /// Take no files along
     #[arg(long)]
     no_snapshot: bool,
+    /// Container image to run in, such as python:3.12-slim; its own Python is used [default: the worker's system]
+    #[arg(long, value_name = "NAME")]
+    image: Option<String>,
     /// CPU cores [default: 1]
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::CPU_MAX))]
     cpu: Option<i32>,
@@ -82,6 +85,9 @@ pub(crate) struct Submit {
     /// Environment variable of the task; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
+    /// Own secret that the task gets as an environment variable (see `fetchml secrets`); may be repeated
+    #[arg(long, value_name = "NAME")]
+    secret: Vec<String>,
     /// Label of the task; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
     meta: Vec<(String, String)>,
@@ -152,6 +158,7 @@ impl Submit {
             priority: self.priority,
             entrypoint: Some(entrypoint.clone()),
             args: (!args.is_empty()).then(|| shell_words::join(args)),
+            image: self.image.clone(),
             cpu: self.cpu,
             memory_gb: self.memory,
             gpu: self.gpu,
@@ -163,6 +170,7 @@ impl Submit {
             lost_after_s: self.lost_after,
             stall_after_s: self.stall_after,
             env: to_map("--env", &self.env)?,
+            secrets: self.secret.clone(),
             metadata: to_map("--meta", &self.meta)?,
             ..Default::default()
         })

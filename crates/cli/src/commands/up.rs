@@ -65,8 +65,7 @@ impl Up {
         serving::introduce(server, "server and worker", settings);
         let isolation = if settings.listen.ip().is_loopback() { Isolation::Auto } else { Isolation::Required };
         let mut worker = worker::start(url, server.local_worker_key(), &worker, isolation).await?;
-        terminal::say(&format!("  isolation {}", worker.isolation()));
-        worker::say_gpus(&worker);
+        worker::say_what_it_does(&worker);
         terminal::say("next, in another terminal:");
         terminal::say("  fetchml submit --follow train.py   run a script of the current directory");
         terminal::say("  fetchml tasks                      see what ran");

@@ -13,11 +13,14 @@ use crate::{
 use clap::Args;
 use fetchml_api::limits::{GPU_MAX, GPU_TYPE_CHARS};
 use fetchml_worker::{
-    ExitReason, Options, StartError,
+    ExitReason, Options, StartError, container,
     gpu::{Source, Timing},
     isolation::Isolation,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// Flags of everything that contains a worker.
 #[derive(Args, Debug)]
@@ -40,6 +43,21 @@ pub(super) struct SlotFlags {
     /// How tasks are isolated: required, auto or none [env: FETCHML_ISOLATION] [default: required; auto for `up` on loopback]
     #[arg(long, value_name = "HOW")]
     isolation: Option<String>,
+    /// What runs tasks that name an image: auto, podman, docker or none [env: FETCHML_CONTAINER_ENGINE] [default: auto]
+    #[arg(long, value_name = "ENGINE")]
+    container_engine: Option<String>,
+    /// Where that engine listens [env: FETCHML_CONTAINER_SOCKET] [default: where engines usually do]
+    #[arg(long, value_name = "PATH")]
+    container_socket: Option<PathBuf>,
+    /// Only an engine that can limit memory, cpu and processes: required, or auto [env: FETCHML_CONTAINER_LIMITS] [default: required]
+    #[arg(long, value_name = "HOW")]
+    container_limits: Option<String>,
+    /// Images that tasks may name, such as 'ghcr.io/lab/*,python:3.*' [env: FETCHML_ALLOW_IMAGES] [default: any]
+    #[arg(long, value_name = "PATTERNS")]
+    allow_images: Option<String>,
+    /// Disk that files of snapshots and Python environments may take, such as 50G [env: FETCHML_CACHE] [default: a fifth of it]
+    #[arg(long, value_name = "SIZE")]
+    cache: Option<String>,
 }
 
 impl SlotFlags {
@@ -51,6 +69,15 @@ impl SlotFlags {
             .set("worker.gpus", "--gpus", self.gpus)
             .set("worker.gpu_type", "--gpu-type", self.gpu_type.clone())
             .set("worker.isolation", "--isolation", self.isolation.clone())
+            .set("worker.container_engine", "--container-engine", self.container_engine.clone())
+            .set(
+                "worker.container_socket",
+                "--container-socket",
+                self.container_socket.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            )
+            .set("worker.container_limits", "--container-limits", self.container_limits.clone())
+            .set("worker.allow_images", "--allow-images", self.allow_images.clone())
+            .set("worker.cache", "--cache", self.cache.clone())
     }
 }
 
@@ -102,8 +129,7 @@ impl Worker {
             let mut worker = start(server.clone(), key, &settings, Isolation::Required).await?;
             terminal::say(&format!("FetchML {} worker for {server}", env!("FETCHML_VERSION")));
             terminal::say(&format!("  data      {}", settings.data_dir.display()));
-            terminal::say(&format!("  isolation {}", worker.isolation()));
-            say_gpus(&worker);
+            say_what_it_does(&worker);
             tokio::select! {
                 () = signals.received() => {}
                 reason = worker.wait() => return Err(failed(&reason)),
@@ -141,11 +167,16 @@ pub(super) async fn start(
         log_quota_bytes: u64::from(settings.log_quota_mib) << 20,
         isolation,
         gpus,
+        containers: containers(settings)?,
+        cache_bytes: settings.cache_bytes()?,
         helper_command: serving::helper_command()?,
     };
     fetchml_worker::Worker::start(options).await.map_err(|error| match error {
         StartError::Isolation(_) => Failure::new(error.to_string())
             .hint("install bubblewrap, or give --isolation auto (what works here) or none (trusted users only)")
+            .into(),
+        StartError::Containers(_) => Failure::new(error.to_string())
+            .hint("start its socket (systemctl start podman.socket), or give --container-engine auto or none")
             .into(),
         error => error.into(),
     })
@@ -173,8 +204,23 @@ fn gpu_source(settings: &WorkerSettings) -> Result<Source, Failure> {
     Ok(Source::Simulated { count, kind })
 }
 
-/// One line, if there are any.
-pub(super) fn say_gpus(worker: &fetchml_worker::Worker) {
+/// What is wanted of containers.
+fn containers(settings: &WorkerSettings) -> anyhow::Result<container::Options> {
+    fn parsed<T: FromStr<Err = String> + Default>(text: Option<&String>) -> Result<T, Failure> {
+        text.map_or_else(|| Ok(T::default()), |text| text.parse().map_err(Failure::usage))
+    }
+    Ok(container::Options {
+        engine: parsed(settings.container_engine.as_ref())?,
+        socket: settings.container_socket.clone(),
+        limits: parsed(settings.container_limits.as_ref())?,
+        images: parsed(settings.allow_images.as_ref())?,
+    })
+}
+
+/// How tasks are kept in their place here.
+pub(super) fn say_what_it_does(worker: &fetchml_worker::Worker) {
+    terminal::say(&format!("  isolation {}", worker.isolation()));
+    terminal::say(&format!("  containers {}", worker.containers()));
     let gpus = worker.gpus().devices();
     if !gpus.is_empty() {
         terminal::say(&format!("  gpus      {}", workers::gpus(&gpus)));

@@ -89,6 +89,16 @@ pub(crate) struct WorkerSettings {
     pub(crate) nvml_library: Option<PathBuf>,
     /// How tasks are isolated; absent: as the command decides.
     pub(crate) isolation: Option<String>,
+    /// Who runs containers.
+    pub(crate) container_engine: Option<String>,
+    /// Where that listens.
+    pub(crate) container_socket: Option<PathBuf>,
+    /// Whether it must be able to limit them.
+    pub(crate) container_limits: Option<String>,
+    /// Patterns of images.
+    pub(crate) allow_images: Option<String>,
+    /// Disk that the cache may take; absent: a part of it.
+    pub(crate) cache: Option<String>,
 }
 
 /// Settings of client commands.
@@ -125,7 +135,9 @@ impl Layers {
 
     /// The worker's settings.
     pub(crate) fn worker(&self) -> anyhow::Result<WorkerSettings> {
-        self.read("worker")
+        let settings: WorkerSettings = self.read("worker")?;
+        settings.cache_bytes()?;
+        Ok(settings)
     }
 
     /// Address and key of the server to talk to.

@@ -1,7 +1,7 @@
-//! Settings of what the server keeps, and for how long.
+//! Settings of what server and worker keep, and for how long.
 
-use super::ServerSettings;
-use crate::failure::Failure;
+use super::{ServerSettings, WorkerSettings};
+use crate::{failure::Failure, quantity::parse_size};
 use fetchml_server::Retention;
 use std::time::Duration;
 
@@ -41,5 +41,17 @@ impl ServerSettings {
             every: unless_zero(self.gc_every_hours, hours(self.gc_every_hours)),
             ..Retention::default()
         }
+    }
+}
+
+impl WorkerSettings {
+    /// What the worker's cache may take, bytes.
+    ///
+    /// # Errors
+    /// It is not a size.
+    pub(crate) fn cache_bytes(&self) -> Result<Option<u64>, Failure> {
+        let read =
+            |text: &String| parse_size(text).map_err(|why| Failure::usage(format!("setting worker.cache: {why}")));
+        self.cache.as_ref().map(read).transpose()
     }
 }

@@ -96,6 +96,26 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Text,
         "required, auto or none: required unless set, auto for `up` on loopback",
     ),
+    setting("worker.container_engine", env::CONTAINER_ENGINE, Kind::Text, "runs images: auto, podman, docker or none"),
+    setting(
+        "worker.container_socket",
+        env::CONTAINER_SOCKET,
+        Kind::Text,
+        "where that engine listens: found unless set",
+    ),
+    setting(
+        "worker.container_limits",
+        env::CONTAINER_LIMITS,
+        Kind::Text,
+        "required: no engine that cannot limit memory, cpu and processes; auto: limits that there are",
+    ),
+    setting("worker.allow_images", env::ALLOW_IMAGES, Kind::Text, "patterns of image names, by commas: any unless set"),
+    setting(
+        "worker.cache",
+        env::CACHE,
+        Kind::Text,
+        "disk that files of snapshots and Python environments may take: a fifth unless set",
+    ),
 ];
 
 /// The setting of a path.

@@ -92,6 +92,11 @@ fn explain_shows_every_setting() {
     worker.gpu_type                -                      not set                                FETCHML_GPU_TYPE                what simulated GPUs are called, such as H100
     worker.nvml_library            -                      not set                                FETCHML_NVML_LIBRARY            NVIDIA's libnvidia-ml.so.1, where it is not found
     worker.isolation               -                      not set                                FETCHML_ISOLATION               required, auto or none: required unless set, auto for `up` on loopback
+    worker.container_engine        -                      not set                                FETCHML_CONTAINER_ENGINE        runs images: auto, podman, docker or none
+    worker.container_socket        -                      not set                                FETCHML_CONTAINER_SOCKET        where that engine listens: found unless set
+    worker.container_limits        -                      not set                                FETCHML_CONTAINER_LIMITS        required: no engine that cannot limit memory, cpu and processes; auto: limits that there are
+    worker.allow_images            -                      not set                                FETCHML_ALLOW_IMAGES            patterns of image names, by commas: any unless set
+    worker.cache                   -                      not set                                FETCHML_CACHE                   disk that files of snapshots and Python environments may take: a fifth unless set
     --- stderr
     no configuration file
     "#);

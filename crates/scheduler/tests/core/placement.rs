@@ -169,6 +169,23 @@ fn workers_are_shown_with_what_is_free() {
 }
 
 #[test]
+fn a_task_with_an_image_goes_where_containers_run() {
+    let mut world = World::new();
+    world.join(w(1, 4).gpus(&["H100"]));
+    world.submit(t(1).image());
+    world.submit(t(2).image().gpu(1));
+    world.submit(t(3));
+    assert_eq!(world.turn(), ["w1: assign t3#1"]);
+    // An engine that was installed meanwhile.
+    world.join(w(1, 4).gpus(&["H100"]).containers());
+    assert_eq!(world.turn(), ["w1: assign t1#1", "w1: assign t2#1 gpus [0]"]);
+    world.join(w(2, 4));
+    world.join(w(3, 8).containers());
+    world.submit(t(4).image().cpu(4));
+    assert_eq!(world.turn(), ["w3: assign t4#1"]);
+}
+
+#[test]
 fn a_worker_may_claim_anything() {
     let mut world = World::new();
     let gpu = fetchml_api::Gpu {

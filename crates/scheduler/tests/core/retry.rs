@@ -36,6 +36,7 @@ fn each_cause_has_its_rule() {
         (C::Environment, false, "failed, environment"),
         (C::Image, false, "failed, image"),
         (C::Snapshot, false, "failed, snapshot"),
+        (C::Secret, false, "failed, secret"),
         (C::Cancelled, false, "failed, cancelled"),
         (C::Dependency, false, "failed, dependency"),
         (C::Quota, false, "failed, quota"),

@@ -30,7 +30,7 @@ pub(crate) fn number(id: Uuid) -> u32 {
 pub(crate) struct T(pub(crate) NewTask);
 
 pub(crate) fn t(n: u32) -> T {
-    let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1 };
+    let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1, image: false };
     T(NewTask {
         id: task(n),
         user_id: "ada".into(),
@@ -58,6 +58,10 @@ impl T {
     }
     pub(crate) fn gpu_type(mut self, name: &str) -> Self {
         self.0.demand.gpu_type = Some(name.into());
+        self
+    }
+    pub(crate) fn image(mut self) -> Self {
+        self.0.demand.image = true;
         self
     }
     pub(crate) fn service(mut self) -> Self {
@@ -132,6 +136,10 @@ impl W {
             gpu.reason = (*state != GpuState::Available).then(|| format!("is {}", state.as_str()));
         }
         gpus
+    }
+    pub(crate) fn containers(mut self) -> Self {
+        self.capabilities.executors = vec!["process".into(), "podman".into()];
+        self
     }
     pub(crate) fn slots(mut self, batch: u32, service: u32) -> Self {
         (self.batch, self.service) = (batch, service);

@@ -60,6 +60,14 @@ pub enum Operation {
     BlobPut,
     /// `GET /v1/blobs/{sha256}`, also `HEAD`
     BlobRead,
+    /// `GET /v1/secrets`
+    SecretList,
+    /// `PUT /v1/secrets/{name}`
+    SecretPut,
+    /// `DELETE /v1/secrets/{name}`
+    SecretDelete,
+    /// `POST /v1/tasks/{taskId}/attempts/{attemptId}/secrets`
+    AttemptSecrets,
     /// `GET /v1/workers/connect`
     WorkerConnect,
     /// `POST /v1/admin/gc`
@@ -81,7 +89,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 34] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -109,6 +117,10 @@ impl Operation {
         Self::SnapshotRead,
         Self::BlobPut,
         Self::BlobRead,
+        Self::SecretList,
+        Self::SecretPut,
+        Self::SecretDelete,
+        Self::AttemptSecrets,
         Self::WorkerConnect,
         Self::GcRun,
         Self::GcShow,
@@ -144,6 +156,10 @@ impl Operation {
             Self::SnapshotRead => ("get", "/v1/snapshots/{snapshotId}"),
             Self::BlobPut => ("put", "/v1/blobs/{sha256}"),
             Self::BlobRead => ("get", "/v1/blobs/{sha256}"),
+            Self::SecretList => ("get", "/v1/secrets"),
+            Self::SecretPut => ("put", "/v1/secrets/{name}"),
+            Self::SecretDelete => ("delete", "/v1/secrets/{name}"),
+            Self::AttemptSecrets => ("post", "/v1/tasks/{taskId}/attempts/{attemptId}/secrets"),
             Self::WorkerConnect => ("get", "/v1/workers/connect"),
             Self::GcRun => ("post", "/v1/admin/gc"),
             Self::GcShow => ("get", "/v1/admin/gc"),
@@ -182,6 +198,11 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Allow,
             Role::Worker => Deny,
         },
+        // Nobody sees those of others, not even their names.
+        O::SecretList | O::SecretPut | O::SecretDelete => match role {
+            Role::Admin | Role::User => Own,
+            Role::Worker => Deny,
+        },
         O::TaskDelete | O::TaskRerun => match role {
             Role::Admin => Allow,
             Role::User => Own,
@@ -191,7 +212,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin => Allow,
             Role::User | Role::Worker => Deny,
         },
-        O::WorkerConnect | O::CheckpointPut => match role {
+        O::WorkerConnect | O::CheckpointPut | O::AttemptSecrets => match role {
             Role::Worker => Allow,
             Role::Admin | Role::User => Deny,
         },
@@ -231,6 +252,10 @@ mod tests {
         SnapshotRead   allow allow allow
         BlobPut        allow allow allow
         BlobRead       allow allow allow
+        SecretList     own   own   deny
+        SecretPut      own   own   deny
+        SecretDelete   own   own   deny
+        AttemptSecrets deny  deny  allow
         WorkerConnect  deny  deny  allow
         GcRun          allow deny  deny
         GcShow         allow deny  deny";

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    AuditDraft, AuditKind, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord, Task, TaskId, TaskSpec, Worker,
-    WorkerId,
+    AttemptRecord, AuditDraft, AuditKind, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord, Task, TaskId, TaskSpec,
+    Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
@@ -469,7 +469,7 @@ impl Engine {
                     turn.writes.push(Write::TaskUpdate(task.state.clone()));
                     self.change(task, now, turn);
                 }
-                Effect::PutAttempt(attempt) => turn.writes.push(Write::AttemptPut(attempt)),
+                Effect::PutAttempt(attempt) => self.put_attempt(attempt, turn),
                 Effect::PutWorker(worker) => {
                     self.told.outdate();
                     turn.writes.push(Write::WorkerPut(worker));
@@ -494,6 +494,15 @@ impl Engine {
             }
         }
         answer
+    }
+
+    /// Records an attempt; with its end its secrets are nobody's any more.
+    fn put_attempt(&self, attempt: AttemptRecord, turn: &mut Turn) {
+        let spec = self.specs.get(&attempt.task_id).or_else(|| turn.submitted.get(&attempt.task_id));
+        let has_secrets = spec.is_some_and(|spec| !spec.secrets.is_empty());
+        let release = (attempt.phase.is_over() && has_secrets).then_some(attempt.id);
+        turn.writes.push(Write::AttemptPut(attempt));
+        turn.writes.extend(release.map(|attempt| Write::SecretsRelease { attempt }));
     }
 
     /// Records a task's change for streams and views.

@@ -6,8 +6,10 @@
 
 mod finisher;
 mod logs;
+mod sessions;
 
 pub use finisher::start_finisher;
+pub use sessions::Sessions;
 
 use crate::{
     app::App,
@@ -74,8 +76,11 @@ pub async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
                 })
                 .collect();
             let logs = LogPump::new(&app, logs_outbox);
+            app.sessions.began(worker, id, caller.key.clone());
             let mut session = Session { app: &app, caller: &caller, worker, id, outgoing, inbox, logs };
-            session.run(&mut incoming, incarnation, forget, &kept).await
+            let end = session.run(&mut incoming, incarnation, forget, &kept).await;
+            app.sessions.ended(worker, id);
+            end
         }
         Ok(JoinAnswer::Refused { reason }) => {
             refuse(&mut outgoing, reason.clone(), true).await;

@@ -183,10 +183,10 @@ impl Logs {
             self.0.objects.put(&place, bytes.into()).await?;
         } else {
             let upload = self.0.objects.put_multipart(&place).await?;
-            let mut upload = WriteMultipart::new_with_chunk_size(upload, 1 << 20);
+            let mut upload = WriteMultipart::new_with_chunk_size(upload, limits::ARCHIVE_PART_BYTES);
             let mut at = 0;
             while at < length {
-                let end = length.min(at + (1 << 20));
+                let end = length.min(at + limits::ARCHIVE_PART_BYTES as u64);
                 upload.wait_for_capacity(2).await?;
                 upload.put(read_local(path.clone(), at..end).await?);
                 at = end;

@@ -13,6 +13,7 @@ mod metrics;
 mod queue;
 mod run_manifest;
 mod scheduler;
+mod secrets;
 mod snapshots;
 mod tasks;
 
@@ -64,6 +65,10 @@ fn route(operation: Operation) -> Route {
         Operation::SnapshotRead => routes!(snapshots::read_snapshot),
         Operation::BlobPut => routes!(blobs::put_blob),
         Operation::BlobRead => routes!(blobs::read_blob),
+        Operation::SecretList => routes!(secrets::list_secrets),
+        Operation::SecretPut => routes!(secrets::put_secret),
+        Operation::SecretDelete => routes!(secrets::delete_secret),
+        Operation::AttemptSecrets => routes!(secrets::read_attempt_secrets),
         Operation::WorkerConnect => routes!(connect::connect_worker),
     }
 }

@@ -17,7 +17,8 @@ fn path_of(operation: Operation) -> (Method, String) {
         .replace("{keyId}", "aaaaaaaaaaaa")
         .replace("{snapshotId}", &format!("sha256:{}", "a".repeat(64)))
         .replace("{sha256}", &"a".repeat(64))
-        .replace("{path}", "dir/file");
+        .replace("{path}", "dir/file")
+        .replace("{name}", "NAME");
     (method.to_uppercase().parse().unwrap(), path)
 }
 
@@ -75,6 +76,10 @@ pub(crate) async fn unknown_ids_are_404() {
             .map(|id| path.replace(NOBODY, id).replace(&"a".repeat(64), id).replace("aaaaaaaaaaaa", id));
         for path in odd.into_iter().chain([path.clone()]).filter(|_| operation.route().1.contains('{')) {
             if operation == Operation::BlobPut && path.ends_with(&"a".repeat(64)) {
+                continue;
+            }
+            if operation == Operation::SecretPut && !path.contains('%') {
+                // It makes what is not there, and says what is wrong with a name.
                 continue;
             }
             let client = if decide(operation, Role::Admin) == Decision::Deny { worker.clone() } else { server.admin() };

@@ -3,7 +3,7 @@
 
 use crate::{
     artifacts, auth, bad_input, blobs, checkpoints, connect, document, gc, health, keys, logs, metrics, queue,
-    run_manifest, scheduler, snapshots, tasks,
+    run_manifest, scheduler, secrets, snapshots, tasks,
 };
 use fetchml_server::Operation;
 
@@ -95,6 +95,20 @@ fn cases(operation: Operation) -> Cases {
         }
         O::BlobPut => all(blobs::are_stored_and_read, auth::unknown_ids_are_404, blobs::bytes_that_do_not_match),
         O::BlobRead => Cases { missing: Some(auth::unknown_ids_are_404), ..plain(blobs::are_stored_and_read) },
+        O::SecretList => plain(secrets::are_set_listed_and_deleted),
+        O::SecretPut => all(
+            secrets::are_set_listed_and_deleted,
+            secrets::a_task_names_only_its_owners,
+            secrets::values_that_cannot_be,
+        ),
+        O::SecretDelete => {
+            Cases { missing: Some(auth::unknown_ids_are_404), ..plain(secrets::are_set_listed_and_deleted) }
+        }
+        O::AttemptSecrets => all(
+            secrets::are_given_to_the_worker_that_holds_the_attempt,
+            secrets::nobody_else_is_given_any,
+            secrets::what_a_worker_asks_is_checked,
+        ),
         O::WorkerConnect => Cases { bad_input: Some(connect::without_upgrade), ..plain(connect::a_worker_joins) },
     }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn deletes_what_expired_and_says_so() {
     for database in Database::ALL {
         let server = TestServer::start_with(database, at_once).await;
         let (ada, admin) = (server.user("ada").await, server.admin());
-        let (_worker, task) = left_files(&server, &ada).await;
+        let (_worker, task) = Box::pin(left_files(&server, &ada)).await;
         let path = format!("/v1/tasks/{task}");
         assert_eq!(admin.get("/v1/admin/gc").await.expect(200).json()["last"], Value::Null);
 
@@ -94,7 +94,7 @@ async fn tasks_go_too_when_their_time_has_come() {
     })
     .await;
     let (ada, admin) = (server.user("ada").await, server.admin());
-    let (_worker, task) = left_files(&server, &ada).await;
+    let (_worker, task) = Box::pin(left_files(&server, &ada)).await;
     let waiting = ada.submit(&json!({"job_name": "waits", "entrypoint": "x", "gpu": 8})).await;
     assert_eq!(count(&collect(&admin, false).await.expect(200).json(), "tasks"), 1);
     ada.get(&format!("/v1/tasks/{task}")).await.error(404, ErrorCode::NotFound);
@@ -109,7 +109,7 @@ async fn tasks_go_too_when_their_time_has_come() {
 async fn a_deleted_task_that_another_starts_from_is_still_there_for_its_worker() {
     let server = TestServer::start_with(Database::Sqlite, at_once).await;
     let (ada, admin, uploader) = (server.user("ada").await, server.admin(), server.worker().await);
-    let (mut worker, task) = left_files(&server, &ada).await;
+    let (mut worker, task) = Box::pin(left_files(&server, &ada)).await;
     let mut resuming = small();
     resuming["resume_from"] = json!(task);
     ada.submit(&resuming).await;

@@ -22,6 +22,7 @@ mod queue;
 mod reports;
 mod run_manifest;
 mod scheduler;
+mod secrets;
 mod snapshots;
 mod tasks;
 

@@ -51,10 +51,11 @@ pub(super) const TASK_PROVENANCE: &str = "DELETE FROM provenance WHERE sha256 IN
 
 /// Rows of every table that refers to a task or to its attempts, in the order in which they can go. A test fails
 /// when a table is missing here.
-pub(super) const TASK_ROWS: [&str; 5] = [
+pub(super) const TASK_ROWS: [&str; 6] = [
     "DELETE FROM attempt_provenance WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM artifact WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM checkpoint WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
+    "DELETE FROM attempt_secret WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM attempt WHERE task_id = $1",
     "DELETE FROM collected WHERE task_id = $1",
 ];

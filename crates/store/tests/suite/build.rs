@@ -2,8 +2,9 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Role,
-    SlotKind, SnapshotRecord, Source, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    EnforcedLimits, FailureCause, GrantedGpu, Host, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network,
+    NodeAssignment, NodeRecord, OnLost, Provenance, PythonFacts, Role, SlotKind, SnapshotRecord, Source, TaskId,
+    TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -30,11 +31,21 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         user_id: user.into(),
         job_name: job.into(),
         created_at: Micros(NOW.0 + n as i64),
-        demand: Demand { slot: SlotKind::Batch, cpu: 2, memory_gb: 8, gpu: 1, gpu_type: Some("H100".into()), nodes: 1 },
+        demand: Demand {
+            slot: SlotKind::Batch,
+            cpu: 2,
+            memory_gb: 8,
+            gpu: 1,
+            gpu_type: Some("H100".into()),
+            nodes: 1,
+            image: true,
+        },
         entrypoint: Some("train.py".into()),
         args: Some("--größe 'ß' \u{1} \\u0000 😀".into()),
         snapshot_id: Some("sha256:00".into()),
+        image: Some("docker.io/library/python:3.12".into()),
         env: BTreeMap::from([("A".into(), "b\n\"".into())]),
+        secrets: Vec::new(),
         metadata: BTreeMap::from([("k".into(), "ü".into())]),
         role: fetchml_api::Role::User,
         max_retries: 3,
@@ -108,6 +119,17 @@ pub(crate) fn insert(n: u64, user: &str, job: &str) -> Write {
     Write::TaskInsert(Arc::new(spec(n, user, job)), queued(n))
 }
 
+/// A node of an attempt that has several.
+pub(crate) fn node(n: u64) -> NodeRecord {
+    NodeRecord {
+        worker_id: worker_id(n),
+        gpus: vec![2],
+        phase: AttemptPhase::Ready,
+        address: Some("10.0.0.1".into()),
+        port: Some(65_535),
+    }
+}
+
 pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
     AttemptRecord {
         id: attempt_id(n),
@@ -116,13 +138,7 @@ pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
         epoch: AttemptEpoch { incarnation: 1, n },
         worker_id: worker_id(1),
         gpus: vec![0, 3],
-        nodes: vec![NodeRecord {
-            worker_id: worker_id(n),
-            gpus: vec![2],
-            phase: AttemptPhase::Ready,
-            address: Some("10.0.0.1".into()),
-            port: Some(65_535),
-        }],
+        nodes: Vec::new(),
         phase: AttemptPhase::Running,
         created_at: NOW,
         started_at: Some(Micros(NOW.0 + 1)),
@@ -140,10 +156,24 @@ pub(crate) fn outcome(artifacts: usize) -> Outcome {
         error: Some("exit code 2".into()),
         metrics_bytes: 0,
         log_bytes: 1 << 40,
+        log_from: 7,
+        log_sha256: Some("a".repeat(64)),
         artifacts: (0..artifacts)
             .map(|n| Artifact { path: format!("out/{n:04}.bin"), size_bytes: n as u64, sha256: format!("{n:064x}") })
             .collect(),
         log_rule: None,
+    }
+}
+
+pub(crate) fn provenance(isolation: &str) -> Provenance {
+    Provenance {
+        host: Host { hostname: "größe".into(), memory_bytes: 1 << 40, ..Host::default() },
+        isolation: isolation.into(),
+        limits: EnforcedLimits { memory_bytes: Some(1 << 40), by: Some("rlimit".into()), ..EnforcedLimits::default() },
+        gpus: vec![GrantedGpu { index: 3, uuid: "GPU-3".into(), name: "H100".into(), memory_bytes: 80 << 30 }],
+        python: Some(PythonFacts { packages: vec!["numpy==1.0".into()], ..PythonFacts::default() }),
+        datasets: Vec::new(),
+        image: None,
     }
 }
 

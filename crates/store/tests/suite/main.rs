@@ -10,6 +10,7 @@ mod open;
 mod postgres_only;
 mod records;
 mod retention;
+mod secrets;
 mod sqlite_only;
 mod tasks;
 
@@ -97,13 +98,19 @@ macro_rules! on_both {
 on_both![
     records::a_task_reads_back_as_written,
     records::an_attempt_reads_back_and_keeps_its_artifacts,
+    records::nodes_of_an_attempt_read_back_and_each_adds_its_artifacts,
     records::the_latest_checkpoint_reads_back,
+    records::how_an_attempt_is_run_reads_back_by_node,
     records::workers_keys_snapshots_and_meta_read_back,
     records::u0000_is_refused_everywhere,
     records::numbers_over_63_bits_are_refused,
     records::change_rows_are_numbered_and_paged,
     records::restore_gives_what_lives,
     tasks::completed_tasks_of_the_last_day_are_counted_by_minute,
+    secrets::a_secret_has_one_current_value,
+    secrets::an_attempt_keeps_the_values_it_was_given,
+    secrets::only_an_attempt_that_has_not_started_is_given_values,
+    secrets::a_value_is_gone_with_the_last_that_has_it,
     tasks::lists_filter_page_and_count,
     tasks::hidden_tasks_are_gone_from_reads,
     tasks::queue_counts_know_since_when,
@@ -117,6 +124,7 @@ on_both![
     commit::an_empty_commit_and_probes_succeed,
     retention::a_hidden_task_is_found_by_when_it_was_hidden,
     retention::a_task_is_collected_in_steps,
+    retention::what_tasks_have_in_common_goes_with_the_last,
     retention::what_is_needed_is_not_collected,
     retention::whoever_is_told_of_something_finds_it,
     retention::past_tasks_are_paged_oldest_first,

@@ -29,6 +29,9 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP TABLE share",
+    "DROP TABLE usage",
+    "DROP TABLE quota",
     "DROP TABLE collected",
     "DROP INDEX task_by_snapshot",
     "DROP INDEX task_by_resume",
@@ -39,6 +42,13 @@ const UNDO: &[&str] = &[
     "ALTER TABLE snapshot DROP COLUMN used_at",
     "ALTER TABLE worker DROP COLUMN evicting",
     "ALTER TABLE worker DROP COLUMN unfit",
+    "ALTER TABLE attempt DROP COLUMN nodes",
+    "ALTER TABLE task DROP COLUMN nodes",
+    "ALTER TABLE task DROP COLUMN node_count",
+    "DROP TABLE attempt_provenance",
+    "DROP TABLE provenance",
+    "DROP TABLE attempt_secret",
+    "DROP TABLE secret",
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",

@@ -56,6 +56,23 @@ pub(crate) async fn an_attempt_reads_back_and_keeps_its_artifacts(fixture: Fixtu
     assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((second.id, outcome(1).artifacts)));
 }
 
+pub(crate) async fn nodes_of_an_attempt_read_back_and_each_adds_its_artifacts(fixture: Fixture) {
+    let store = &fixture.store;
+    let mut gang = attempt(1, 1, 1);
+    gang.nodes = vec![node(1), node(2)];
+    store.commit(vec![insert(1, "ann", "a"), Write::AttemptPut(gang.clone())]).await.unwrap();
+    assert_eq!(store.attempt(gang.id).await.unwrap(), Some(gang.clone()));
+    let (mut first, mut second) = (outcome(1), outcome(1));
+    second.artifacts[0].path = "node1/out".into();
+    for outcome in [&first, &second, &second] {
+        let record = AttemptRecord { outcome: Some(outcome.clone()), ..gang.clone() };
+        store.commit(vec![Write::AttemptPut(record)]).await.unwrap();
+    }
+    first.artifacts.extend(second.artifacts);
+    first.artifacts.sort_by(|a, b| a.path.cmp(&b.path));
+    assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((gang.id, first.artifacts)));
+}
+
 pub(crate) async fn the_latest_checkpoint_reads_back(fixture: Fixture) {
     let store = &fixture.store;
     let (first, second) = (attempt(1, 1, 1), attempt(2, 1, 2));
@@ -78,6 +95,24 @@ pub(crate) async fn the_latest_checkpoint_reads_back(fixture: Fixture) {
         assert_eq!(store.checkpoint(task_id(1)).await.unwrap(), Some(latest));
     }
     assert_eq!(store.checkpoint(task_id(2)).await.unwrap(), None);
+}
+
+pub(crate) async fn how_an_attempt_is_run_reads_back_by_node(fixture: Fixture) {
+    let store = &fixture.store;
+    let writes = vec![insert(1, "ann", "a"), Write::AttemptPut(attempt(1, 1, 1)), Write::AttemptPut(attempt(2, 1, 2))];
+    store.commit(writes).await.unwrap();
+    assert_eq!(store.provenance(attempt_id(1)).await.unwrap(), []);
+    let put = |n, node, isolation| Write::ProvenancePut {
+        attempt: attempt_id(n),
+        node,
+        provenance: Box::new(provenance(isolation)),
+    };
+    store.commit(vec![put(1, 1, "b"), put(1, 0, "a"), put(2, 0, "a")]).await.unwrap();
+    assert_eq!(store.provenance(attempt_id(1)).await.unwrap(), [(0, provenance("a")), (1, provenance("b"))]);
+    store.commit(vec![put(1, 0, "c"), put(1, 0, "c")]).await.unwrap();
+    assert_eq!(store.provenance(attempt_id(1)).await.unwrap(), [(0, provenance("c")), (1, provenance("b"))]);
+    assert_eq!(store.provenance(attempt_id(2)).await.unwrap(), [(0, provenance("a"))], "it is its own");
+    assert!(matches!(store.commit(vec![put(9, 0, "a")]).await, Err(StoreError::Data(_))), "there is no such attempt");
 }
 
 pub(crate) async fn workers_keys_snapshots_and_meta_read_back(fixture: Fixture) {

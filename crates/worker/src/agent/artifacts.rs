@@ -139,6 +139,12 @@ pub(crate) struct Identity {
 }
 
 impl Seen {
+    /// Whether nothing was written since it got its name: a rename changes the inode's own time and not that of
+    /// its bytes. Where both fell into one tick of the clock, nobody can tell.
+    pub(crate) fn is_renamed(&self) -> bool {
+        self.identity.changed > self.identity.modified
+    }
+
     fn new(path: String, stat: &rustix::fs::Stat) -> Self {
         let identity = Identity {
             device: stat.st_dev,

@@ -11,18 +11,21 @@ use crate::{
         logs::{self, Logs},
         metrics::Metrics,
         provenance::Begun,
+        secrets::Learning,
         stall::StallWatch,
     },
+    container::{Containers, Image, ImageRequest},
     executor::{self, AttemptDir, Execution, Rendezvous},
     gpu::Gpus,
     isolation::Sandboxes,
     limits,
+    redact::Redactor,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
-    staging::{self, BlobCache, EnvironmentRequest, Environments, PythonEnvironment, StageError},
+    staging::{self, BlobCache, Cache, EnvironmentRequest, Environments, Kept, PythonEnvironment, StageError},
     usage::Table,
 };
 use fetchml_api::{
-    AttemptId, FailureCause, Host, OnLost, Provenance,
+    AttemptId, FailureCause, Host, OnLost, Provenance, WorkerId,
     link::{Assignment, ByteStream, Outcome},
 };
 use fetchml_client::Client;
@@ -42,13 +45,16 @@ use tokio_util::sync::CancellationToken;
 /// What all attempts share.
 #[derive(Debug)]
 pub(crate) struct Workshop {
+    pub(crate) worker_id: WorkerId,
     pub(crate) client: Client,
     pub(crate) helper: Arc<Helper>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) blobs: BlobCache,
     pub(crate) environments: Environments,
     pub(crate) uploads: Semaphore,
     pub(crate) gpus: Gpus,
     pub(crate) sandboxes: Sandboxes,
+    pub(crate) containers: Option<Containers>,
     pub(crate) lease: Arc<Lease>,
     pub(crate) lease_file: PathBuf,
     pub(crate) boot_id: String,
@@ -119,12 +125,16 @@ pub(crate) struct Runner {
     pub(crate) progress: mpsc::Sender<(AttemptId, Progress)>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) metrics: Metrics,
+    /// What keeps its secrets out of all that leaves the worker, once they are known.
+    pub(crate) redactor: Option<Arc<Redactor>>,
     /// Whether user code ran: what is in its directories is its own.
     pub(crate) ran: bool,
     /// Whether this agent started it.
     pub(crate) is_new: bool,
     /// Length of its log when user code started, bytes.
     pub(crate) log_from: u64,
+    /// Keeps its environment while it runs.
+    pub(crate) environment: Option<Kept>,
 }
 
 impl Runner {
@@ -137,6 +147,7 @@ impl Runner {
             // Once more: an earlier agent may have died before it could say so.
             self.tell(Progress::Begun(Box::new(provenance))).await;
         }
+        let learning = self.learn_secrets(&begin);
         let mut outcome = match begin {
             Begin::Staging => match self.stage_and_start().await {
                 Ok(running) => {
@@ -153,8 +164,9 @@ impl Runner {
             Begin::Over(outcome) => outcome,
         };
         fetchml_failpoint::reach("agent.exited");
+        self.clear_container(&outcome).await;
         self.leave_gpus(&mut outcome).await;
-        self.collect(outcome).await;
+        self.collect(outcome, learning).await;
     }
 
     /// Its devices are the next one's when this is over. A fault of one of them explains a failure.
@@ -190,7 +202,8 @@ impl Runner {
                 }
             }
         };
-        let python = staged?;
+        let mut staged = staged?;
+        self.environment = staged.kept.take();
         if !self.orders.borrow().go {
             self.tell(Progress::Staged).await;
         }
@@ -200,19 +213,26 @@ impl Runner {
         }
         let rendezvous = if self.assignment.spec.demand.nodes > 1 { Some(self.meet().await?) } else { None };
         let granted = self.shop.gpus.grant(&self.assignment.gpus).map_err(|problem| launch_failed(&problem))?;
+        let secrets = self.take_secrets().await?;
         let execution = Execution {
             rendezvous: rendezvous.as_ref(),
             assignment: &self.assignment,
             dir: &self.dir,
             slot: self.slot,
-            python: python.as_ref(),
+            python: staged.python.as_ref(),
+            secrets: &secrets,
             gpus: &granted.gpus,
             mounts: Vec::new(),
             devices: granted.nodes,
         };
-        let spec = executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?;
+        let spec = match (&staged.image, &self.shop.containers) {
+            (Some(image), Some(containers)) => {
+                executor::container(&execution, containers, image).map_err(|error| error.outcome())?
+            }
+            _ => executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?,
+        };
         let spec = LaunchSpec { fence: self.fence(), ..spec };
-        let begun = Begun::now(&self.shop, &self.dir, python.as_ref(), &granted.gpus, spec.confinement.as_ref());
+        let begun = Begun::now(&self.shop, &self.dir, staged.python.as_ref(), &granted.gpus, spec.confinement.as_ref());
         begun.keep(&self.shop, &self.dir);
         match self.shop.helper.launch(spec).await {
             Ok(running) => {
@@ -287,19 +307,35 @@ impl Runner {
         }
     }
 
+    /// What a shim that was killed left in the engine.
+    async fn clear_container(&self, outcome: &Outcome) {
+        if let Some(containers) = &self.shop.containers
+            && self.assignment.spec.image.is_some()
+            && outcome.cause == Some(FailureCause::Lost)
+        {
+            containers.remove(self.assignment.attempt).await;
+        }
+    }
+
     /// Brings log and files to the server. Without any this costs nothing.
-    async fn collect(&mut self, mut outcome: Outcome) {
+    async fn collect(&mut self, mut outcome: Outcome, learning: Option<Learning>) {
+        self.environment = None;
         let output = self.dir.output();
         let no_log = fs::symlink_metadata(self.dir.log()).map_or(true, |log| log.len() == 0);
         let no_output = artifacts::is_empty(&output).unwrap_or(false);
         // Before user code ran it may be half of an earlier one.
         let no_checkpoint = !self.ran || self.assignment.node > 0 || self.checkpoints.is_empty();
         let no_metrics = self.metrics.is_empty();
-        if no_log && no_output && no_checkpoint && no_metrics {
+        if no_log && no_output && no_checkpoint && no_metrics && learning.is_none() {
+            self.hide_secrets(&mut outcome);
             self.tell(Progress::Dead(Some(outcome))).await;
             return;
         }
         self.tell(Progress::Dead(None)).await;
+        if let Some(learning) = learning {
+            // It ends only by being known, or with this runner.
+            self.redactor = learning.await.unwrap_or_else(|_| Some(Arc::new(Redactor::everything())));
+        }
         let log = self.shop.logs.finish(self.assignment.attempt, self.dir.root());
         let files = async {
             if no_output {
@@ -314,7 +350,7 @@ impl Runner {
             }
         };
         let metrics = async { if no_metrics { Some(0) } else { self.metrics.finish(self.ran).await } };
-        let digest = self.shop.logs.digest(self.dir.root(), self.log_from);
+        let digest = self.shop.logs.digest(self.dir.root(), self.log_from, self.redactor.clone());
         let (log, files, (), metrics, digest) = tokio::join!(log, files, checkpoint, metrics, digest);
         let (Ok(log_bytes), Some(metrics_bytes)) = (log, metrics) else {
             // Their task dropped it: the attempt was forgotten meanwhile.
@@ -329,6 +365,7 @@ impl Runner {
             Ok(artifacts) => outcome.artifacts = artifacts,
             Err(failure) => add_failure(&mut outcome, &failure),
         }
+        self.hide_secrets(&mut outcome);
         fetchml_failpoint::reach("agent.collected");
         self.tell(Progress::Ended(outcome)).await;
     }
@@ -367,32 +404,70 @@ async fn ordered(orders: &mut watch::Receiver<Orders>, wanted: impl FnMut(&Order
 }
 
 /// Waits for an order to stop.
-async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
+pub(crate) async fn stopped(orders: &mut watch::Receiver<Orders>) -> Stop {
     let orders = ordered(orders, |orders| orders.stop.is_some()).await;
     orders.stop.expect("waited for")
 }
 
-/// Code and environment. Without a snapshot nothing is copied and nothing is asked.
+/// What an attempt starts with.
+#[derive(Debug, Default)]
+struct Staged {
+    python: Option<PythonEnvironment>,
+    image: Option<Image>,
+    /// Keeps the environment in the cache.
+    kept: Option<Kept>,
+}
+
+/// Code, and environment or image. Without a snapshot and an image nothing is copied and nothing is asked.
 async fn stage(
     shop: &Workshop,
     assignment: &Assignment,
     dir: &AttemptDir,
     cancel: &CancellationToken,
-) -> Result<Option<PythonEnvironment>, StageError> {
+) -> Result<Staged, StageError> {
     let local = |error: io::Error| StageError {
         cause: FailureCause::Launch,
         transient: true,
         message: format!("the attempt's directory cannot be made on this worker: {error}"),
     };
     dir.create().map_err(local)?;
-    if shop.sandboxes.is_on() {
+    if shop.sandboxes.is_on() || assignment.spec.image.is_some() {
         dir.create_files().map_err(local)?;
     }
     checkpoints::restore(&shop.client, assignment, dir).await?;
-    let Some(snapshot_id) = assignment.spec.snapshot_id.as_deref() else { return Ok(None) };
-    staging::materialize(&shop.client, &shop.blobs, snapshot_id, &dir.work()).await?;
     let (work, log) = (dir.work(), dir.log());
-    shop.environments.prepare(EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel }).await
+    let snapshot_id = assignment.spec.snapshot_id.as_deref();
+    if let Some(snapshot_id) = snapshot_id {
+        staging::materialize(&shop.client, &shop.blobs, snapshot_id, &work).await?;
+    }
+    if let Some(name) = assignment.spec.image.as_deref() {
+        let containers = shop.containers.as_ref().ok_or_else(|| StageError {
+            cause: FailureCause::Launch,
+            transient: true,
+            message: "this worker has no container engine any more".to_owned(),
+        })?;
+        let image = containers.bring_in(ImageRequest { name, dir: dir.root(), log: &log, cancel }).await?;
+        if let Some(file) = staging::requirements_file(&work) {
+            let text = format!("{file} is not installed in a container: the image's own Python is used as it is");
+            staging::note(FailureCause::Image, &log, &text)?;
+        }
+        return Ok(Staged { image: Some(image), ..Staged::default() });
+    }
+    let Some(snapshot_id) = snapshot_id else { return Ok(Staged::default()) };
+    let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel };
+    let Some((python, kept)) = shop.environments.prepare(request).await? else { return Ok(Staged::default()) };
+    fs::write(dir.environment(), &python.hash).map_err(local)?;
+    Ok(Staged { python: Some(python), kept: Some(kept), image: None })
+}
+
+/// Keeps the environment of an attempt that an earlier agent started.
+pub(crate) fn keep_environment(shop: &Workshop, dir: &AttemptDir) -> Option<Kept> {
+    let hash = fs::read_to_string(dir.environment()).ok()?;
+    let pin = shop.environments.keep(&hash);
+    if pin.is_none() {
+        tracing::warn!(dir = %dir.root().display(), hash, "the environment of a running attempt is not there");
+    }
+    pin
 }
 
 /// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.
@@ -421,7 +496,7 @@ pub(crate) fn outcome_of(exit: &Exit) -> Outcome {
 }
 
 /// The outcome of an attempt that was stopped before user code ran.
-fn outcome_of_stop(stop: Stop) -> Outcome {
+pub(crate) fn outcome_of_stop(stop: Stop) -> Outcome {
     Outcome { cause: Some(stop.cause), error: Some(stop_sentence(stop.cause).to_owned()), ..Outcome::default() }
 }
 

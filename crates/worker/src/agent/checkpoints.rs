@@ -1,5 +1,6 @@
 //! Brings an attempt's checkpoint directory to the server while it runs, and back before the next one. A file
-//! counts once it was left alone for [`limits::CHECKPOINT_QUIET`]; until then what was stored of it last stands.
+//! counts once it was renamed into place, or left alone for [`limits::CHECKPOINT_QUIET`]; until then what was stored
+//! of it last stands.
 
 use crate::{
     agent::{
@@ -91,7 +92,7 @@ impl Checkpoints {
             return Err(format!("the checkpoint directory holds {} files, too many to be stored", seen.len()));
         }
         self.track(seen, Instant::now());
-        let due = |file: &Tracked| !file.is_fresh && file.since.elapsed() >= quiet;
+        let due = |file: &Tracked| !file.is_fresh && (file.seen.is_renamed() || file.since.elapsed() >= quiet);
         let paths: Vec<String> =
             self.files.iter().filter(|(_, file)| due(file)).map(|(path, _)| path.clone()).collect();
         for path in paths {

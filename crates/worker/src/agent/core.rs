@@ -10,11 +10,13 @@ use crate::{
         disk,
         identity::{DataDir, write_json},
         lease::Lease,
+        log_part::Mask,
         metrics::{self, Metrics},
         outbox::SharedSpool,
         spool::Ends,
         trash::Trash,
     },
+    container::Found,
     executor::{AttemptDir, Rendezvous},
     limits,
 };
@@ -68,6 +70,8 @@ pub(crate) enum Event {
     DiskShort(disk::Usage),
     /// The disk has room again.
     DiskFine,
+    /// The containers that there are.
+    Containers(Vec<Found>),
     /// The server will never take this worker.
     Refused(String),
     /// The spool was synced up to this number.
@@ -184,6 +188,7 @@ impl Core {
     pub(crate) async fn run(mut self, mut shutdown: mpsc::Receiver<Shutdown>) -> ExitReason {
         let mut fence = tokio::time::interval(limits::FENCE_EVERY);
         fence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sweep = tokio::time::interval_at(Instant::now() + limits::SWEEP_EVERY, limits::SWEEP_EVERY);
         let reason = loop {
             let ending_at = self.ending.as_ref().map(|(at, _)| *at);
             let tending = !self.syncing && self.spool.lock().wants_tending();
@@ -199,6 +204,7 @@ impl Core {
                     }
                 }
                 _ = fence.tick(), if self.holds_unfinished() => self.obey_lease(),
+                _ = sweep.tick(), if self.shop.containers.is_some() => self.look_for_containers(),
                 () = tokio::time::sleep_until(self.next_tend), if tending => self.tend_spool(),
                 asked = shutdown.recv() => match asked {
                     Some(Shutdown { stop_tasks: true, done }) => self.stop_all(done),
@@ -263,7 +269,10 @@ impl Core {
 
     fn start_runner(&mut self, attempt: AttemptId, begin: Begin, is_taken_up: bool) {
         let held = self.attempts.get_mut(&attempt).expect("held by the caller");
-        self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir));
+        // Until user code runs there is nothing to hide.
+        let is_fresh = matches!(begin, Begin::Staging) || held.assignment.spec.secrets.is_empty();
+        let mask = if is_fresh { Mask::Open } else { Mask::Waits };
+        self.shop.logs.track(attempt, held.dir.root(), attempt::log_mark(&held.dir), mask);
         self.shop.gpus.occupy(attempt, held.dir.root(), &held.assignment.gpus);
         let mut metrics = Metrics::new(Arc::clone(&self.shop), &held.assignment, &held.dir);
         if is_taken_up {
@@ -278,9 +287,16 @@ impl Core {
             progress: self.progress_in.clone(),
             checkpoints: Checkpoints::new(Arc::clone(&self.shop), &held.assignment, &held.dir),
             metrics,
+            redactor: None,
             ran: false,
             is_new: false,
             log_from: 0,
+            // Before anything is evicted for another.
+            environment: if matches!(begin, Begin::Running(_)) {
+                attempt::keep_environment(&self.shop, &held.dir)
+            } else {
+                None
+            },
         };
         held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
     }
@@ -320,6 +336,7 @@ impl Core {
                 self.on_disk_short(&usage);
             }
             Event::DiskFine => self.hello.unfit = None,
+            Event::Containers(found) => self.sweep(found),
             Event::Synced(file, seq, result) => {
                 self.syncing = false;
                 match result {
@@ -449,7 +466,8 @@ impl Core {
     /// An attempt with nothing to stage takes its turn at once, which saves it a round through the core.
     fn admit_unstaged(&mut self, attempt: AttemptId) {
         let held = &self.attempts[&attempt];
-        if held.assignment.spec.snapshot_id.is_none() {
+        let spec = &held.assignment.spec;
+        if spec.snapshot_id.is_none() && spec.image.is_none() {
             let Demanded { demand, gpus } = Demanded::of(&held.assignment);
             self.admission.wait(held.order, attempt, demand, gpus);
             self.admit();
@@ -638,6 +656,30 @@ impl Core {
             }
             self.stop(attempt, Stop { cause: FailureCause::Lost, grace_s });
         }
+    }
+
+    fn look_for_containers(&self) {
+        let (shop, events) = (Arc::clone(&self.shop), self.events_in.clone());
+        tokio::spawn(async move {
+            if let Some(containers) = &shop.containers {
+                // The core is gone only when the whole agent is.
+                let _ = events.send(Event::Containers(containers.all().await)).await;
+            }
+        });
+    }
+
+    /// Of containers that were seen, those go whose attempt is not at hand: one that runs was at hand before.
+    fn sweep(&self, mut found: Vec<Found>) {
+        found.retain(|container| {
+            let held = container.attempt.and_then(|attempt| self.attempts.get(&attempt));
+            !held.is_some_and(|held| matches!(held.phase, Phase::Waiting | Phase::Going))
+        });
+        let shop = Arc::clone(&self.shop);
+        tokio::spawn(async move {
+            if let Some(containers) = &shop.containers {
+                containers.sweep(found).await;
+            }
+        });
     }
 
     fn tend_spool(&mut self) {

@@ -1,13 +1,15 @@
-//! Keeps the worker's disk from running full: what a log has beyond its quota is given back, and when little
-//! room is left, the attempts are measured, and the core stops the one that takes the most.
+//! Keeps the worker's disk from running full: what a log has beyond its quota is given back; when room gets short, the
+//! cache gives up what no attempt uses; and when little room is left all the same, the attempts are measured, and the
+//! core stops the one that takes the most.
 
-use crate::{agent::core::Event, executor::AttemptDir, limits};
+use crate::{agent::core::Event, executor::AttemptDir, limits, staging::Cache};
 use fetchml_api::AttemptId;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
@@ -21,7 +23,7 @@ pub(crate) struct Usage {
 }
 
 /// Looks until the core is gone.
-pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, core: mpsc::Sender<Event>) {
+pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, cache: Arc<Cache>, core: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         let mut look = tokio::time::interval(limits::DISK_EVERY);
         let mut short = false;
@@ -31,10 +33,11 @@ pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, core: mpsc::Sender<
                 _ = look.tick() => {}
                 () = core.closed() => return,
             }
-            let dir = data_dir.clone();
+            let (dir, cache) = (data_dir.clone(), Arc::clone(&cache));
             let measured = tokio::task::spawn_blocking(move || {
                 trim_logs(&dir, log_quota_bytes);
-                is_short(&dir).then(|| usage(&dir))
+                cache.shed(|| lacks(&dir, limits::DISK_CACHE_RESERVES));
+                lacks(&dir, 1).then(|| usage(&dir))
             })
             .await;
             let event = match measured {
@@ -50,14 +53,15 @@ pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, core: mpsc::Sender<
     });
 }
 
-/// Whether less than the reserve is left. A file system that does not say is taken to have room.
-fn is_short(dir: &Path) -> bool {
+/// Whether less than so many times the reserve is left. A file system that does not say is taken to have room.
+fn lacks(dir: &Path, reserves: u64) -> bool {
     let Ok(stat) = rustix::fs::statvfs(dir) else { return false };
-    is_below_reserve(stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize))
+    let (free, total) = (stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize));
+    is_below(free, total, reserves)
 }
 
-fn is_below_reserve(free: u64, total: u64) -> bool {
-    free < (total / limits::DISK_RESERVE_PART).min(limits::DISK_RESERVE_BYTES)
+fn is_below(free: u64, total: u64, reserves: u64) -> bool {
+    free < limits::disk_reserve_bytes(total).saturating_mul(reserves)
 }
 
 fn attempts(data_dir: &Path) -> impl Iterator<Item = (AttemptId, PathBuf)> {
@@ -120,8 +124,9 @@ mod tests {
 
     #[test]
     fn the_reserve_is_a_part_of_a_small_disk_and_fixed_on_a_large_one() {
-        assert!(is_below_reserve(1 << 20, 64 << 20) && !is_below_reserve(4 << 20, 64 << 20));
-        assert!(is_below_reserve((1 << 30) - 1, 8 << 40) && !is_below_reserve(1 << 30, 8 << 40));
+        assert!(is_below(1 << 20, 64 << 20, 1) && !is_below(4 << 20, 64 << 20, 1));
+        assert!(is_below(4 << 20, 64 << 20, 2), "the cache gives way before that");
+        assert!(is_below((1 << 30) - 1, 8 << 40, 1) && !is_below(1 << 30, 8 << 40, 1));
     }
 
     #[test]

@@ -4,9 +4,16 @@
 //!
 //! The stream of an attempt is its file up to the quota; when the file is longer, a marker with the
 //! number of dropped bytes follows at the end. The same file gives the same stream each time, so any part
-//! can be sent again after a reconnect.
+//! can be sent again after a reconnect. Secrets are hidden on the way, byte for byte.
 
-use crate::{agent::identity::write_json, limits};
+use crate::{
+    agent::{
+        identity::write_json,
+        log_part::{Mask, Part},
+    },
+    limits,
+    redact::Redactor,
+};
 use bytes::Bytes;
 use fetchml_api::{
     AttemptId,
@@ -18,7 +25,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -47,7 +54,8 @@ const fn mark_name(stream: ByteStream) -> &'static str {
 /// What the log task is told.
 #[derive(Debug)]
 enum Tell {
-    Track { attempt: AttemptId, dir: PathBuf, acked: u64 },
+    Track { attempt: AttemptId, dir: PathBuf, acked: u64, mask: Mask },
+    Redact { attempt: AttemptId, mask: Mask, done: oneshot::Sender<()> },
     Finish { attempt: AttemptId, dir: PathBuf, done: oneshot::Sender<u64> },
     Forget(AttemptId),
     Acked { attempt: AttemptId, offset: u64 },
@@ -80,8 +88,15 @@ impl Logs {
     }
 
     /// Streams the log in `dir` from what is acknowledged.
-    pub(crate) fn track(&self, attempt: AttemptId, dir: &Path, acked: u64) {
-        self.tell(Tell::Track { attempt, dir: dir.to_owned(), acked });
+    pub(crate) fn track(&self, attempt: AttemptId, dir: &Path, acked: u64, mask: Mask) {
+        self.tell(Tell::Track { attempt, dir: dir.to_owned(), acked, mask });
+    }
+
+    /// Hides secrets in all that is sent from when this returns.
+    pub(crate) async fn redact(&self, attempt: AttemptId, redactor: Option<Arc<Redactor>>) {
+        let (done, is_done) = oneshot::channel();
+        self.tell(Tell::Redact { attempt, mask: redactor.map_or(Mask::Open, Mask::Hides), done });
+        let _ = is_done.await;
     }
 
     /// The file grows no more: resolves with the stream's length once all of it is acknowledged.
@@ -111,10 +126,17 @@ impl Logs {
         self.tell(Tell::Disconnected);
     }
 
-    /// SHA-256 of the stream of a file that grows no more, from `from` on; none of an empty one.
-    pub(crate) async fn digest(&self, dir: &Path, from: u64) -> io::Result<Option<String>> {
+    /// SHA-256 of the stream of a file that grows no more, from `from` on, with secrets hidden as they are in what is
+    /// sent; none of an empty one.
+    pub(crate) async fn digest(
+        &self,
+        dir: &Path,
+        from: u64,
+        redactor: Option<Arc<Redactor>>,
+    ) -> io::Result<Option<String>> {
         let (path, quota_bytes) = (dir.join(file_name(self.kind)), self.quota_bytes);
-        tokio::task::spawn_blocking(move || digest(&path, quota_bytes, from)).await.map_err(io::Error::other)?
+        let mask = redactor.map_or(Mask::Open, Mask::Hides);
+        tokio::task::spawn_blocking(move || digest(&path, quota_bytes, from, &mask)).await.map_err(io::Error::other)?
     }
 
     /// Acknowledged bytes of every attempt that has any.
@@ -150,7 +172,7 @@ fn stream_of(file_bytes: u64, quota_bytes: u64) -> (u64, Bytes) {
     (quota_bytes + marker.len() as u64, Bytes::from(marker))
 }
 
-fn digest(path: &Path, quota_bytes: u64, from: u64) -> io::Result<Option<String>> {
+fn digest(path: &Path, quota_bytes: u64, from: u64, mask: &Mask) -> io::Result<Option<String>> {
     let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -164,7 +186,7 @@ fn digest(path: &Path, quota_bytes: u64, from: u64) -> io::Result<Option<String>
     let mut hasher = Sha256::new();
     while at < of_file {
         let want = (of_file - at).min(limits::HASH_BUFFER_BYTES as u64) as usize;
-        let bytes = read_at(&file, at, want)?;
+        let bytes = Part { from: at, want, ends_at: Some(of_file) }.read(&file, mask)?;
         if bytes.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -179,6 +201,7 @@ fn digest(path: &Path, quota_bytes: u64, from: u64) -> io::Result<Option<String>
 struct Stream {
     kind: ByteStream,
     dir: PathBuf,
+    mask: Mask,
     file: Option<Arc<File>>,
     acked: u64,
     acked_written: u64,
@@ -196,6 +219,8 @@ struct Streams {
     kind: ByteStream,
     quota_bytes: u64,
     open: BTreeMap<AttemptId, Stream>,
+    /// Of attempts with secrets, also before there is anything to stream.
+    masks: BTreeMap<AttemptId, Mask>,
     frames: Option<mpsc::Sender<Bytes>>,
     pause: Duration,
     marks_written: Instant,
@@ -207,6 +232,7 @@ impl Streams {
             kind,
             quota_bytes,
             open: BTreeMap::new(),
+            masks: BTreeMap::new(),
             frames: None,
             pause: limits::LOG_POLL_ACTIVE,
             marks_written: Instant::now(),
@@ -241,12 +267,22 @@ impl Streams {
 
     fn on(&mut self, what: Tell) {
         match what {
-            Tell::Track { attempt, dir, acked } => {
+            Tell::Track { attempt, dir, acked, mask } => {
                 self.pause = limits::LOG_POLL_ACTIVE;
-                self.open.entry(attempt).or_insert_with(|| Stream::new(self.kind, dir, acked));
+                let mask = self.masks.get(&attempt).cloned().unwrap_or(mask);
+                self.open.entry(attempt).or_insert_with(|| Stream::new(self.kind, dir, acked, mask));
+            }
+            Tell::Redact { attempt, mask, done } => {
+                self.pause = limits::LOG_POLL_ACTIVE;
+                if let Some(stream) = self.open.get_mut(&attempt) {
+                    stream.mask = mask.clone();
+                }
+                self.masks.insert(attempt, mask);
+                let _ = done.send(());
             }
             Tell::Finish { attempt, dir, done } => {
-                let stream = self.open.entry(attempt).or_insert_with(|| Stream::new(self.kind, dir, 0));
+                let mask = self.masks.get(&attempt).cloned().unwrap_or(Mask::Open);
+                let stream = self.open.entry(attempt).or_insert_with(|| Stream::new(self.kind, dir, 0, mask));
                 let file_bytes = stream.file_bytes();
                 stream.end = Some(stream_of(file_bytes, self.quota_bytes));
                 stream.done = Some(done);
@@ -254,6 +290,7 @@ impl Streams {
             }
             Tell::Forget(attempt) => {
                 self.open.remove(&attempt);
+                self.masks.remove(&attempt);
             }
             Tell::Acked { attempt, offset } => {
                 if let Some(stream) = self.open.get_mut(&attempt) {
@@ -296,7 +333,7 @@ impl Streams {
                 if looking {
                     stream.resend_stale();
                 }
-                if !looking && stream.end.is_none() && stream.sent == stream.acked {
+                if matches!(stream.mask, Mask::Waits) || (!looking && stream.is_even()) {
                     continue;
                 }
                 // Round robin by single chunks, so that one loud attempt does not keep the others waiting.
@@ -330,10 +367,11 @@ impl Streams {
 }
 
 impl Stream {
-    fn new(kind: ByteStream, dir: PathBuf, acked: u64) -> Self {
+    fn new(kind: ByteStream, dir: PathBuf, acked: u64, mask: Mask) -> Self {
         Self {
             kind,
             dir,
+            mask,
             file: None,
             acked,
             acked_written: acked,
@@ -343,6 +381,11 @@ impl Stream {
             moved: Instant::now(),
             rewound: None,
         }
+    }
+
+    /// Whether nothing is to be sent unless the file has grown.
+    fn is_even(&self) -> bool {
+        self.end.is_none() && self.sent == self.acked
     }
 
     fn file_bytes(&self) -> u64 {
@@ -388,9 +431,10 @@ impl Stream {
     }
 
     async fn next_chunk(&mut self, attempt: AttemptId, quota_bytes: u64) -> io::Result<Option<Bytes>> {
+        let file_bytes = self.file_bytes();
         let end = match &self.end {
             Some((end, _)) => *end,
-            None => self.file_bytes().min(quota_bytes),
+            None => file_bytes.min(quota_bytes),
         };
         let window_end = self.acked.saturating_add(limits::LOG_WINDOW_BYTES);
         let want = end.min(window_end).saturating_sub(self.sent).min(LINK_LOG_CHUNK_BYTES as u64) as usize;
@@ -411,9 +455,11 @@ impl Stream {
                     self.file = Some(Arc::clone(&file));
                     file
                 };
-                let from = self.sent;
+                let is_last = self.end.is_some() || file_bytes > quota_bytes;
+                let part = Part { from: self.sent, want, ends_at: is_last.then(|| file_bytes.min(quota_bytes)) };
+                let mask = self.mask.clone();
                 // Off the runtime's threads: a log that is not in memory any more is read from disk.
-                tokio::task::spawn_blocking(move || read_at(&file, from, want)).await.map_err(io::Error::other)??
+                tokio::task::spawn_blocking(move || part.read(&file, &mask)).await.map_err(io::Error::other)??
             }
         };
         if bytes.is_empty() {
@@ -431,21 +477,6 @@ impl Stream {
 /// The attempt's directory is within reach of user code: a link put in the log's place is not followed.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
-}
-
-pub(crate) fn read_at(file: &File, from: u64, want: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; want];
-    let mut have = 0;
-    while have < want {
-        match file.read_at(&mut bytes[have..], from + have as u64) {
-            Ok(0) => break,
-            Ok(read) => have += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(have);
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -480,7 +511,7 @@ mod tests {
         std::fs::write(dir.path().join(file_name(ByteStream::Log)), &bytes).unwrap();
         let logs = Logs::start(ByteStream::Log, limits::LOG_QUOTA_BYTES);
         let (frames, received) = mpsc::channel(2);
-        logs.track(ATTEMPT, dir.path(), 0);
+        logs.track(ATTEMPT, dir.path(), 0, Mask::Open);
         logs.connected(frames, Vec::new());
         let done = logs.finish(ATTEMPT, dir.path());
         let (stored, end) = drain(&logs, received, done).await;
@@ -493,16 +524,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(file_name(ByteStream::Log));
         let logs = Logs::start(ByteStream::Log, 300_000);
-        assert_eq!(logs.digest(dir.path(), 0).await.unwrap(), None);
-        for length in [1_usize, 300_000, 300_001, 900_000] {
-            std::fs::write(&file, vec![b'x'; length]).unwrap();
+        assert_eq!(logs.digest(dir.path(), 0, None).await.unwrap(), None);
+        let secret = Arc::new(Redactor::new(["canary-in-a-log"]).unwrap());
+        for (redactor, length) in [
+            (None, 1_usize),
+            (None, 300_000),
+            (None, 300_001),
+            (Some(secret.clone()), 900_000),
+            (Some(secret), 200_000),
+        ] {
+            std::fs::write(&file, &b"canary-in-a-log. ".repeat(length / 17 + 1)[..length]).unwrap();
             let (frames, received) = mpsc::channel(2);
             logs.connected(frames, Vec::new());
+            logs.redact(ATTEMPT, redactor.clone()).await;
             let done = logs.finish(ATTEMPT, dir.path());
             let (stored, _) = drain(&logs, received, done).await;
+            assert_eq!(stored.starts_with(b"***"), redactor.is_some(), "hidden in what is sent");
             for from in [0, 1, 299_999, stored.len() - 1, stored.len(), stored.len() + 9] {
                 let part = &stored[from.min(stored.len())..];
-                let digest = logs.digest(dir.path(), from as u64).await.unwrap();
+                let digest = logs.digest(dir.path(), from as u64, redactor.clone()).await.unwrap();
                 assert_eq!(digest, Some(hex::encode(Sha256::digest(part))), "{length} from {from}");
             }
             logs.forget(ATTEMPT);
@@ -528,7 +568,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(file_name(ByteStream::Log)), b"0123456789").unwrap();
         let logs = Logs::start(ByteStream::Log, limits::LOG_QUOTA_BYTES);
-        logs.track(ATTEMPT, dir.path(), 0);
+        logs.track(ATTEMPT, dir.path(), 0, Mask::Open);
         let (frames, mut received) = mpsc::channel(2);
         logs.connected(frames, Vec::new());
         let first = received.recv().await.unwrap();

@@ -16,11 +16,13 @@ mod disk;
 mod identity;
 mod lease;
 mod link;
+mod log_part;
 mod logs;
 mod metrics;
 mod outbox;
 mod provenance;
 mod recovery;
+mod secrets;
 mod spare;
 mod spool;
 mod stall;
@@ -29,12 +31,13 @@ mod trash;
 pub(crate) use identity::write_json;
 
 use crate::{
+    container::{self, Containers, EngineChoice},
     gpu::{self, Gpus},
     hardware,
     isolation::{Isolation, Sandboxes},
     limits,
     shim::Helper,
-    staging::{BlobCache, Environments},
+    staging::{BlobCache, Cache, Environments},
     usage::Table,
 };
 use admission::{Admission, Room};
@@ -44,14 +47,19 @@ use fetchml_api::{
     WorkerId,
     link::{ByteStream, Hello, PROTOCOL},
 };
-use fetchml_client::Client;
+use fetchml_client::{Client, shown_url};
 use identity::DataDir;
 use lease::Lease;
 use link::{Link, Target};
 use logs::Logs;
 use outbox::SharedSpool;
 use spool::Spool;
-use std::{ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::{AbortHandle, JoinHandle},
@@ -78,8 +86,12 @@ pub struct Options {
     pub isolation: Isolation,
     /// Where its GPUs come from.
     pub gpus: gpu::Source,
-    /// Command that ends in [`crate::shim::helper_main`], and with [`crate::shim::INIT`] for its only
-    /// argument in [`crate::shim::init_main`].
+    /// Disk that files of snapshots and Python environments may take, bytes; absent: a part of it.
+    pub cache_bytes: Option<u64>,
+    /// What it does with tasks that name an image.
+    pub containers: container::Options,
+    /// Command that ends in [`crate::shim::helper_main`]. Its program, with [`crate::shim::INIT`] for its first
+    /// argument, ends in [`crate::shim::init_main`], and with [`container::RUNNER`] in [`container::runner_main`].
     pub helper_command: Vec<OsString>,
 }
 
@@ -95,6 +107,8 @@ impl fmt::Debug for Options {
             .field("log_quota_bytes", &self.log_quota_bytes)
             .field("isolation", &self.isolation)
             .field("gpus", &self.gpus)
+            .field("containers", &self.containers)
+            .field("cache_bytes", &self.cache_bytes)
             .field("helper_command", &self.helper_command)
             .finish()
     }
@@ -138,6 +152,9 @@ pub enum StartError {
     /// The isolation that is required does not work here.
     #[error("tasks cannot be isolated: {0}")]
     Isolation(String),
+    /// The container engine that is asked for does not work here.
+    #[error("containers cannot be run: {0}")]
+    Containers(String),
     /// The process that starts tasks cannot be started.
     #[error("the helper that starts tasks cannot be started")]
     Helper(#[source] io::Error),
@@ -178,6 +195,7 @@ pub struct Worker {
     id: WorkerId,
     isolation: String,
     gpus: Gpus,
+    containers: String,
     connected: watch::Receiver<bool>,
     shutdown: mpsc::Sender<Shutdown>,
     core: JoinHandle<ExitReason>,
@@ -188,9 +206,11 @@ pub struct Worker {
 impl Worker {
     /// Takes the data directory, takes up what an earlier agent left, and begins to connect.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let bad_server = |problem: String| StartError::Server { url: options.server_url.clone(), problem };
-        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
+        let bad_server =
+            |problem: String| StartError::Server { url: shown_url(&options.server_url).to_owned(), problem };
+        // It is the stricter one, and shows nothing of what it refuses that may be a password.
         let client = Client::new(&options.server_url, &options.key).map_err(|error| bad_server(error.to_string()))?;
+        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
         let data = DataDir::open(&options.data_dir)?;
         let id = data.worker_id();
         let in_data_dir = |source| StartError::DataDir { path: data.path().to_owned(), source };
@@ -212,6 +232,17 @@ impl Worker {
         let host = tokio::task::spawn_blocking(hardware::host)
             .await
             .map_err(|error| in_data_dir(io::Error::other(format!("the hardware probe failed: {error}"))))?;
+        let (containers, said) = find_containers(&options.containers, &data).await?;
+        if let Some(containers) = &containers {
+            capabilities.executors.push(containers.kind().to_string());
+            capabilities.container_engine = Some(containers.engine_name());
+            if let Some(helper) = helper.pid().await {
+                container::forget_others(
+                    &containers.program_dir(),
+                    &Path::new("/proc").join(helper.to_string()).join("exe"),
+                );
+            }
+        }
         let logs = Logs::start(ByteStream::Log, options.log_quota_bytes);
         // What is taken of metrics is limited where it is taken.
         let metrics = Logs::start(ByteStream::Metrics, u64::MAX);
@@ -220,14 +251,20 @@ impl Worker {
             None => Lease::new(0, 0),
         };
         let lease = Arc::new(lease);
+        let (dir, limit) = (data.path().to_owned(), options.cache_bytes);
+        let cache = tokio::task::spawn_blocking(move || Cache::open(&dir, limit)).await;
+        let cache = cache.map_err(io::Error::other).flatten().map_err(in_data_dir)?;
         let shop = Arc::new(Workshop {
+            worker_id: id,
             client,
-            blobs: BlobCache::new(data.path().join("blobs")),
-            environments: Environments::new(data.path(), Arc::clone(&helper)),
+            blobs: BlobCache::new(Arc::clone(&cache)),
+            environments: Environments::new(Arc::clone(&cache), data.path(), Arc::clone(&helper)),
+            cache,
             helper,
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: gpus.clone(),
             sandboxes,
+            containers,
             lease: Arc::clone(&lease),
             lease_file: data.lease_file(),
             boot_id: data.boot_id().to_owned(),
@@ -236,6 +273,7 @@ impl Worker {
             processes: Table::default(),
             host,
         });
+        let kept = Arc::clone(&shop.cache);
         let room = Room::of(&capabilities, batch_slots, options.service_slots);
         let hello = Hello {
             protocol: PROTOCOL,
@@ -249,6 +287,16 @@ impl Worker {
             inventory: Vec::new(),
             unfit: None,
         };
+        if let Some(containers) = &shop.containers {
+            let runs = |attempt| {
+                left.iter().any(|(taken, begin)| {
+                    taken.assignment.attempt == attempt && matches!(begin, attempt::Begin::Running(_))
+                })
+            };
+            let mut found = containers.all().await;
+            found.retain(|container| !container.attempt.is_some_and(runs));
+            containers.sweep(found).await;
+        }
         let events = mpsc::channel(limits::CORE_EVENTS);
         let to_core = events.0.clone();
         let (connected_in, connected) = watch::channel(false);
@@ -266,11 +314,11 @@ impl Worker {
         for (taken, begin) in left {
             core.take_up(taken, begin);
         }
-        disk::watch(options.data_dir.clone(), options.log_quota_bytes, to_core.clone());
+        disk::watch(options.data_dir.clone(), options.log_quota_bytes, kept, to_core.clone());
         let core = tokio::spawn(core.run(asked));
         let link = tokio::spawn(Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone() }.run())
             .abort_handle();
-        Ok(Self { id, isolation, gpus, connected, shutdown, core, link, ended: None })
+        Ok(Self { id, isolation, gpus, containers: said, connected, shutdown, core, link, ended: None })
     }
 
     /// The worker's id: the same over all its starts.
@@ -286,6 +334,11 @@ impl Worker {
     /// Its GPUs.
     pub fn gpus(&self) -> &Gpus {
         &self.gpus
+    }
+
+    /// What is done with tasks that name an image, in one line for people.
+    pub fn containers(&self) -> &str {
+        &self.containers
     }
 
     /// Resolves when the server has welcomed this agent for the first time; never, if it ends before.
@@ -328,6 +381,23 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.link.abort();
         self.core.abort();
+    }
+}
+
+/// The containers of this worker, and what is to be said about them.
+async fn find_containers(
+    wanted: &container::Options,
+    data: &DataDir,
+) -> Result<(Option<Containers>, String), StartError> {
+    match Containers::probe(wanted, data.worker_id(), data.path()).await {
+        Ok(containers) => {
+            let said = containers.describe();
+            Ok((Some(containers), said))
+        }
+        Err(problem) if matches!(wanted.engine, EngineChoice::Only(_)) || wanted.socket.is_some() => {
+            Err(StartError::Containers(problem))
+        }
+        Err(problem) => Ok((None, format!("none ({problem})"))),
     }
 }
 

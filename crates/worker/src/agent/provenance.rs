@@ -4,9 +4,10 @@
 use crate::{
     agent::{attempt::Workshop, identity::write_json},
     cgroup::Resources,
+    container::{Container, IMAGE_FILE},
     executor::AttemptDir,
     limits,
-    shim::Confinement,
+    shim::{Confinement, Layer},
     staging::PythonEnvironment,
 };
 use fetchml_api::{DatasetFacts, EnforcedLimits, Gpu, GrantedGpu, ImageFacts, Provenance};
@@ -21,8 +22,6 @@ use std::{
 const FILE: &str = "provenance.json";
 /// What staging leaves there about data sets.
 const DATASETS: &str = "datasets.json";
-/// What staging leaves there about the container's image.
-const IMAGE: &str = "image.json";
 
 /// What is known when user code starts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -48,12 +47,12 @@ impl Begun {
         };
         let provenance = Provenance {
             host: shop.host.clone(),
-            isolation: shop.sandboxes.name().to_owned(),
+            isolation: isolation(shop, confinement),
             limits: confinement.map_or_else(EnforcedLimits::default, enforced),
             gpus: gpus.iter().map(granted).collect(),
             python: python.and_then(|python| facts(python).ok()),
             datasets: recorded::<Vec<DatasetFacts>>(dir.root(), DATASETS).unwrap_or_default(),
-            image: recorded::<ImageFacts>(dir.root(), IMAGE),
+            image: recorded::<ImageFacts>(dir.root(), IMAGE_FILE),
         };
         Self { provenance, log_from: fs::symlink_metadata(dir.log()).map_or(0, |log| log.len()) }
     }
@@ -82,20 +81,52 @@ fn granted(gpu: &Gpu) -> GrantedGpu {
     GrantedGpu { index: *index, uuid: uuid.clone(), name: name.clone(), memory_bytes: *memory_bytes }
 }
 
-/// What holds of the limits of a sandbox. Without a control group nothing holds of that of cores.
+fn isolation(shop: &Workshop, confinement: Option<&Confinement>) -> String {
+    match confinement.map(|confinement| &confinement.layer) {
+        Some(Layer::Container(container)) => container.engine.to_string(),
+        _ => shop.sandboxes.name().to_owned(),
+    }
+}
+
+/// What holds of the limits that a task asked for.
 fn enforced(confinement: &Confinement) -> EnforcedLimits {
+    match &confinement.layer {
+        Layer::Container(container) => enforced_by_engine(container, confinement.resources),
+        Layer::Bubblewrap(_) | Layer::Landlock | Layer::Open => enforced_here(confinement),
+    }
+}
+
+/// Without a control group nothing holds of the limit of cores.
+fn enforced_here(confinement: &Confinement) -> EnforcedLimits {
     let asked = confinement.resources;
-    let by_rlimit = confinement.cgroups.as_ref().map_or(asked, |cgroups| cgroups.not_limited(asked));
-    let Resources { memory_bytes, cpus, processes } = Resources { cpus: None, ..by_rlimit };
-    let rlimit = (memory_bytes.is_some() || processes.is_some() || cpus.is_some()).then(|| "rlimit".to_owned());
-    let cgroups = confinement.cgroups.as_ref().filter(|_| by_rlimit != asked).map(ToString::to_string);
-    let by = [cgroups, rlimit].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    let left = confinement.cgroups.as_ref().map_or(asked, |cgroups| cgroups.not_limited(asked));
+    let by_rlimit = left.memory_bytes.is_some() || left.processes.is_some();
+    let cgroups = confinement.cgroups.as_ref().filter(|_| left != asked).map(ToString::to_string);
     EnforcedLimits {
         memory_bytes: asked.memory_bytes,
-        cpus: asked.cpus.filter(|_| by_rlimit.cpus.is_none()),
+        cpus: asked.cpus.filter(|_| left.cpus.is_none()),
         processes: asked.processes,
-        by: (!by.is_empty()).then_some(by),
+        by: joined([cgroups, by_rlimit.then(|| "rlimit".to_owned())]),
     }
+}
+
+/// Of what the engine does not keep, the container's first process keeps the limit of memory.
+fn enforced_by_engine(container: &Container, asked: Resources) -> EnforcedLimits {
+    let kept = container.enforced;
+    let (cpus, processes) = (asked.cpus.filter(|_| kept.cpus), asked.processes.filter(|_| kept.processes));
+    let by_engine = cpus.is_some() || processes.is_some() || (kept.memory && asked.memory_bytes.is_some());
+    let by_rlimit = !kept.memory && asked.memory_bytes.is_some();
+    EnforcedLimits {
+        memory_bytes: asked.memory_bytes,
+        cpus,
+        processes,
+        by: joined([by_engine.then(|| container.engine.to_string()), by_rlimit.then(|| "rlimit".to_owned())]),
+    }
+}
+
+fn joined(by: [Option<String>; 2]) -> Option<String> {
+    let by: Vec<String> = by.into_iter().flatten().collect();
+    (!by.is_empty()).then(|| by.join("; "))
 }
 
 /// A record of the attempt's directory. User code has not run when staging's are read; this worker's own says what it
@@ -152,8 +183,8 @@ mod tests {
         fs::write(dir.path().join(DATASETS), text).unwrap();
         let datasets: Vec<DatasetFacts> = recorded(dir.path(), DATASETS).unwrap();
         assert_eq!((datasets.len(), datasets[0].mount_path.as_str()), (1, "/data/d"));
-        fs::write(dir.path().join(IMAGE), "{").unwrap();
-        assert_eq!(recorded::<ImageFacts>(dir.path(), IMAGE), None);
+        fs::write(dir.path().join(IMAGE_FILE), "{").unwrap();
+        assert_eq!(recorded::<ImageFacts>(dir.path(), IMAGE_FILE), None);
         std::os::unix::fs::symlink(dir.path().join(DATASETS), dir.path().join(FILE)).unwrap();
         assert_eq!(recorded::<Vec<DatasetFacts>>(dir.path(), FILE), None);
     }

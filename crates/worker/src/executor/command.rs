@@ -47,14 +47,30 @@ impl CommandError {
     }
 }
 
+/// Where a command's programs are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Programs<'a> {
+    /// On this worker, in the directories of `path`.
+    Here { path: &'a OsStr, python: Option<&'a PythonEnvironment> },
+    /// In an image: whether it has one is seen inside.
+    InImage,
+}
+
+impl Programs<'_> {
+    /// What an image may have in place of a program that it lacks.
+    pub(super) fn instead(self, program: &OsStr) -> Vec<OsString> {
+        match (self, program.to_str()) {
+            (Self::InImage, Some("python3")) => vec!["python".into()],
+            (Self::InImage, Some("python")) => vec!["python3".into()],
+            (Self::InImage, Some("bash")) => vec!["sh".into()],
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// Program and arguments of a task whose snapshot lies in `work`.
-pub(super) fn argv(
-    spec: &TaskSpec,
-    work: &Path,
-    path: &OsStr,
-    python: Option<&PythonEnvironment>,
-) -> Result<Vec<OsString>, CommandError> {
-    let finder = Finder { work, path, python };
+pub(super) fn argv(spec: &TaskSpec, work: &Path, programs: Programs<'_>) -> Result<Vec<OsString>, CommandError> {
+    let finder = Finder { work, programs };
     let args = split("args", spec.args.as_deref().unwrap_or_default())?;
     let entrypoint = spec.entrypoint.as_deref().map(str::trim).filter(|entrypoint| !entrypoint.is_empty());
     let words = match entrypoint {
@@ -78,20 +94,24 @@ fn split(field: &str, text: &str) -> Result<Vec<String>, CommandError> {
 
 struct Finder<'a> {
     work: &'a Path,
-    path: &'a OsStr,
-    python: Option<&'a PythonEnvironment>,
+    programs: Programs<'a>,
 }
 
 impl Finder<'_> {
     fn is_file(&self, name: &str) -> bool {
-        self.work.join(name).is_file()
+        // An absolute path is of the image, where there is one, and never of this worker.
+        !self.is_inside(name) && self.work.join(name).is_file()
+    }
+
+    fn is_inside(&self, name: &str) -> bool {
+        matches!(self.programs, Programs::InImage) && name.starts_with('/')
     }
 
     /// The first words of the argument vector for the command's first word.
     fn program(&self, name: &str) -> Result<Vec<OsString>, CommandError> {
         let suffix = Path::new(name).extension().and_then(OsStr::to_str);
         match suffix {
-            Some("py" | "sh") if !self.is_file(name) => {
+            Some("py" | "sh") if !self.is_file(name) && !self.is_inside(name) => {
                 Err(CommandError::not_found(format!("{name} does not exist in the snapshot; {}", self.top_files())))
             }
             Some("py") => Ok(vec![self.python()?.into(), name.into()]),
@@ -105,6 +125,7 @@ impl Finder<'_> {
                     "{name} is not executable: use chmod +x before submitting, or name its interpreter"
                 )))
             }
+            _ if self.is_inside(name) => Ok(vec![name.into()]),
             _ if name.contains('/') => {
                 Err(CommandError::not_found(format!("{name} does not exist; {}", self.top_files())))
             }
@@ -114,14 +135,15 @@ impl Finder<'_> {
     }
 
     fn python(&self) -> Result<PathBuf, CommandError> {
-        match self.python {
-            Some(environment) => Ok(environment.python()),
-            None => self.on_path("python3").or_else(|error| self.on_path("python").map_err(|_| error)),
+        match self.programs {
+            Programs::Here { python: Some(environment), .. } => Ok(environment.python()),
+            _ => self.on_path("python3").or_else(|error| self.on_path("python").map_err(|_| error)),
         }
     }
 
     fn on_path(&self, name: &str) -> Result<PathBuf, CommandError> {
-        let found = std::env::split_paths(self.path)
+        let Programs::Here { path, .. } = self.programs else { return Ok(name.into()) };
+        let found = std::env::split_paths(path)
             .filter(|dir| dir.is_absolute())
             .map(|dir| dir.join(name))
             .find(|file| is_executable(file));

@@ -1,8 +1,8 @@
 //! The environment variables of a task: an allow-list of the worker's own, FetchML's, then the
 //! task's.
 
-use super::{ATTEMPT_ID_VARIABLE, Execution};
-use crate::{isolation::Sandboxes, staging::PythonEnvironment};
+use super::{ATTEMPT_ID_VARIABLE, Execution, Surroundings};
+use crate::staging::PythonEnvironment;
 use fetchml_api::Gpu;
 use std::{
     ffi::{OsStr, OsString},
@@ -15,20 +15,29 @@ const RESERVED_PREFIX: &str = "FETCHML_";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// All variables, later ones overriding earlier ones of the same name.
-pub(super) fn variables(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Vec<(OsString, OsString)> {
-    let Execution { assignment, rendezvous, dir, python, gpus, .. } = *execution;
+pub(super) fn variables(execution: &Execution<'_>, surroundings: Surroundings<'_>) -> Vec<(OsString, OsString)> {
+    let Execution { assignment, rendezvous, dir, python, secrets, gpus, .. } = *execution;
     let spec = &assignment.spec;
     let mut all: Vec<(OsString, OsString)> = Vec::with_capacity(20 + spec.env.len());
     let mut set = |name: &str, value: OsString| all.push((name.into(), value));
     let own = |name: &str, default: &str| std::env::var_os(name).unwrap_or_else(|| default.into());
 
-    let path = own("PATH", DEFAULT_PATH);
-    let path = if sandboxes.is_on() { visible_path(&path) } else { path };
-    set("PATH", search_path(&path, python));
+    match surroundings {
+        Surroundings::Worker(sandboxes) => {
+            let path = own("PATH", DEFAULT_PATH);
+            let path = if sandboxes.is_on() { visible_path(&path) } else { path };
+            set("PATH", search_path(&path, python));
+            set("LANG", own("LANG", "C.UTF-8"));
+            set("TMPDIR", if sandboxes.remaps() { "/tmp".into() } else { dir.tmp().into() });
+            set("USER", if sandboxes.is_on() { "fetchml".into() } else { own("USER", "fetchml") });
+        }
+        // Where programs are and what language they speak is the image's own matter.
+        Surroundings::Image => {
+            set("TMPDIR", "/tmp".into());
+            set("USER", "fetchml".into());
+        }
+    }
     set("HOME", dir.home().into());
-    set("LANG", own("LANG", "C.UTF-8"));
-    set("TMPDIR", if sandboxes.remaps() { "/tmp".into() } else { dir.tmp().into() });
-    set("USER", if sandboxes.is_on() { "fetchml".into() } else { own("USER", "fetchml") });
     if let Some(python) = python {
         set("VIRTUAL_ENV", python.root.clone().into());
     }
@@ -46,6 +55,9 @@ pub(super) fn variables(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Vec
     }
     for (name, value) in spec.env.iter().filter(|(name, _)| !name.starts_with(RESERVED_PREFIX)) {
         set(name, value.into());
+    }
+    for secret in secrets.iter().filter(|secret| !secret.name.starts_with(RESERVED_PREFIX)) {
+        set(&secret.name, secret.value.expose().into());
     }
     set("FETCHML_TASK_ID", spec.id.to_string().into());
     set("FETCHML_ATTEMPT", assignment.number.to_string().into());

@@ -57,6 +57,11 @@ impl AttemptDir {
         self.0.join("assignment.json")
     }
 
+    /// Hash of the Python environment that it runs in, for an agent that takes it up.
+    pub fn environment(&self) -> PathBuf {
+        self.0.join("environment")
+    }
+
     /// Standard output and error, builders' output first.
     pub fn log(&self) -> PathBuf {
         self.0.join(crate::shim::files::LOG)

@@ -10,13 +10,18 @@ pub use layout::AttemptDir;
 
 use crate::{
     cgroup::Resources,
+    container::{Containers, Image},
     isolation::{Contents, Sandboxes},
     limits,
-    shim::{LaunchSpec, Mount},
+    shim::{Confinement, LaunchSpec, Mount},
     staging::PythonEnvironment,
 };
-use fetchml_api::{Demand, Gpu, Network, link::Assignment};
-use std::{path::PathBuf, sync::Arc};
+use command::Programs;
+use fetchml_api::{
+    AttemptSecret, Demand, FailureCause, Gpu, Network,
+    link::{Assignment, Outcome},
+};
+use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
 /// Set for each attempt's processes to its id, which also lets what a killed shim leaves behind be
 /// found.
@@ -44,12 +49,49 @@ pub struct Execution<'a> {
     pub slot: u32,
     /// Its Python environment.
     pub python: Option<&'a PythonEnvironment>,
+    /// Its secrets, for its environment.
+    pub secrets: &'a [AttemptSecret],
     /// Its GPUs.
     pub gpus: &'a [Gpu],
     /// What it sees besides its own directories, such as datasets.
     pub mounts: Vec<Mount>,
     /// Device nodes of the GPUs given to it.
     pub devices: Vec<PathBuf>,
+}
+
+/// Whose system a task sees.
+#[derive(Clone, Copy, Debug)]
+enum Surroundings<'a> {
+    /// The worker's.
+    Worker(&'a Sandboxes),
+    /// That of its image.
+    Image,
+}
+
+/// Why an attempt cannot be started in a container.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// The task's own fault.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// This worker's.
+    #[error("{0}")]
+    Worker(String),
+}
+
+impl ContainerError {
+    /// The outcome to report.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Command(error) => error.outcome(),
+            Self::Worker(error) => Outcome {
+                cause: Some(FailureCause::Launch),
+                transient: true,
+                error: Some(error.clone()),
+                ..Outcome::default()
+            },
+        }
+    }
 }
 
 /// What a task may use, of what it asked for.
@@ -68,25 +110,58 @@ fn resources(demand: &Demand) -> Resources {
 /// When the task names nothing that can be started: the task's own fault.
 pub fn process(execution: &Execution<'_>, sandboxes: &Sandboxes) -> Result<LaunchSpec, CommandError> {
     let Execution { assignment, dir, python, .. } = *execution;
-    let env = environment::variables(execution, sandboxes);
+    let env = environment::variables(execution, Surroundings::Worker(sandboxes));
     let path = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone()).unwrap_or_default();
-    let argv = command::argv(&assignment.spec, &dir.work(), &path, python)?;
-    let contents = Contents {
-        python,
-        mounts: execution.mounts.clone(),
-        devices: execution.devices.clone(),
-        network: assignment.spec.network == Network::On,
-        resources: resources(&assignment.spec.demand),
-    };
-    Ok(LaunchSpec {
-        attempt: assignment.attempt,
-        dir: dir.root().to_owned(),
-        argv,
-        env,
-        cwd: dir.work(),
-        time_limit_s: assignment.spec.time_limit_s,
-        grace_s: assignment.grace_s,
-        confinement: sandboxes.confine(dir, execution.slot, contents),
-        fence: None,
-    })
+    let argv = command::argv(&assignment.spec, &dir.work(), Programs::Here { path: &path, python })?;
+    let confinement = sandboxes.confine(dir, execution.slot, execution.contents());
+    Ok(execution.launch(argv, env, confinement))
+}
+
+/// Turns an attempt into what is started in a container of its image.
+///
+/// # Errors
+/// When the task names nothing that can be started, or its GPUs cannot be given to a container.
+pub fn container(
+    execution: &Execution<'_>,
+    containers: &Containers,
+    image: &Image,
+) -> Result<LaunchSpec, ContainerError> {
+    let env = environment::variables(execution, Surroundings::Image);
+    let argv = command::argv(&execution.assignment.spec, &execution.dir.work(), Programs::InImage)?;
+    let instead = argv.first().map(|program| Programs::InImage.instead(program)).unwrap_or_default();
+    let confinement = containers.confine(execution, image, instead).map_err(ContainerError::Worker)?;
+    Ok(execution.launch(argv, env, Some(confinement)))
+}
+
+impl<'a> Execution<'a> {
+    /// What it is given besides its own directories.
+    pub(crate) fn contents(&self) -> Contents<'a> {
+        Contents {
+            python: self.python,
+            mounts: self.mounts.clone(),
+            devices: self.devices.clone(),
+            network: self.assignment.spec.network == Network::On,
+            resources: resources(&self.assignment.spec.demand),
+        }
+    }
+
+    fn launch(
+        &self,
+        argv: Vec<OsString>,
+        env: Vec<(OsString, OsString)>,
+        confinement: Option<Confinement>,
+    ) -> LaunchSpec {
+        let Assignment { attempt, spec, grace_s, .. } = self.assignment;
+        LaunchSpec {
+            attempt: *attempt,
+            dir: self.dir.root().to_owned(),
+            argv,
+            env,
+            cwd: self.dir.work(),
+            time_limit_s: spec.time_limit_s,
+            grace_s: *grace_s,
+            confinement,
+            fence: None,
+        }
+    }
 }

@@ -6,19 +6,18 @@ use super::{
     reattach::{has_go_mark, kill_orphans, open_identified},
     record::{Exit, ExitCause, ShimRecord, StopRequest, boot_id, files, read_record, write_record},
     spawn::Program,
-    wire::{GO, Reply, StartRequest},
+    wire::{GO, Reply, StartRequest, send_with_descriptor},
 };
 use crate::limits;
 use fetchml_api::{AttemptId, FailureCause};
 use rustix::{
     fd::{AsFd as _, BorrowedFd, OwnedFd},
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
     process::{Signal, pidfd_send_signal},
 };
+use secrecy::zeroize::Zeroizing;
 use std::{
     ffi::OsString,
-    io::{self, IoSlice},
-    mem::MaybeUninit,
+    fmt, io,
     path::PathBuf,
     process::Stdio,
     sync::atomic::{AtomicU64, Ordering},
@@ -31,7 +30,7 @@ use tokio::{
 };
 
 /// What to run and where.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LaunchSpec {
     /// The attempt.
     pub attempt: AttemptId,
@@ -52,6 +51,20 @@ pub struct LaunchSpec {
     pub confinement: Option<Confinement>,
     /// The lease that ends it also when the agent is gone; none: it is never ended for that.
     pub fence: Option<Fence>,
+}
+
+/// Without the values of the environment, which may be secrets.
+impl fmt::Debug for LaunchSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("LaunchSpec")
+            .field("attempt", &self.attempt)
+            .field("dir", &self.dir)
+            .field("argv", &self.argv)
+            .field("env", &names)
+            .field("confinement", &self.confinement)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The fork helper. Its process is started again when it has died.
@@ -139,7 +152,7 @@ impl Helper {
             time_limit_s: spec.time_limit_s,
             grace_s: spec.grace_s,
         };
-        let body = serde_json::to_vec(&request)?;
+        let body = Zeroizing::new(serde_json::to_vec(&request)?);
         if body.len() > limits::SHIM_REQUEST_BYTES {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "arguments and environment are too long"));
         }
@@ -203,22 +216,7 @@ impl Helper {
         let process = guard.as_mut().expect("a helper was started above if there was none");
         process.torn = true;
         *asked = Some(process.number);
-        let length = (body.len() as u32).to_be_bytes();
-        let sent = process
-            .socket
-            .async_io(Interest::WRITABLE, || {
-                let sockets = [socket];
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                control.push(SendAncillaryMessage::ScmRights(&sockets));
-                let buffers = [IoSlice::new(&length), IoSlice::new(body)];
-                Ok(sendmsg(&process.socket, &buffers, &mut control, SendFlags::NOSIGNAL)?)
-            })
-            .await?;
-        if sent < length.len() {
-            process.socket.write_all(&length[sent..]).await?;
-        }
-        process.socket.write_all(&body[sent.saturating_sub(length.len())..]).await?;
+        send_with_descriptor(&mut process.socket, body, socket).await?;
         process.torn = false;
         Ok(())
     }

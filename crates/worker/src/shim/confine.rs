@@ -1,6 +1,9 @@
 //! What a sandbox is asked to be: plain data, decided by the executor and carried out by the shim.
 
-use crate::cgroup::{Cgroups, Resources};
+use crate::{
+    cgroup::{Cgroups, Resources},
+    container::Container,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -44,6 +47,8 @@ pub enum Layer {
     Landlock,
     /// Nothing but the limits.
     Open,
+    /// A container of podman or docker, and Landlock inside where the kernel has it.
+    Container(Box<Container>),
 }
 
 /// The user and group that a process of a root worker becomes first of all.
@@ -99,6 +104,14 @@ pub(super) const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 impl Confinement {
+    /// The container, if it is one.
+    pub(super) fn container(&self) -> Option<&Container> {
+        match &self.layer {
+            Layer::Container(container) => Some(container),
+            Layer::Bubblewrap(_) | Layer::Landlock | Layer::Open => None,
+        }
+    }
+
     /// Where files may be written.
     pub(super) fn writable_targets(&self) -> impl Iterator<Item = &Path> {
         self.mounts.iter().filter(|mount| mount.writable).map(|mount| mount.target.as_path())

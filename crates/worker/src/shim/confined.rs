@@ -1,6 +1,7 @@
 //! Starting a user's process in a sandbox: a fork of the shim gives up what the worker may do, step by
 //! step, and becomes bubblewrap, or [`super::init`] where there is none. A fork, because each step counts
-//! for the whole process; of the shim, because bubblewrap dies with the thread that forked it.
+//! for the whole process; of the shim, because bubblewrap dies with the thread that forked it. For a container the fork
+//! becomes its runner instead.
 
 use super::{
     bwrap,
@@ -11,7 +12,11 @@ use super::{
     supervisor::Sandbox,
     wire::StartRequest,
 };
-use crate::cgroup::{Cgroup, Cgroups};
+use crate::{
+    cgroup::{Cgroup, Cgroups},
+    container::{Container, REMOVE, RUNNER},
+    executor::ATTEMPT_ID_VARIABLE,
+};
 use fetchml_fork::Fork;
 use nix::{
     sched::{CloneFlags, unshare},
@@ -24,12 +29,13 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Pid, Resource, Rlimit, getrlimit, setrlimit},
 };
+use secrecy::zeroize::Zeroizing;
 use std::{
     ffi::{CStr, CString, OsString},
     fs::{self, File},
     io::{self, Seek as _, Write as _},
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::{IntoRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -45,10 +51,7 @@ pub(super) fn start(
     if let Some(identity) = confinement.identity {
         give(identity, confinement, &request.dir().join(super::files::LOG))?;
     }
-    let mut body = File::from(memfd_create("fetchml-request", MemfdFlags::CLOEXEC)?);
-    let inside = InitRequest { program: request.program.clone(), confinement: confinement.clone() };
-    body.write_all(&serde_json::to_vec(&inside)?)?;
-    body.rewind()?;
+    let body = body(request, confinement)?;
     let (hear, speak) = pipe_with(PipeFlags::CLOEXEC)?;
     let create = |cgroups: &Cgroups| cgroups.create(request.attempt, confinement.resources);
     let cgroup = confinement.cgroups.as_ref().map(create).transpose()?;
@@ -58,14 +61,74 @@ pub(super) fn start(
             Ok((pid, Sandbox::new(hear, &confinement.layer, cgroup)))
         }
         Fork::Child => {
-            let limited = limit(confinement, cgroup.as_ref());
-            let become_it = || become_sandbox(context, confinement, [&body, log], &speak);
-            let Err(error) = limited.and_then(|()| become_it());
+            let Err(error) = match confinement.container() {
+                Some(container) => become_runner(context, container, [&body, log], &speak, &[]),
+                None => limit(confinement, cgroup.as_ref())
+                    .and_then(|()| become_sandbox(context, confinement, [&body, log], &speak)),
+            };
             // Read by the shim, which sees that the sandbox never spoke as one.
             let _ = writeln!(File::from(speak), "{error}");
             std::process::exit(1)
         }
     }
+}
+
+fn body(request: &StartRequest, confinement: &Confinement) -> io::Result<File> {
+    let mut body = File::from(memfd_create("fetchml-request", MemfdFlags::CLOEXEC)?);
+    let inside = InitRequest { program: request.program.clone(), confinement: confinement.clone() };
+    body.write_all(&Zeroizing::new(serde_json::to_vec(&inside)?))?;
+    body.rewind()?;
+    Ok(body)
+}
+
+/// Starts what takes a container away that its runner left; gives the child of the shim, and the way to hear it.
+pub(super) fn take_away(
+    context: &ShimContext,
+    request: &StartRequest,
+    confinement: &Confinement,
+    container: &Container,
+) -> io::Result<(Pid, OwnedFd)> {
+    let body = body(request, confinement)?;
+    let (hear, speak) = pipe_with(PipeFlags::CLOEXEC)?;
+    match fetchml_fork::fork()? {
+        Fork::Parent(pid) => {
+            fcntl_setfl(&hear, OFlags::NONBLOCK)?;
+            Ok((pid, hear))
+        }
+        Fork::Child => {
+            let Err(error) = become_runner(context, container, [&body, &context.null], &speak, &[REMOVE]);
+            let _ = writeln!(File::from(speak), "{error}");
+            std::process::exit(1)
+        }
+    }
+}
+
+/// In the fork. Returns only when it failed.
+fn become_runner(
+    context: &ShimContext,
+    container: &Container,
+    [request, log]: [&File; 2],
+    speak: &OwnedFd,
+    more: &[&str],
+) -> io::Result<std::convert::Infallible> {
+    let program = stand_by(context, [request, log], speak)?;
+    SigSet::empty().thread_set_mask()?;
+    let words = [&[program.as_str(), RUNNER], more].concat();
+    let words = words.into_iter().map(|word| Ok(CString::new(word)?)).collect::<io::Result<Vec<_>>>()?;
+    // By which it is found when the shim is gone.
+    let mark = CString::new(format!("{ATTEMPT_ID_VARIABLE}={}", container.attempt))?;
+    Err(execve(&words[0], &words, &[mark]).err().map_or_else(io::Error::last_os_error, io::Error::from))
+}
+
+/// In the fork: this binary, to be executed with what stands for its three standard files.
+fn stand_by(context: &ShimContext, [request, log]: [&File; 2], speak: &OwnedFd) -> io::Result<String> {
+    // Above the standard ones, which are replaced below; without the flag, so that it goes through exec.
+    let binary = fcntl_dupfd_cloexec(&context.binary, 3)?;
+    fcntl_setfd(&binary, FdFlags::empty())?;
+    rustix::stdio::dup2_stdin(request)?;
+    rustix::stdio::dup2_stdout(log)?;
+    rustix::stdio::dup2_stderr(speak)?;
+    Ok(format!("/proc/self/fd/{}", binary.into_raw_fd()))
 }
 
 /// In the fork: from here on it and all it starts are limited.
@@ -101,19 +164,14 @@ fn lower(resource: Resource, most: u64) -> io::Result<()> {
 fn become_sandbox(
     context: &ShimContext,
     confinement: &Confinement,
-    [request, log]: [&File; 2],
+    files: [&File; 2],
     speak: &OwnedFd,
 ) -> io::Result<std::convert::Infallible> {
-    // Above the standard ones, which are replaced below; without the flag, so that it goes through exec.
-    let binary = fcntl_dupfd_cloexec(&context.binary, 3)?;
-    fcntl_setfd(&binary, FdFlags::empty())?;
-    rustix::stdio::dup2_stdin(request)?;
-    rustix::stdio::dup2_stdout(log)?;
-    rustix::stdio::dup2_stderr(speak)?;
+    let program = stand_by(context, files, speak)?;
     if confinement.identity.is_some() {
         mounts::enter(confinement).map_err(|error| said("its files could not be bound", &error))?;
     }
-    let init = [format!("/proc/self/fd/{}", binary.as_raw_fd()).into(), OsString::from(INIT)];
+    let init = [program.into(), OsString::from(INIT)];
     let words = match &confinement.layer {
         Layer::Bubblewrap(bwrap) => bwrap::arguments(bwrap, confinement, init),
         Layer::Landlock | Layer::Open => {
@@ -124,6 +182,8 @@ fn become_sandbox(
             }
             init.into()
         }
+        // It becomes a runner, and this is not asked for it.
+        Layer::Container(_) => return Err(io::ErrorKind::Unsupported.into()),
     };
     if let Some(identity) = confinement.identity {
         drop_to(identity).map_err(|error| said("its user could not be set", &error))?;

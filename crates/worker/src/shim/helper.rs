@@ -5,9 +5,8 @@
 use super::{
     process::{self, ShimContext},
     record::boot_id,
-    wire::StartRequest,
+    wire::{StartRequest, receive_with_descriptor},
 };
-use crate::limits;
 use fetchml_fork::Fork;
 use nix::sys::{
     signal::{SigSet, Signal},
@@ -17,14 +16,9 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::OwnedFd,
     io::Errno,
-    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
     process::{WaitOptions, wait},
 };
-use std::{
-    fs::File,
-    io::{self, IoSliceMut, Read as _},
-    mem::MaybeUninit,
-};
+use std::{fs::File, io};
 
 /// Runs the fork helper on standard input until that closes. For a fresh process only: it must have
 /// a single thread.
@@ -72,7 +66,7 @@ fn run() -> io::Result<()> {
             fetchml_failpoint::reach("helper.received");
             if let Fork::Child = fetchml_fork::fork()? {
                 drop(agent);
-                process::shim_main(&context, &signals, &request, socket);
+                process::shim_main(&context, &signals, request, socket);
             }
         }
     }
@@ -101,32 +95,11 @@ fn reap() -> io::Result<()> {
 
 /// The next request and the socket that came with it; `None` when the agent is gone.
 fn receive(agent: &OwnedFd) -> io::Result<Option<(StartRequest, OwnedFd)>> {
-    let mut length = [0_u8; 4];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        let buffers = &mut [IoSliceMut::new(&mut length)];
-        match recvmsg(agent, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            other => break other?.bytes,
-        }
-    };
-    if received == 0 {
-        return Ok(None);
-    }
-    let socket = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
-        _ => None,
-    });
-    let socket =
-        socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a request came without its socket"))?;
-    let mut stream = File::from(agent.try_clone()?);
-    stream.read_exact(&mut length[received..])?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > limits::SHIM_REQUEST_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a request is too long"));
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok(Some((serde_json::from_slice(&body)?, socket)))
+    let Some((body, socket)) = receive_with_descriptor(agent)? else { return Ok(None) };
+    // What is wrong with it is not repeated: it may hold secrets.
+    let request = serde_json::from_slice(&body).map_err(|error| {
+        let place = format!("a request cannot be read, in column {}; restart the worker", error.column());
+        io::Error::new(io::ErrorKind::InvalidData, place)
+    })?;
+    Ok(Some((request, socket)))
 }

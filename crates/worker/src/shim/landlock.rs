@@ -24,7 +24,7 @@ pub fn is_available() -> bool {
         .is_ok()
 }
 
-/// Shuts this process in. Inside bubblewrap a second layer, which says again what may be written; alone
+/// Shuts this process in. Inside bubblewrap or a container a second layer, which says again what may be written; alone
 /// it also says what may be read.
 pub(super) fn restrict(confinement: &Confinement, log: BorrowedFd<'_>) -> io::Result<()> {
     if confinement.layer == Layer::Open {
@@ -46,6 +46,14 @@ fn rules(confinement: &Confinement, log: BorrowedFd<'_>) -> Result<RulesetStatus
             ruleset = allow(ruleset, Path::new("/"), read)?;
             // Everything there is the sandbox's own; what must not be changed is mounted read-only.
             for dir in ["/dev", "/proc"] {
+                ruleset = allow(ruleset, Path::new(dir), all)?;
+            }
+        }
+        Layer::Container(_) => {
+            ruleset = allow(ruleset, Path::new("/"), read)?;
+            // Devices may be used, not made: engines leave the directory writable to their root.
+            ruleset = allow(ruleset, Path::new("/dev"), AccessFs::from_file(VERSION) | read)?;
+            for dir in ["/dev/shm", "/dev/mqueue", "/proc"] {
                 ruleset = allow(ruleset, Path::new(dir), all)?;
             }
         }

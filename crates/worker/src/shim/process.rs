@@ -21,7 +21,7 @@ use rustix::{
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -37,17 +37,17 @@ pub(super) struct ShimContext {
 }
 
 /// Runs one attempt and exits.
-pub(super) fn shim_main(context: &ShimContext, signals: &SignalFd, request: &StartRequest, socket: OwnedFd) -> ! {
+pub(super) fn shim_main(context: &ShimContext, signals: &SignalFd, mut request: StartRequest, socket: OwnedFd) -> ! {
     fetchml_failpoint::reach("shim.forked");
     let dir = request.dir();
     let mut agent = File::from(socket);
-    let code = match prepare(context, &dir, request) {
+    let code = match prepare(context, &dir, &request) {
         Ok((lock, record)) => {
             fetchml_failpoint::reach("shim.recorded");
             let ready = Reply::Ready { pid: record.pid, start_time: record.start_time };
             if say(&mut agent, &ready).is_ok() && wait_for_go(&mut agent) {
                 drop(agent);
-                run(context, signals, request, &dir, &lock)
+                run(context, signals, &mut request, &dir, &lock)
             } else {
                 0
             }
@@ -110,7 +110,7 @@ fn wait_for_go(agent: &mut File) -> bool {
 }
 
 /// Runs the user's process to its end and records it. Returns the shim's own exit code.
-fn run(context: &ShimContext, signals: &SignalFd, request: &StartRequest, dir: &Path, mut lock: &File) -> i32 {
+fn run(context: &ShimContext, signals: &SignalFd, request: &mut StartRequest, dir: &Path, mut lock: &File) -> i32 {
     fetchml_failpoint::reach("shim.released");
     // From here on user code may have run: without an exit record the attempt is lost.
     if lock.write_all(GO_MARK).is_err() {
@@ -118,7 +118,9 @@ fn run(context: &ShimContext, signals: &SignalFd, request: &StartRequest, dir: &
     }
     fetchml_failpoint::reach("shim.marked");
     let started_at_ms = now_ms();
-    let exit = match start(context, request, dir) {
+    let started = start(context, request, dir);
+    request.program.forget_environment();
+    let exit = match started {
         Ok(started) => {
             fetchml_failpoint::reach("shim.started");
             Supervisor::new(context, signals, request, dir, started).supervise()
@@ -140,7 +142,7 @@ fn run(context: &ShimContext, signals: &SignalFd, request: &StartRequest, dir: &
 
 /// Starts the user's process with both outputs into the log: in its sandbox, or as it is.
 fn start(context: &ShimContext, request: &StartRequest, dir: &Path) -> io::Result<Started> {
-    let log = File::options().create(true).append(true).open(dir.join(files::LOG))?;
+    let log = File::options().create(true).append(true).mode(0o600).open(dir.join(files::LOG))?;
     match &request.confinement {
         None => Ok(Started { pid: request.program.spawn(log.as_fd())?, sandbox: None }),
         Some(confinement) => {

@@ -208,6 +208,11 @@ impl Stat {
     }
 }
 
+/// When a process started, clock ticks since boot.
+pub(crate) fn process_start_time(pid: Pid) -> io::Result<u64> {
+    Ok(Stat::of(pid)?.start_time)
+}
+
 /// Writes a JSON file so that a reader sees all of it or none: write beside, then rename. Not
 /// synced: after a power cut the boot id tells that nothing can still run.
 pub(super) fn write_json(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {

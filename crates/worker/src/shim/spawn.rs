@@ -7,19 +7,20 @@ use nix::{
     sys::signal::SigSet,
 };
 use rustix::{io::Errno, process::Pid};
+use secrecy::zeroize::Zeroize as _;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::{CString, OsStr, OsString},
-    fs, io,
+    fmt, fs, io,
     os::{
         fd::{AsRawFd as _, BorrowedFd},
-        unix::ffi::OsStrExt as _,
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::{Path, PathBuf},
 };
 
-/// What to execute.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// What to execute. The values of its environment may be secrets: not shown, and overwritten when dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Program {
     #[serde(with = "super::wire::os_strings")]
     pub(super) argv: Vec<OsString>,
@@ -29,7 +30,27 @@ pub(super) struct Program {
     pub(super) cwd: OsString,
 }
 
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Program").field("argv", &self.argv).field("env", &names).field("cwd", &self.cwd).finish()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.forget_environment();
+    }
+}
+
 impl Program {
+    /// Overwrites the environment: what was started has its own copy.
+    pub(super) fn forget_environment(&mut self) {
+        for (_, value) in self.env.drain(..) {
+            value.into_vec().zeroize();
+        }
+    }
+
     /// Starts it in a process group of its own, with default signals and an empty mask; standard input
     /// is this process' own.
     ///
@@ -38,12 +59,17 @@ impl Program {
     pub(super) fn spawn(&self, output: BorrowedFd<'_>) -> io::Result<Pid> {
         let program =
             self.argv.first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "there is no command"))?;
-        let path = self.resolve(program);
+        // Not found: a name with a slash that does not exist either, so that the start fails.
+        let path = self.resolve(program).unwrap_or_else(|| Path::new("/nonexistent").join(program));
         let argv = self.argv.iter().map(|word| Ok(CString::new(word.as_bytes())?)).collect::<io::Result<Vec<_>>>()?;
-        let env = self.env.iter().map(|(name, value)| {
-            let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
-            Ok(CString::new(entry)?)
-        });
+        let entry = |(name, value): &(OsString, OsString)| {
+            Ok(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?)
+        };
+        // The last of a name counts, and programs find the first.
+        let is_last = |(at, (name, _)): &(usize, &(OsString, OsString))| {
+            self.env[at + 1..].iter().all(|(later, _)| later != name)
+        };
+        let env = self.env.iter().enumerate().filter(is_last).map(|(_, variable)| entry(variable));
         let env = env.collect::<io::Result<Vec<_>>>()?;
 
         let mut files = PosixSpawnFileActions::init()?;
@@ -68,18 +94,16 @@ impl Program {
 
     /// Finds a bare command name in the program's own PATH: with a path in hand the program is started
     /// without copying this process first, and the error says what was looked for.
-    fn resolve(&self, program: &OsStr) -> PathBuf {
+    pub(super) fn resolve(&self, program: &OsStr) -> Option<PathBuf> {
         use std::os::unix::fs::PermissionsExt as _;
         if program.as_bytes().contains(&b'/') {
-            return program.into();
+            return Some(program.into());
         }
         let path =
             self.env.iter().rev().find(|(name, _)| name == "PATH").map_or_else(OsString::new, |(_, v)| v.clone());
         std::env::split_paths(&path)
             .map(|dir| Path::new(&self.cwd).join(dir).join(program))
             .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
-            // Not found: a name with a slash that does not exist either, so that the start fails.
-            .unwrap_or_else(|| Path::new("/nonexistent").join(program))
     }
 
     /// Exit record of this program when it did not start: the task's fault where a shell would say 126

@@ -2,10 +2,11 @@
 
 use super::{
     confine::Layer,
+    confined,
     fence::Watch,
     init::Report,
     process::{ShimContext, timespec},
-    record::{Exit, ExitCause, StopRequest, files, read_record},
+    record::{Exit, ExitCause, StopRequest, files, process_start_time, read_record},
     tree,
     wire::StartRequest,
 };
@@ -66,6 +67,29 @@ pub(super) struct Sandbox {
     cgroup: Option<Cgroup>,
     /// The kernel killed in it for want of memory.
     out_of_memory: bool,
+    /// What of it is not among the shim's descendants.
+    outside: Option<Outside>,
+}
+
+/// A container: its processes are the engine's, and reached through the runner, which is the shim's child.
+#[derive(Debug, Default)]
+struct Outside {
+    /// Its first process, by number and start time.
+    first: Option<(i32, u64)>,
+    /// Nothing of it runs.
+    gone: bool,
+    /// How often it was tried to take it away after its runner had ended without doing so.
+    tries: u32,
+}
+
+impl Outside {
+    /// Whether something of it may still run: what has once begun, until its first process is seen to be dead.
+    fn may_live(&self) -> bool {
+        let is_seen = |(pid, start_time): (i32, u64)| {
+            Pid::from_raw(pid).is_some_and(|pid| process_start_time(pid).is_ok_and(|time| time == start_time))
+        };
+        !self.gone && (self.tries < limits::TAKE_AWAY_TRIES || self.first.is_some_and(is_seen))
+    }
 }
 
 impl Sandbox {
@@ -74,7 +98,10 @@ impl Sandbox {
             // The one outside that waits, and process 1.
             Layer::Bubblewrap(_) => 2,
             Layer::Landlock | Layer::Open => 1,
+            // The runner passes on what it is told.
+            Layer::Container(_) => 0,
         };
+        let outside = matches!(layer, Layer::Container(_)).then(Outside::default);
         Self {
             speaks: Some(speaks.into()),
             rest: Vec::new(),
@@ -86,6 +113,7 @@ impl Sandbox {
             complaint: String::new(),
             cgroup,
             out_of_memory: false,
+            outside,
         }
     }
 
@@ -111,9 +139,20 @@ impl Sandbox {
             match serde_json::from_slice(&line) {
                 Ok(Report::Started) => self.started = true,
                 Ok(Report::NotStarted { errno }) => self.not_started = Some(errno),
-                Ok(Report::Ended { code, signal, leftovers }) => {
+                Ok(Report::Ended { code, signal, leftovers, out_of_memory }) => {
                     self.status = Some(Status { code, signal });
                     self.leftovers = leftovers;
+                    self.out_of_memory |= out_of_memory;
+                }
+                Ok(Report::Inside { pid, start_time }) => {
+                    if let Some(outside) = &mut self.outside {
+                        outside.first = Some((pid, start_time));
+                    }
+                }
+                Ok(Report::Gone) => {
+                    if let Some(outside) = &mut self.outside {
+                        outside.gone = true;
+                    }
                 }
                 Err(_) => self.complain(&line),
             }
@@ -133,11 +172,17 @@ impl Sandbox {
     /// The exit when no user code ran, for this or that reason.
     fn failure(&self, request: &StartRequest) -> Option<Exit> {
         if let Some(errno) = self.not_started {
-            return Some(request.program.launch_failed(&io::Error::from_raw_os_error(errno)));
+            let exit = request.program.launch_failed(&io::Error::from_raw_os_error(errno));
+            let in_image = |error| if self.outside.is_some() { format!("in the image, {error}") } else { error };
+            return Some(Exit { error: exit.error.map(in_image), ..exit });
         }
-        (!self.started).then(|| {
+        // What was cut off between its first process and its first word may have run.
+        let may_have_run = self.outside.as_ref().is_some_and(|outside| outside.first.is_some());
+        let has_run = self.started || (may_have_run && self.complaint.is_empty());
+        (!has_run).then(|| {
             let why = if self.complaint.is_empty() { "it was killed" } else { &self.complaint };
-            let error = format!("the task's sandbox could not be set up on this worker: {why}");
+            let what = if self.outside.is_some() { "container" } else { "sandbox" };
+            let error = format!("the task's {what} could not be set up on this worker: {why}");
             Exit { error: Some(error), ..Exit::unseen(ExitCause::LaunchFailed) }
         })
     }
@@ -185,7 +230,10 @@ impl<'a> Supervisor<'a> {
     pub(super) fn supervise(mut self) -> Exit {
         loop {
             if self.reap() {
-                return self.exit();
+                if !self.may_live_outside() {
+                    return self.exit();
+                }
+                self.take_away();
             }
             self.act();
             if self.wait() {
@@ -210,6 +258,27 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// Whether something of a container may run although its runner has ended.
+    fn may_live_outside(&mut self) -> bool {
+        let Some(sandbox) = &mut self.sandbox else { return false };
+        sandbox.listen();
+        sandbox.outside.as_ref().is_some_and(Outside::may_live)
+    }
+
+    /// Has another runner take away what one has left that was killed.
+    fn take_away(&mut self) {
+        let confinement = self.request.confinement.as_ref();
+        let (Some(confinement), Some(sandbox)) = (confinement, &mut self.sandbox) else { return };
+        let (Some(container), Some(outside)) = (confinement.container(), &mut sandbox.outside) else { return };
+        if outside.tries > 0 {
+            std::thread::sleep(limits::ENGINE_RETRY);
+        }
+        outside.tries += 1;
+        if let Ok((_, hear)) = confined::take_away(self.context, self.request, confinement, container) {
+            sandbox.speaks = Some(hear.into());
+        }
+    }
+
     /// Whether the main process has ended and what it left is to be ended too.
     fn is_main_over(&self) -> bool {
         self.child_status.is_some() || self.sandbox.as_ref().is_some_and(|sandbox| sandbox.leftovers)
@@ -217,6 +286,12 @@ impl<'a> Supervisor<'a> {
 
     /// Begins to end the tree when it is time, and kills when the grace is over.
     fn act(&mut self) {
+        let outside = self.sandbox.as_ref().and_then(|sandbox| sandbox.outside.as_ref());
+        if outside.is_some_and(|outside| outside.tries > 0) {
+            // All that is left is on its way out.
+            return;
+        }
+        let is_outside = outside.is_some();
         let now = Instant::now();
         if self.ending.is_none() {
             if self.is_main_over() {
@@ -227,7 +302,11 @@ impl<'a> Supervisor<'a> {
                 self.end(Some(ExitCause::Stopped(FailureCause::Lost)), grace);
             }
         }
-        if self.ending.as_ref().is_some_and(|ending| ending.kill_at <= now) {
+        let kill_at = self.ending.as_ref().map(|ending| ending.kill_at);
+        if is_outside && kill_at.is_some_and(|at| at <= now && now < at + limits::RUNNER_KILL_WAIT) {
+            // A runner that can still do it takes its container away.
+            tree::signal_descendants(Signal::QUIT, 0);
+        } else if kill_at.is_some_and(|at| at <= now) {
             // Again each time a process dies or `KILL_RESCAN` passes, until none is left: what is
             // forked while others are killed is met by the next pass. A sandbox dies at once, with its
             // first process.
@@ -308,7 +387,9 @@ impl<'a> Supervisor<'a> {
                     cgroup.remove();
                 }
                 if let Some(exit) = sandbox.failure(self.request) {
-                    return exit;
+                    // Stopped before it could start is not a start that failed.
+                    let stopped = self.ending.as_ref().and_then(|ending| ending.cause);
+                    return stopped.filter(|_| sandbox.not_started.is_none()).map_or(exit, Exit::unseen);
                 }
                 // Without a word about its end it was killed from outside, and all in it at once.
                 Some(sandbox.status.unwrap_or(Status { code: None, signal: Some(Signal::KILL.as_raw()) }))

@@ -6,10 +6,29 @@
 //! Agent to shim: the byte [`GO`]. The end of that socket means that the other side is gone.
 
 use super::{confine::Confinement, fence::Fence, spawn::Program};
-use crate::cgroup::Cgroup;
+use crate::{cgroup::Cgroup, limits};
 use fetchml_api::AttemptId;
+use rustix::{
+    fd::{BorrowedFd, OwnedFd},
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        recvmsg, sendmsg,
+    },
+};
+use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Serialize};
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read as _},
+    mem::MaybeUninit,
+    path::PathBuf,
+};
+use tokio::{
+    io::{AsyncWriteExt as _, Interest},
+    net::UnixStream,
+};
 
 /// Lets user code run.
 pub(super) const GO: u8 = b'g';
@@ -46,6 +65,61 @@ pub(super) enum Reply {
     Ready { pid: i32, start_time: u64 },
     /// It cannot be.
     Failed { error: String },
+}
+
+/// Sends a length, that many bytes, and a descriptor with the first of them.
+pub(crate) async fn send_with_descriptor(
+    socket: &mut UnixStream,
+    body: &[u8],
+    descriptor: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let length = (body.len() as u32).to_be_bytes();
+    let sent = socket
+        .async_io(Interest::WRITABLE, || {
+            let descriptors = [descriptor];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+            let buffers = [IoSlice::new(&length), IoSlice::new(body)];
+            Ok(sendmsg(&*socket, &buffers, &mut control, SendFlags::NOSIGNAL)?)
+        })
+        .await?;
+    if sent < length.len() {
+        socket.write_all(&length[sent..]).await?;
+    }
+    socket.write_all(&body[sent.saturating_sub(length.len())..]).await
+}
+
+/// What [`send_with_descriptor`] sent; `None` when the other side is gone.
+pub(super) fn receive_with_descriptor(socket: &OwnedFd) -> io::Result<Option<(Zeroizing<Vec<u8>>, OwnedFd)>> {
+    let mut length = [0_u8; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let buffers = &mut [IoSliceMut::new(&mut length)];
+        match recvmsg(socket, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            other => break other?.bytes,
+        }
+    };
+    if received == 0 {
+        return Ok(None);
+    }
+    let descriptor = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let descriptor = descriptor
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a request came without its descriptor"))?;
+    let mut stream = File::from(socket.try_clone()?);
+    stream.read_exact(&mut length[received..])?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > limits::SHIM_REQUEST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a request is too long"));
+    }
+    let mut body = Zeroizing::new(vec![0; length]);
+    stream.read_exact(&mut body)?;
+    Ok(Some((body, descriptor)))
 }
 
 /// Paths and arguments need not be UTF-8: text where they are, else a list of bytes.

@@ -1,19 +1,17 @@
-//! The cache of blobs by SHA-256, filled from a server. A blob enters under its name only after all
+//! Blobs by SHA-256 in the cache, filled from a server. A blob enters under its name only after all
 //! its bytes were hashed; one from an earlier life of the agent is hashed again before its first use.
 
+use super::cache::{Cache, Kept, Key};
 use bytes::Bytes;
 use fetchml_client::{Client, ClientError};
 use futures_util::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::io::AsyncWriteExt as _;
 
@@ -61,54 +59,44 @@ impl Source for Client {
     }
 }
 
-/// Blobs on disk: `<dir>/<first two digits>/<sha256>`, read-only.
+/// Blobs on disk, read-only.
 #[derive(Debug)]
 pub struct BlobCache {
-    dir: PathBuf,
+    cache: Arc<Cache>,
     /// One lock for each blob that is being fetched now.
     fetching: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    /// Blobs hashed by this agent.
-    verified: Mutex<HashSet<String>>,
-    temporary: AtomicU64,
 }
 
 impl BlobCache {
-    /// A cache in `dir`, which is created when needed. One agent uses it at a time.
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir, fetching: Mutex::default(), verified: Mutex::default(), temporary: AtomicU64::new(0) }
+    /// Blobs kept in `cache`.
+    pub fn new(cache: Arc<Cache>) -> Self {
+        Self { cache, fetching: Mutex::default() }
     }
 
     /// Where a blob lies when it is there. `sha256` must be 64 hex digits.
     pub fn path(&self, sha256: &str) -> PathBuf {
-        self.dir.join(&sha256[..2]).join(sha256)
+        self.cache.path(&Key::Blob(sha256.to_owned()))
     }
 
-    /// Makes sure a blob is in the cache; `fetch` is called unless it is. Callers for one blob wait
-    /// for the one that fetches.
+    /// Makes sure a blob is in the cache, where it stays while the pin lives; `fetch` is called unless it is. Callers
+    /// for one blob wait for the one that fetches.
     pub(super) async fn ensure<F>(
         &self,
         sha256: &str,
         size_max: u64,
         fetch: impl FnOnce() -> F + Send,
-    ) -> Result<PathBuf, SourceError>
+    ) -> Result<Kept, SourceError>
     where
         F: Future<Output = Result<Chunks, SourceError>> + Send,
     {
-        let path = self.path(sha256);
-        if self.is_verified(sha256) && path.exists() {
-            return Ok(path);
+        let key = Key::Blob(sha256.to_owned());
+        if let Some(pin) = self.verified(&key) {
+            return Ok(pin);
         }
         let turn = Arc::clone(lock(&self.fetching).entry(sha256.to_owned()).or_default());
         let result = {
             let _turn = turn.lock().await;
-            if (self.is_verified(sha256) && path.exists()) || self.verify(sha256, &path).await? {
-                Ok(())
-            } else {
-                match fetch().await {
-                    Ok(chunks) => self.store(sha256, size_max, &path, chunks).await,
-                    Err(error) => Err(error),
-                }
-            }
+            self.have(&key, sha256, size_max, fetch).await
         };
         drop(turn);
         // The last one to leave takes the lock away.
@@ -117,13 +105,36 @@ impl BlobCache {
             fetching.remove(sha256);
         }
         drop(fetching);
-        result?;
-        lock(&self.verified).insert(sha256.to_owned());
-        Ok(path)
+        result
     }
 
-    fn is_verified(&self, sha256: &str) -> bool {
-        lock(&self.verified).contains(sha256)
+    async fn have<F>(
+        &self,
+        key: &Key,
+        sha256: &str,
+        size_max: u64,
+        fetch: impl FnOnce() -> F + Send,
+    ) -> Result<Kept, SourceError>
+    where
+        F: Future<Output = Result<Chunks, SourceError>> + Send,
+    {
+        if let Some(pin) = self.verified(key) {
+            return Ok(pin);
+        }
+        // Pinned before it is looked at, so that it is not evicted meanwhile.
+        if let Some(pin) = self.cache.pin(key) {
+            if self.verify(sha256, &pin.path()).await? {
+                self.cache.verified(key);
+                return Ok(pin);
+            }
+            self.cache.forget(key);
+        }
+        let size_bytes = self.store(sha256, size_max, &self.cache.path(key), fetch().await?).await?;
+        Ok(self.cache.add(key.clone(), size_bytes))
+    }
+
+    fn verified(&self, key: &Key) -> Option<Kept> {
+        if self.cache.is_verified(key) { self.cache.pin(key) } else { None }
     }
 
     /// Hashes a blob that an earlier agent left; a broken one is removed.
@@ -146,11 +157,10 @@ impl BlobCache {
         Ok(tokio::task::spawn_blocking(verify).await.map_err(io::Error::other)??)
     }
 
-    async fn store(&self, sha256: &str, size_max: u64, path: &Path, chunks: Chunks) -> Result<(), SourceError> {
+    async fn store(&self, sha256: &str, size_max: u64, path: &Path, chunks: Chunks) -> Result<u64, SourceError> {
         let parent = path.parent().expect("a blob lies two levels below the cache");
         tokio::fs::create_dir_all(parent).await?;
-        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = Temporary(self.dir.join(format!(".new-{}-{number}", std::process::id())));
+        let temporary = Temporary(self.cache.new_path());
         let mut file = tokio::fs::File::create(&temporary.0).await?;
         let mut hash = Sha256::new();
         let mut size = 0_u64;
@@ -173,7 +183,7 @@ impl BlobCache {
         permissions.set_readonly(true);
         file.set_permissions(permissions).await?;
         tokio::fs::rename(&temporary.0, path).await?;
-        Ok(())
+        Ok(size)
     }
 }
 

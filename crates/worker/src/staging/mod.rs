@@ -2,15 +2,18 @@
 //! verified, and its Python environment, built once and reused.
 
 mod blobs;
+mod cache;
 mod environment;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
+pub use cache::{Cache, Kept};
+pub(crate) use environment::requirements_file;
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub use snapshot::materialize;
 
 use fetchml_api::{FailureCause, link::Outcome};
-use std::{fmt::Display, path::Path};
+use std::{fmt::Display, fs::File, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 /// Something could not be had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -36,7 +39,18 @@ impl StageError {
     }
 
     /// The worker's own disk failed: another try, perhaps elsewhere, may work.
-    fn local(cause: FailureCause, path: &Path, error: &impl Display) -> Self {
+    pub(crate) fn local(cause: FailureCause, path: &Path, error: &impl Display) -> Self {
         Self { cause, transient: true, message: format!("{}: {error}", path.display()) }
     }
+}
+
+/// Appends a line of FetchML's own to a log.
+pub(crate) fn note(cause: FailureCause, log: &Path, text: &str) -> Result<(), StageError> {
+    File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(log)
+        .and_then(|mut file| file.write_all(format!("fetchml: {text}\n").as_bytes()))
+        .map_err(|error| StageError::local(cause, log, &error))
 }

@@ -53,11 +53,12 @@ async fn manifest(source: &impl Source, cache: &BlobCache, snapshot_id: &str) ->
         return Err(definite(format!("{snapshot_id:?} is not a snapshot id")));
     }
     let sha256 = &snapshot_id["sha256:".len()..];
-    let path = cache
+    let blob = cache
         .ensure(sha256, MANIFEST_BYTES as u64, || source.manifest(snapshot_id))
         .await
         .map_err(|error| fetch("the manifest of the snapshot", &error))?;
     let read = move || -> Result<Manifest, StageError> {
+        let path = blob.path();
         let bytes = fs::read(&path).map_err(|error| disk(&path, &error))?;
         serde_json::from_slice(&bytes)
             .map_err(|error| definite(format!("the snapshot's manifest is malformed: {error}")))
@@ -90,7 +91,7 @@ async fn file(
     let (path, mode, size) = (into.join(&entry.path), entry.mode, entry.size_bytes);
     let name = entry.path.clone();
     let copy = move || -> Result<(), StageError> {
-        let copied = fs::copy(&blob, &path)
+        let copied = fs::copy(blob.path(), &path)
             .and_then(|copied| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map(|()| copied))
             .map_err(|error| disk(&path, &error))?;
         if copied != size {

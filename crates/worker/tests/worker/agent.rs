@@ -31,7 +31,9 @@ async fn an_attempt_is_accepted_run_and_ended() {
     session.expect(quiet.attempt, Report::Ended(Outcome { exit_code: Some(0), ..Outcome::default() })).await;
     let dir = data.path().join("attempts").join(quiet.attempt.to_string());
     rig::until("the attempt's directory is deleted", || (!dir.exists()).then_some(())).await;
+    // Only a server that was put back to an earlier day asks again: it is told, and nothing runs.
     session.assign(&quiet).await;
+    assert_eq!(session.ended(quiet.attempt).await.cause, Some(FailureCause::Lost));
     assert_eq!(session.reports_until_beats().await, [], "a late repeat runs nothing");
 
     let loud = script("printf hello; printf 12345 > $FETCHML_OUTPUT_DIR/model; exit 3");

@@ -71,7 +71,7 @@ async fn a_restarted_agent_takes_up_processes_exits_and_what_waits() {
     drop(worker);
     drop(session);
 
-    rig::until("the lock is free", || lock_is_free(data.path()).then_some(())).await;
+    rig::until("the lock is free", || rig::is_unlocked(data.path()).then_some(())).await;
     let worker = peer.worker(data.path()).await;
     let mut session = peer.session().await;
     assert_eq!(session.hello.worker_id, id);
@@ -91,7 +91,7 @@ async fn a_restarted_agent_takes_up_processes_exits_and_what_waits() {
     fs::write(&go, "").unwrap();
     let exit = data.path().join("attempts").join(first.attempt.to_string()).join("exit.json");
     rig::until_exists(&exit).await;
-    rig::until("the lock is free", || lock_is_free(data.path()).then_some(())).await;
+    rig::until("the lock is free", || rig::is_unlocked(data.path()).then_some(())).await;
     let _worker = peer.worker(data.path()).await;
     let mut session = peer.session().await;
     session.logs.insert(first.attempt, log.clone());
@@ -107,13 +107,6 @@ async fn a_restarted_agent_takes_up_processes_exits_and_what_waits() {
     assert_eq!(codes, [(first.attempt, Some(7), 8), (second.attempt, Some(9), 7)]);
     assert_eq!(session.logs[&first.attempt], b"one\ntwo\n");
     assert_eq!(session.logs[&second.attempt], b"second\n");
-}
-
-/// The old agent's tasks end a moment after it is dropped.
-fn lock_is_free(data: &std::path::Path) -> bool {
-    use rustix::fs::{FlockOperation, flock};
-    let lock = fs::File::open(data.join("lock")).unwrap();
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +125,7 @@ async fn an_exit_that_nobody_saw_is_lost() {
     let shim: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("shim.json")).unwrap()).unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(shim["pid"].as_i64().unwrap()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    rig::until("the lock is free", || lock_is_free(data.path()).then_some(())).await;
+    rig::until("the lock is free", || rig::is_unlocked(data.path()).then_some(())).await;
     let _worker = peer.worker(data.path()).await;
     let mut session = peer.welcomed().await;
     let outcome = session.ended(task.attempt).await;
@@ -201,7 +194,7 @@ async fn an_agent_restarted_after_the_end_does_not_let_the_server_cut_the_log() 
     // Killed before its last offset was written down.
     drop(worker);
     drop(session);
-    rig::until("the lock is free", || lock_is_free(data.path()).then_some(())).await;
+    rig::until("the lock is free", || rig::is_unlocked(data.path()).then_some(())).await;
     let _ = fs::remove_file(data.path().join("attempts").join(task.attempt.to_string()).join("log_acked.json"));
     let _worker = peer.worker(data.path()).await;
     let session = peer.session().await;

@@ -11,13 +11,15 @@ use axum::{
     },
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use fetchml_api::{
     AttemptEpoch, AttemptId, Demand, FailureCause, Gpu, GpuUsage, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec,
     link::{Assignment, ByteStream, Hello, LogChunk, Outcome, Report, SpooledReport, ToServer, ToWorker, Welcome},
+    snapshot::{Manifest, ManifestEntry},
 };
 use fetchml_worker::{Options, Worker, gpu::Source};
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, VecDeque},
     path::Path as FilePath,
@@ -41,6 +43,9 @@ struct Shared {
     blobs: Mutex<BTreeMap<String, Bytes>>,
     puts: AtomicU64,
     away: AtomicBool,
+    /// What is answered to workers that ask for secrets, and how often they did.
+    secrets: Mutex<(StatusCode, serde_json::Value)>,
+    secrets_asked: AtomicU64,
 }
 
 /// The server.
@@ -69,9 +74,10 @@ async fn connect(State(shared): State<Arc<Shared>>, headers: HeaderMap, upgrade:
     })
 }
 
-async fn blob_head(State(shared): State<Arc<Shared>>, Path(sha256): Path<String>) -> StatusCode {
-    let has = shared.blobs.lock().unwrap().contains_key(&sha256);
-    if has { StatusCode::OK } else { StatusCode::NOT_FOUND }
+async fn blob_get(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Bytes, StatusCode> {
+    // A snapshot's manifest is the blob with the hash of its id.
+    let sha256 = id.trim_start_matches("sha256:");
+    shared.blobs.lock().unwrap().get(sha256).cloned().ok_or(StatusCode::NOT_FOUND)
 }
 
 async fn blob_put(State(shared): State<Arc<Shared>>, Path(sha256): Path<String>, bytes: Bytes) -> StatusCode {
@@ -83,6 +89,12 @@ async fn blob_put(State(shared): State<Arc<Shared>>, Path(sha256): Path<String>,
     StatusCode::CREATED
 }
 
+async fn secrets(State(shared): State<Arc<Shared>>) -> Response {
+    shared.secrets_asked.fetch_add(1, Ordering::Relaxed);
+    let (status, body) = shared.secrets.lock().unwrap().clone();
+    (status, axum::Json(body)).into_response()
+}
+
 impl Peer {
     pub(crate) async fn start() -> Self {
         let (sessions_in, sessions) = mpsc::unbounded_channel();
@@ -91,10 +103,14 @@ impl Peer {
             blobs: Mutex::default(),
             puts: AtomicU64::new(0),
             away: AtomicBool::new(false),
+            secrets: Mutex::new((StatusCode::NOT_FOUND, serde_json::Value::Null)),
+            secrets_asked: AtomicU64::new(0),
         });
         let app = Router::new()
             .route("/v1/workers/connect", any(connect))
-            .route("/v1/blobs/{sha256}", get(blob_head).put(blob_put))
+            .route("/v1/blobs/{sha256}", get(blob_get).put(blob_put))
+            .route("/v1/tasks/{task}/attempts/{attempt}/secrets", post(secrets))
+            .route("/v1/snapshots/{id}", get(blob_get))
             .with_state(Arc::clone(&shared));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -107,8 +123,34 @@ impl Peer {
         self.shared.away.store(away, Ordering::Relaxed);
     }
 
+    /// What workers that ask for secrets are told from now on.
+    pub(crate) fn set_secrets(&self, answer: (StatusCode, serde_json::Value)) {
+        *self.shared.secrets.lock().unwrap() = answer;
+    }
+
+    /// How often they asked.
+    pub(crate) fn secrets_asked(&self) -> u64 {
+        self.shared.secrets_asked.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn blob(&self, sha256: &str) -> Option<Bytes> {
         self.shared.blobs.lock().unwrap().get(sha256).cloned()
+    }
+
+    /// Stores a snapshot; returns its id.
+    pub(crate) fn snapshot(&self, files: &[(&str, &str)]) -> String {
+        let mut blobs = self.shared.blobs.lock().unwrap();
+        let mut manifest = Manifest::default();
+        for (path, text) in files {
+            let sha256 = hex::encode(Sha256::digest(text));
+            blobs.insert(sha256.clone(), Bytes::copy_from_slice(text.as_bytes()));
+            let (path, size_bytes) = ((*path).to_owned(), text.len() as u64);
+            manifest.entries.push(ManifestEntry { path, mode: 0o644, sha256: Some(sha256), size_bytes, link: None });
+        }
+        let canonical = manifest.canonicalize();
+        let id = Manifest::id_of(&canonical);
+        blobs.insert(id["sha256:".len()..].to_owned(), canonical.into());
+        id
     }
 
     pub(crate) fn options(&self, data_dir: &FilePath) -> Options {
@@ -120,8 +162,13 @@ impl Peer {
             batch_slots: Some(1),
             service_slots: 1,
             log_quota_bytes: fetchml_worker::limits::LOG_QUOTA_BYTES,
+            containers: fetchml_worker::container::Options {
+                engine: fetchml_worker::container::EngineChoice::None,
+                ..Default::default()
+            },
             isolation: fetchml_worker::isolation::Isolation::None,
             gpus: Source::Simulated { count: 0, kind: None },
+            cache_bytes: None,
             helper_command: rig::helper_command(),
         }
     }
@@ -291,7 +338,7 @@ impl Session {
 /// An attempt of a new task that runs `command`.
 pub(crate) fn assignment(command: &str) -> Assignment {
     let id = TaskId(Uuid::now_v7());
-    let demand = Demand { slot: SlotKind::Batch, cpu: 0, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1 };
+    let demand = Demand { slot: SlotKind::Batch, cpu: 0, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1, image: false };
     let spec = TaskSpec {
         id,
         user_id: "ada".to_owned(),
@@ -301,7 +348,9 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         entrypoint: None,
         args: Some(command.to_owned()),
         snapshot_id: None,
+        image: None,
         env: BTreeMap::new(),
+        secrets: Vec::new(),
         metadata: BTreeMap::new(),
         role: fetchml_api::Role::User,
         max_retries: 0,

@@ -3,7 +3,7 @@
 
 use crate::rig::{helper, until};
 use fetchml_api::FailureCause;
-use fetchml_worker::staging::{EnvironmentRequest, Environments, PythonEnvironment, StageError};
+use fetchml_worker::staging::{Cache, EnvironmentRequest, Environments, PythonEnvironment, StageError};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -22,7 +22,8 @@ struct Lab {
 impl Lab {
     async fn new() -> Self {
         let data = TempDir::new().unwrap();
-        let environments = Environments::new(data.path(), Arc::new(helper().await));
+        let cache = Cache::open(data.path(), None).unwrap();
+        let environments = Environments::new(cache, data.path(), Arc::new(helper().await));
         Self { data, environments, cancel: CancellationToken::new() }
     }
 
@@ -43,7 +44,7 @@ impl Lab {
             log: &root.join("log"),
             cancel: &self.cancel,
         };
-        self.environments.prepare(request).await
+        Ok(self.environments.prepare(request).await?.map(|(environment, _)| environment))
     }
 }
 
@@ -68,7 +69,8 @@ async fn two_requests_build_once_and_a_later_one_reuses() {
     assert!(fs::metadata(first.root.join("pyvenv.cfg")).unwrap().permissions().readonly());
 
     // An agent started anew.
-    let again = Environments::new(lab.data.path(), Arc::new(helper().await));
+    let cache = Cache::open(lab.data.path(), None).unwrap();
+    let again = Environments::new(cache, lab.data.path(), Arc::new(helper().await));
     let three = lab.snapshot("three", &files);
     let request = EnvironmentRequest {
         snapshot_root: &three,
@@ -76,7 +78,7 @@ async fn two_requests_build_once_and_a_later_one_reuses() {
         log: &three.join("log"),
         cancel: &lab.cancel,
     };
-    assert!(again.prepare(request).await.unwrap().unwrap().reused);
+    assert!(again.prepare(request).await.unwrap().unwrap().0.reused);
     assert_eq!(log(&three), format!("fetchml: environment {}: reused\n", &first.hash[..12]));
 }
 

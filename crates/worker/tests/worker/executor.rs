@@ -32,11 +32,21 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             user_id: "ann".into(),
             job_name: "job".into(),
             created_at: Micros(0),
-            demand: Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1 },
+            demand: Demand {
+                slot: SlotKind::Batch,
+                cpu: 1,
+                memory_gb: 0,
+                gpu: 0,
+                gpu_type: None,
+                nodes: 1,
+                image: false,
+            },
             entrypoint: entrypoint.map(Into::into),
             args: args.map(Into::into),
             snapshot_id: None,
+            image: None,
             env: BTreeMap::new(),
+            secrets: Vec::new(),
             metadata: BTreeMap::new(),
             role: fetchml_api::Role::User,
             max_retries: 0,
@@ -65,8 +75,17 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
 
 fn process(attempt: &Attempt, python: Option<&PythonEnvironment>, gpus: &[Gpu]) -> Result<LaunchSpec, CommandError> {
     let Attempt { assignment, dir, .. } = attempt;
-    let execution =
-        Execution { assignment, rendezvous: None, dir, slot: 0, python, gpus, mounts: Vec::new(), devices: Vec::new() };
+    let execution = Execution {
+        assignment,
+        rendezvous: None,
+        dir,
+        slot: 0,
+        python,
+        secrets: &[],
+        gpus,
+        mounts: Vec::new(),
+        devices: Vec::new(),
+    };
     executor::process(&execution, &Sandboxes::none(dir.root()))
 }
 

@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod agent;
+mod agent_cache;
 mod agent_faults;
 mod agent_peer;
+mod agent_reboot;
+mod container;
 mod environment;
 mod executor;
 #[path = "../../../../tests/fake_nvml/mod.rs"]
@@ -14,5 +17,6 @@ mod gpu;
 mod gpu_tasks;
 mod rig;
 mod sandbox;
+mod secrets;
 mod shim;
 mod staging;

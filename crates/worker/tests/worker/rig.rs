@@ -68,6 +68,13 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T
     }
 }
 
+/// Whether no agent holds the data directory: a dropped one ends a moment later.
+pub(crate) fn is_unlocked(data: &Path) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    let lock = fs::File::open(data.join("lock")).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
 pub(crate) async fn until_exists(path: &Path) {
     until(&path.display().to_string(), || path.exists().then_some(())).await;
 }

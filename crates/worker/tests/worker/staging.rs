@@ -5,7 +5,7 @@ use fetchml_api::{
     FailureCause,
     snapshot::{Manifest, ManifestEntry},
 };
-use fetchml_worker::staging::{BlobCache, Chunks, Source, SourceError, StageError, materialize};
+use fetchml_worker::staging::{BlobCache, Cache, Chunks, Source, SourceError, StageError, materialize};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::HashMap,
@@ -78,14 +78,14 @@ fn snapshot() -> (Store, String) {
 }
 
 async fn lay_out(store: &Store, id: &str, data: &Path, name: &str) -> Result<Manifest, StageError> {
-    materialize(store, &BlobCache::new(data.join("blobs")), id, &data.join(name)).await
+    materialize(store, &BlobCache::new(Cache::open(data, None).unwrap()), id, &data.join(name)).await
 }
 
 #[tokio::test]
 async fn files_modes_and_links_are_laid_out_and_blobs_fetched_once() {
     let (store, id) = snapshot();
     let data = TempDir::new().unwrap();
-    let cache = BlobCache::new(data.path().join("blobs"));
+    let cache = BlobCache::new(Cache::open(data.path(), None).unwrap());
     let (one, two) = (data.path().join("one"), data.path().join("two"));
     let both = tokio::join!(materialize(&store, &cache, &id, &one), materialize(&store, &cache, &id, &two));
     assert_eq!(both.0.unwrap().entries.len(), 5);
@@ -119,7 +119,7 @@ async fn a_damaged_cached_blob_is_fetched_again() {
     let data = TempDir::new().unwrap();
     lay_out(&store, &id, data.path(), "one").await.unwrap();
     let sha256 = hex::encode(Sha256::digest(b"print('hello')"));
-    let blob = BlobCache::new(data.path().join("blobs")).path(&sha256);
+    let blob = BlobCache::new(Cache::open(data.path(), None).unwrap()).path(&sha256);
     fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&blob, "print('hellO')").unwrap();
     lay_out(&store, &id, data.path(), "two").await.unwrap();

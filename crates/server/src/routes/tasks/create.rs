@@ -37,7 +37,7 @@ pub(crate) async fn create_task(
     query.finish()?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
-    let missing = missing(&app, &read.request).await?;
+    let missing = missing(&app, &caller.user_id, &read.request).await?;
     if !missing.is_empty() {
         return Err(AppError::Invalid(missing));
     }
@@ -48,8 +48,8 @@ pub(crate) async fn create_task(
 }
 
 /// What the request names and the server does not have.
-pub(super) async fn missing(app: &App, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
-    let mut missing = Vec::new();
+pub(super) async fn missing(app: &App, owner: &str, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
+    let mut missing = app.secrets.problems(owner, &request.secrets).await?;
     if let Some(id) = &request.snapshot_id
         && snapshots::claim(app, id).await?.is_none()
     {
@@ -114,11 +114,14 @@ pub(super) fn draft(request: CreateTaskRequest, owner: Owner, caller: &Caller) -
                 gpu: count(request.gpu, 0),
                 gpu_type: request.gpu_type,
                 nodes: count(request.node_count, 1).max(1),
+                image: request.image.is_some(),
             },
             entrypoint: request.entrypoint,
             args: request.args,
             snapshot_id: request.snapshot_id,
+            image: request.image,
             env: request.env,
+            secrets: request.secrets,
             metadata: request.metadata,
             role: owner.role,
             max_retries: count(request.max_retries, 0),

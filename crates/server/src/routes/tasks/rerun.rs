@@ -55,7 +55,7 @@ pub(crate) async fn rerun_task(
         // It was said of the other files.
         request.source = None;
     }
-    let missing = missing(&app, &request).await?;
+    let missing = missing(&app, &spec.user_id, &request).await?;
     if !missing.is_empty() {
         return Err(AppError::Invalid(missing));
     }

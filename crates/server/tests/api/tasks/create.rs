@@ -12,6 +12,7 @@ pub(crate) async fn is_stored_and_shown() {
             "cpu": 2, "memory_gb": 3, "gpu": 1, "gpu_type": "H100", "metadata": {"k": "v"}, "max_retries": 2,
             "time_limit_s": 60, "env": {"A": "1"}, "datasets": [], "dataset_specs": [], "node_count": 1,
             "network": "none", "on_lost": "keep", "lost_after_s": 90, "stall_after_s": 600,
+            "image": "lab.example:5000/torch:2",
         });
         let made = ada.submit(&body).await;
         assert_eq!(made["status"], "queued");
@@ -34,6 +35,7 @@ pub(crate) async fn is_stored_and_shown() {
             "on_lost",
             "lost_after_s",
             "stall_after_s",
+            "image",
         ] {
             assert_eq!(made[field], body[field], "{field}");
         }

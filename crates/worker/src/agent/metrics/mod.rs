@@ -7,6 +7,7 @@ mod tail;
 use crate::{
     agent::{
         attempt::Workshop,
+        log_part::Mask,
         logs::{file_name, mark_read},
     },
     executor::AttemptDir,
@@ -38,12 +39,15 @@ pub(crate) struct Metrics {
     /// next one.
     tail: Arc<Mutex<Option<Tail>>>,
     tracked: bool,
+    /// What is hidden unless more is known.
+    mask: Mask,
 }
 
 impl Metrics {
     pub(crate) fn new(shop: Arc<Workshop>, assignment: &Assignment, dir: &AttemptDir) -> Self {
         let (attempt, gpus) = (assignment.attempt, assignment.gpus.clone());
-        Self { shop, attempt, gpus, dir: dir.clone(), tail: Arc::default(), tracked: false }
+        let mask = if assignment.spec.secrets.is_empty() { Mask::Open } else { Mask::Waits };
+        Self { shop, attempt, gpus, dir: dir.clone(), tail: Arc::default(), tracked: false, mask }
     }
 
     /// Goes on with what an earlier agent left, before the server is told how far that has come.
@@ -168,7 +172,7 @@ impl Metrics {
         if length > 0 && !std::mem::replace(&mut self.tracked, true) {
             let root = self.dir.root();
             // The mark may be from before a batch that was torn.
-            self.shop.metrics.track(self.attempt, root, mark(&self.dir).min(length));
+            self.shop.metrics.track(self.attempt, root, mark(&self.dir).min(length), self.mask.clone());
         }
     }
 }

@@ -3,7 +3,10 @@
 //! The file belongs to user code, which may do anything to it: it is only read, and only if it is a regular file.
 
 use crate::{
-    agent::logs::{self, file_name, read_at},
+    agent::{
+        log_part::read_at,
+        logs::{self, file_name},
+    },
     executor::AttemptDir,
     limits,
 };

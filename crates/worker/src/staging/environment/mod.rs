@@ -1,26 +1,30 @@
 //! Python environments, built once for each content of their requirements and reused after.
 //!
-//! An environment lies in `<data>/envs/<hash>` and counts only with its `.ready` marker; without it
+//! An environment lies in `<data>/envs/<hash>` and counts only with its marker; without it
 //! the directory is wiped and built again. Builders run under shims of their own (`<hash>.build`), so
 //! that stopping one leaves no process behind, even across a restart of the agent.
 
+pub(super) mod marker;
 mod packages;
 mod requirements;
 mod tools;
 
-use super::StageError;
+use super::{
+    StageError,
+    cache::{Cache, Kept, Key},
+};
 use crate::{
     limits,
-    shim::{Exit, ExitCause, Helper, LaunchSpec, Reattached, boot_id, reattach},
+    shim::{Exit, ExitCause, Helper, LaunchSpec, Reattached, reattach},
 };
 use fetchml_api::{AttemptId, FailureCause, PythonFacts};
 use requirements::Requirements;
-use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::fs::{FlockOperation, flock};
 use std::{
     collections::HashMap,
     ffi::OsString,
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -28,8 +32,6 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 use tools::Tools;
-
-const READY: &str = ".ready";
 
 /// A Python environment that is ready.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +64,11 @@ impl PythonEnvironment {
     }
 }
 
+/// The file in a snapshot that asks for an environment.
+pub(crate) fn requirements_file(snapshot_root: &Path) -> Option<&'static str> {
+    Requirements::find(snapshot_root).ok()?.map(|wanted| wanted.file_name())
+}
+
 /// Who an environment is prepared for.
 #[derive(Clone, Copy, Debug)]
 pub struct EnvironmentRequest<'a> {
@@ -78,33 +85,37 @@ pub struct EnvironmentRequest<'a> {
 /// The environments of a worker.
 #[derive(Debug)]
 pub struct Environments {
-    dir: PathBuf,
+    cache: Arc<Cache>,
     tools: Tools,
     helper: Arc<Helper>,
     building: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Environments {
-    /// Environments below `data_dir`; builders are started through `helper`.
-    pub fn new(data_dir: &Path, helper: Arc<Helper>) -> Self {
-        Self { dir: data_dir.join("envs"), tools: Tools::new(data_dir), helper, building: Mutex::default() }
+    /// Environments kept in `cache`, the builders' tools below `data_dir`; builders are started through `helper`.
+    pub fn new(cache: Arc<Cache>, data_dir: &Path, helper: Arc<Helper>) -> Self {
+        Self { cache, tools: Tools::new(data_dir), helper, building: Mutex::default() }
     }
 
     /// The environment that the snapshot asks for, built if it is not there; `None` when it asks for
-    /// none.
+    /// none. It stays while the pin lives.
     ///
     /// # Errors
     /// Cause `environment`, transient when the network failed; `cancelled` when it was.
-    pub async fn prepare(&self, request: EnvironmentRequest<'_>) -> Result<Option<PythonEnvironment>, StageError> {
+    pub async fn prepare(
+        &self,
+        request: EnvironmentRequest<'_>,
+    ) -> Result<Option<(PythonEnvironment, Kept)>, StageError> {
         let Some(wanted) = Requirements::find(request.snapshot_root)? else { return Ok(None) };
         let python = self.tools.python().await?;
         let hash = wanted.hash(&python, request.snapshot_id);
-        let root = self.dir.join(&hash);
+        let key = Key::Environment(hash.clone());
+        let root = self.cache.path(&key);
         let environment = |reused| PythonEnvironment { root: root.clone(), hash: hash.clone(), reused };
         let short = &hash[..12];
-        if root.join(READY).exists() {
+        if let Some(pin) = self.cache.pin(&key) {
             note(request.log, &format!("environment {short}: reused"))?;
-            return Ok(Some(environment(true)));
+            return Ok(Some((environment(true), pin)));
         }
         let turn = Arc::clone(lock(&self.building).entry(hash.clone()).or_default());
         let _turn = if let Ok(turn) = turn.try_lock() {
@@ -117,24 +128,39 @@ impl Environments {
             }
         };
         let _file = self.lock_file(&hash, request.cancel).await?;
-        if root.join(READY).exists() {
+        if let Some(pin) = self.there(&key, &root)? {
             note(request.log, &format!("environment {short}: reused"))?;
-            return Ok(Some(environment(true)));
+            return Ok(Some((environment(true), pin)));
         }
         let build = Build { environments: self, wanted: &wanted, python: &python, root: &root, hash: &hash, request };
         let built = build.run().await;
         if built.is_err() {
             blocking(&root, remove_tree).await?;
         }
-        built?;
+        let pin = self.cache.add(key, built?);
         lock(&self.building).remove(&hash);
-        Ok(Some(environment(false)))
+        Ok(Some((environment(false), pin)))
+    }
+
+    /// Keeps an environment that an earlier agent prepared, for a process that still runs in it.
+    pub(crate) fn keep(&self, hash: &str) -> Option<Kept> {
+        self.cache.pin(&Key::Environment(hash.to_owned()))
+    }
+
+    /// An environment that is ready, also when another process built it.
+    fn there(&self, key: &Key, root: &Path) -> Result<Option<Kept>, StageError> {
+        if let Some(pin) = self.cache.pin(key) {
+            return Ok(Some(pin));
+        }
+        let marker = marker::read(root).map_err(|error| local(root, &error))?;
+        Ok(marker.map(|(_, size_bytes)| self.cache.add(key.clone(), size_bytes)))
     }
 
     /// Keeps other processes out, such as an agent that was started twice.
     async fn lock_file(&self, hash: &str, cancel: &CancellationToken) -> Result<File, StageError> {
-        fs::create_dir_all(&self.dir).map_err(|error| local(&self.dir, &error))?;
-        let path = self.dir.join(format!("{hash}.lock"));
+        let dir = self.cache.environments();
+        fs::create_dir_all(&dir).map_err(|error| local(&dir, &error))?;
+        let path = dir.join(format!("{hash}.lock"));
         let file = File::options().create(true).append(true).open(&path).map_err(|error| local(&path, &error))?;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -161,8 +187,9 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    async fn run(&self) -> Result<(), StageError> {
-        let work = self.environments.dir.join(format!("{}.build", self.hash));
+    /// To the size of what was built, bytes.
+    async fn run(&self) -> Result<u64, StageError> {
+        let work = self.environments.cache.environments().join(format!("{}.build", self.hash));
         let _turn = tokio::select! {
             turn = self.environments.tools.turn(self.wanted) => turn,
             () = self.request.cancel.cancelled() => return Err(cancelled()),
@@ -192,9 +219,11 @@ impl Build<'_> {
             requirements: file_name.to_owned(),
             packages: Vec::new(),
         };
-        blocking(self.root, move |root| packages::record(root, facts).and_then(|()| seal(root))).await?;
+        let size_bytes =
+            blocking(self.root, move |root| packages::record(root, facts).and_then(|()| seal(root))).await?;
         blocking(&work, remove_tree).await?;
-        note(log, &format!("environment {short}: ready"))
+        note(log, &format!("environment {short}: ready"))?;
+        Ok(size_bytes)
     }
 
     /// Stops what an earlier agent left building, then removes everything it made.
@@ -260,17 +289,19 @@ impl Build<'_> {
     }
 }
 
-/// Makes the files read-only, then marks the environment as ready once all of it is on disk.
-fn seal(root: &Path) -> io::Result<()> {
+/// Makes the files read-only, then marks the environment as ready; its size, bytes.
+fn seal(root: &Path) -> io::Result<u64> {
     make_read_only(root)?;
-    let marker = File::create(root.join(READY))?;
-    writeln!(&marker, "{}", boot_id()?)?;
-    syncfs(&marker)?;
-    Ok(())
+    let size_bytes = marker::size_of(root)?;
+    marker::write(root, size_bytes)?;
+    Ok(size_bytes)
 }
 
 /// Does what takes long on a big directory off the runtime's threads.
-async fn blocking(path: &Path, work: impl FnOnce(&Path) -> io::Result<()> + Send + 'static) -> Result<(), StageError> {
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, StageError> {
     let own = path.to_owned();
     let done = tokio::task::spawn_blocking(move || work(&own)).await.map_err(io::Error::other);
     done.flatten().map_err(|error| local(path, &error))
@@ -278,12 +309,7 @@ async fn blocking(path: &Path, work: impl FnOnce(&Path) -> io::Result<()> + Send
 
 /// Appends a line of FetchML's own to a log.
 fn note(log: &Path, text: &str) -> Result<(), StageError> {
-    File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .and_then(|mut file| file.write_all(format!("fetchml: {text}\n").as_bytes()))
-        .map_err(|error| local(log, &error))
+    super::note(FailureCause::Environment, log, text)
 }
 
 fn tail(log: &Path, began: u64) -> io::Result<String> {

@@ -1,0 +1,54 @@
+//! The file that makes an environment count: written last, with its size. Its time is when the environment was last
+//! used.
+
+use crate::shim::boot_id;
+use rustix::fs::syncfs;
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Where it is.
+pub(in crate::staging) fn path(root: &Path) -> PathBuf {
+    root.join(".ready")
+}
+
+/// Says that all of `root`, which takes so many bytes, is there, once all of it is on disk.
+pub(in crate::staging) fn write(root: &Path, size_bytes: u64) -> io::Result<()> {
+    let marker = File::create(path(root))?;
+    writeln!(&marker, "{}\n{size_bytes}", boot_id()?)?;
+    syncfs(&marker)?;
+    Ok(())
+}
+
+/// The marker, and the size of its environment; `None` when there is none. What an older version wrote says no size:
+/// it is measured.
+pub(in crate::staging) fn read(root: &Path) -> io::Result<Option<(fs::Metadata, u64)>> {
+    let path = path(root);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    let noted = text.lines().nth(1).and_then(|line| line.parse().ok());
+    let size_bytes = match noted {
+        Some(size_bytes) => size_bytes,
+        None => size_of(root)?,
+    };
+    Ok(Some((fs::metadata(path)?, size_bytes)))
+}
+
+/// What a tree takes on the disk, bytes.
+pub(super) fn size_of(root: &Path) -> io::Result<u64> {
+    let mut bytes = 0_u64;
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += metadata.blocks() * 512;
+        if metadata.is_dir() {
+            bytes += size_of(&entry.path())?;
+        }
+    }
+    Ok(bytes)
+}

@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Set, list and delete your secrets: values for the environment of tasks that nobody can read back
+/// Set, list and delete secret values for your tasks
 #[derive(Args, Debug)]
 #[command(before_long_help = "Examples:\n  fetchml secrets set HF_TOKEN                 asks for the value\n  \
     fetchml secrets set GCP_KEY --from-file key.json\n  fetchml submit --secret HF_TOKEN train.py")]

@@ -72,6 +72,7 @@ fn the_list_of_commands() {
       workers      List the workers and what they have, or show one
       keys         Make, list and revoke API keys (admins only)
       admin        Look after the server (admins only)
+      secrets      Set, list and delete secret values for your tasks
       config       Show the settings
       completions  Print a completion script for a shell
 

@@ -102,8 +102,8 @@ pub(crate) async fn changes_are_checked_like_a_new_task() {
 async fn a_source_is_not_said_of_other_files() {
     let server = TestServer::start().await;
     let ada = server.user("ada").await;
-    let empty = json!({"manifest": {"entries": []}});
-    let stored = ada.post("/v1/snapshots", &empty).await;
+    let empty = json!({"entries": []});
+    let stored = ada.post("/v1/snapshots", &empty).await.expect(201);
     let id = stored.json()["snapshot_id"].clone();
     let first = ada.submit(&full()).await;
     let other = rerun(&ada, &first, &json!({"snapshot_id": id, "node_count": 1})).await.expect(201).json();

@@ -16,6 +16,8 @@
 //! | G5 one terminal transition | repeated, reordered, conflicting reports | `crates/server/tests/api/reports.rs` |
 //! | G6 logs are whole and never block | kills, broken links, lost packets, full disk, garbage, quota | `logs`, `network`, `disk_full` |
 //! | G10 cancel kills the whole tree | double fork, setsid, SIGTERM ignored | `trees`, `crates/worker/tests/worker/sandbox.rs` |
+//! | G11 gangs start and end as one | any worker's tree or agent killed, by real trainings | `gang` |
+//! | | the same at every step | `crates/scheduler/tests/core/gang.rs` |
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
 mod bad_input;
@@ -30,6 +32,7 @@ mod disk_full;
 mod environments;
 mod escape;
 mod fencing;
+mod gang;
 mod ledger;
 mod logs;
 mod metrics;

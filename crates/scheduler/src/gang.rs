@@ -72,10 +72,15 @@ impl Scheduler {
         self.conclude(id, effects);
     }
 
-    /// What ends the attempt, if nothing has before: every node that is not over is told to stop.
+    /// What ends the attempt, if nothing has before: every node that is not over is told to stop. Nodes fail at
+    /// once when they miss one, and that it is lost is known later: it then was the reason.
     pub(crate) fn fail_gang(&mut self, id: AttemptId, outcome: Outcome, effects: &mut Vec<Effect>) {
         let attempt = self.attempts.get_mut(&id).expect("the attempt is current");
-        if attempt.record.outcome.is_some() {
+        if let Some(before) = &mut attempt.record.outcome {
+            if outcome.cause == Some(FailureCause::Lost) && before.cause.is_some_and(may_come_of_a_loss) {
+                *before = outcome;
+                self.put_attempt(id, effects);
+            }
             return;
         }
         attempt.record.outcome = Some(outcome);
@@ -324,6 +329,11 @@ pub(crate) fn shown(nodes: &[NodeRecord]) -> Vec<NodeAssignment> {
         slot_assigned: node.phase >= Phase::Ready,
     };
     (0..).zip(nodes).map(node).collect()
+}
+
+/// What a node's process makes of it when another one is missing.
+fn may_come_of_a_loss(cause: FailureCause) -> bool {
+    matches!(cause, FailureCause::ExitNonzero | FailureCause::Signal | FailureCause::Stalled)
 }
 
 fn failed(cause: FailureCause, why: &str) -> Outcome {

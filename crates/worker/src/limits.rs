@@ -122,6 +122,8 @@ pub const DISK_ENTRIES_MAX: u32 = 1_000_000;
 pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait before an upload is tried again.
 pub const UPLOAD_RETRY_MAX: Duration = Duration::from_secs(10);
+/// Longest outage of the server that staging waits for: longer than a restart or an upgrade.
+pub const STAGING_OUTAGE_MAX: Duration = Duration::from_hours(1);
 /// Answers that are not FetchML's before an upload is given up.
 pub const UPLOAD_UNEXPECTED_MAX: u32 = 20;
 /// Deepest directory below the output directory.

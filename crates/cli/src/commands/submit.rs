@@ -58,6 +58,9 @@ pub(crate) struct Submit {
     /// A word of the GPU's name, such as H100
     #[arg(long, value_name = "NAME", requires = "gpu")]
     gpu_type: Option<String>,
+    /// Nodes that start together, on as many workers; cpu, memory and GPUs are of each [default: 1]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..=limits::NODE_COUNT_MAX))]
+    nodes: Option<i32>,
     /// 1 to 10, higher runs first [default: 5]
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10))]
     priority: Option<i32>,
@@ -163,6 +166,7 @@ impl Submit {
             memory_gb: self.memory,
             gpu: self.gpu,
             gpu_type: self.gpu_type.clone(),
+            node_count: self.nodes,
             max_retries: self.retries,
             time_limit_s: self.time_limit,
             network: self.network.as_deref().map(|how| if how == "none" { Network::None } else { Network::On }),

@@ -171,6 +171,38 @@ fn g11_one_lost_while_it_runs_stops_the_others_and_there_is_one_new_attempt() {
 }
 
 #[test]
+fn g11_nodes_that_fail_because_they_miss_a_lost_one_cost_no_retry() {
+    let mut world = running();
+    // Their connections to the lost one broke long before its silence was long enough.
+    for n in [1, 3] {
+        report(&mut world, n, Report::Collecting);
+        report(&mut world, n, exit(1));
+    }
+    assert_eq!(world.says(1), "running", "until it is known what became of the third");
+    pass_without_the_others(&mut world, 600, &[1, 3]);
+    assert_eq!(world.says(1), "queued, requeues 1, lost: worker box2 was lost");
+    assert_eq!(world.state(1).retry_count, 0);
+}
+
+#[test]
+fn a_worker_that_lost_its_nodes_process_is_the_reason_too() {
+    let mut world = running();
+    report(&mut world, 1, exit(1));
+    report(&mut world, 2, failed(FailureCause::Lost));
+    report(&mut world, 3, exit(1));
+    assert!(world.says(1).starts_with("queued, requeues 1, lost"), "{}", world.says(1));
+}
+
+#[test]
+fn a_loss_does_not_hide_what_no_loss_brings_about() {
+    let mut world = running();
+    report(&mut world, 1, failed(FailureCause::OomHost));
+    report(&mut world, 3, failed(FailureCause::Preempted));
+    pass_without_the_others(&mut world, 600, &[1, 3]);
+    assert!(world.says(1).starts_with("failed, oom_host"), "{}", world.says(1));
+}
+
+#[test]
 fn a_node_that_starts_too_early_ends_the_attempt() {
     let mut world = placed();
     for n in 1..=3 {

@@ -9,7 +9,7 @@ use crate::{
     },
     executor::AttemptDir,
     limits,
-    staging::StageError,
+    staging::{StageError, outlast},
 };
 use fetchml_api::{Artifact, AttemptId, Checkpoint, CheckpointFiles, FailureCause, TaskId, link::Assignment};
 use fetchml_client::{Client, ClientError};
@@ -171,8 +171,7 @@ async fn of(client: &Client, task: TaskId, ask: bool) -> Result<Option<Checkpoin
     if !ask {
         return Ok(None);
     }
-    client
-        .checkpoint(task)
+    outlast(ClientError::is_transient, || client.checkpoint(task))
         .await
         .map_err(|error| failed(true, format!("the checkpoint of task {task} could not be had: {error}")))
 }
@@ -193,22 +192,46 @@ async fn lay_out(client: &Client, checkpoint: &Checkpoint, into: &Path) -> Resul
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(disk)?;
         }
-        let far = |error: &ClientError| {
-            let transient = error.is_transient() || artifacts::is_server_fault(error);
-            failed(transient, format!("checkpoint file {} could not be had: {error}", file.path))
-        };
-        let mut bytes = client.blob_get(&file.sha256).await.map_err(|error| far(&error))?;
-        let mut to = tokio::fs::File::options().write(true).create_new(true).open(&path).await.map_err(disk)?;
-        let mut hasher = Sha256::new();
-        while let Some(chunk) = bytes.next().await {
-            let chunk = chunk.map_err(|error| far(&error))?;
-            hasher.update(&chunk);
-            to.write_all(&chunk).await.map_err(disk)?;
-        }
-        to.flush().await.map_err(disk)?;
-        if hex::encode(hasher.finalize()) != file.sha256 {
+        let fetched = outlast(Fetch::is_away, || fetch(client, &file.sha256, &path));
+        let sha256 = fetched.await.map_err(|error| match error {
+            Fetch::Disk(error) => disk(error),
+            Fetch::Far(error) => {
+                let transient = error.is_transient() || artifacts::is_server_fault(&error);
+                failed(transient, format!("checkpoint file {} could not be had: {error}", file.path))
+            }
+        })?;
+        if sha256 != file.sha256 {
             return Err(failed(true, format!("checkpoint file {} did not arrive whole", file.path)));
         }
     }
     Ok(())
+}
+
+/// Why a blob is not in its file.
+#[derive(Debug, thiserror::Error)]
+enum Fetch {
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    #[error(transparent)]
+    Far(#[from] ClientError),
+}
+
+impl Fetch {
+    fn is_away(&self) -> bool {
+        matches!(self, Self::Far(error) if error.is_transient())
+    }
+}
+
+/// Writes a blob into a file, from its beginning. Returns the hash of what came.
+async fn fetch(client: &Client, sha256: &str, into: &Path) -> Result<String, Fetch> {
+    let mut bytes = client.blob_get(sha256).await?;
+    let mut to = tokio::fs::File::create(into).await?;
+    let mut hasher = Sha256::new();
+    while let Some(chunk) = bytes.next().await {
+        let chunk = chunk?;
+        hasher.update(&chunk);
+        to.write_all(&chunk).await?;
+    }
+    to.flush().await?;
+    Ok(hex::encode(hasher.finalize()))
 }

@@ -22,21 +22,23 @@ pub type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, SourceError>> + Send>>
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct SourceError {
-    /// The network or the server was at fault.
+    /// Trying again later makes sense.
     pub transient: bool,
+    /// The server could not be reached, or was not ready: asked again when it is back, it may well answer.
+    pub is_away: bool,
     /// What happened.
     pub message: String,
 }
 
 impl From<ClientError> for SourceError {
     fn from(error: ClientError) -> Self {
-        Self { transient: error.is_transient(), message: error.to_string() }
+        Self { transient: error.is_transient(), is_away: error.is_transient(), message: error.to_string() }
     }
 }
 
 impl From<io::Error> for SourceError {
     fn from(error: io::Error) -> Self {
-        Self { transient: true, message: format!("the worker's disk: {error}") }
+        Self { transient: true, is_away: false, message: format!("the worker's disk: {error}") }
     }
 }
 
@@ -188,7 +190,7 @@ impl BlobCache {
 }
 
 fn definite(message: String) -> SourceError {
-    SourceError { transient: false, message }
+    SourceError { transient: false, is_away: false, message }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

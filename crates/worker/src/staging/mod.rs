@@ -4,12 +4,14 @@
 mod blobs;
 mod cache;
 mod environment;
+mod outage;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
 pub use cache::{Cache, Kept};
 pub(crate) use environment::requirements_file;
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
+pub(crate) use outage::outlast;
 pub use snapshot::materialize;
 
 use fetchml_api::{FailureCause, link::Outcome};

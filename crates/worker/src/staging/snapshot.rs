@@ -4,6 +4,7 @@
 use super::{
     StageError,
     blobs::{BlobCache, Source, SourceError},
+    outlast,
 };
 use crate::limits;
 use fetchml_api::{
@@ -53,8 +54,8 @@ async fn manifest(source: &impl Source, cache: &BlobCache, snapshot_id: &str) ->
         return Err(definite(format!("{snapshot_id:?} is not a snapshot id")));
     }
     let sha256 = &snapshot_id["sha256:".len()..];
-    let blob = cache
-        .ensure(sha256, MANIFEST_BYTES as u64, || source.manifest(snapshot_id))
+    let ensure = || cache.ensure(sha256, MANIFEST_BYTES as u64, || source.manifest(snapshot_id));
+    let blob = outlast(|error: &SourceError| error.is_away, ensure)
         .await
         .map_err(|error| fetch("the manifest of the snapshot", &error))?;
     let read = move || -> Result<Manifest, StageError> {
@@ -84,10 +85,9 @@ async fn file(
     sha256: &str,
     into: &Path,
 ) -> Result<(), StageError> {
-    let blob = cache
-        .ensure(sha256, entry.size_bytes, || source.blob(sha256))
-        .await
-        .map_err(|error| fetch(&entry.path, &error))?;
+    let ensure = || cache.ensure(sha256, entry.size_bytes, || source.blob(sha256));
+    let blob =
+        outlast(|error: &SourceError| error.is_away, ensure).await.map_err(|error| fetch(&entry.path, &error))?;
     let (path, mode, size) = (into.join(&entry.path), entry.mode, entry.size_bytes);
     let name = entry.path.clone();
     let copy = move || -> Result<(), StageError> {

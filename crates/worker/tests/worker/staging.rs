@@ -28,9 +28,10 @@ impl Store {
     fn answer(&self, bytes: Option<&Vec<u8>>) -> Result<Chunks, SourceError> {
         self.fetched.fetch_add(1, Ordering::Relaxed);
         if self.down {
-            return Err(SourceError { transient: true, message: "connection refused".into() });
+            return Err(SourceError { transient: true, is_away: false, message: "connection refused".into() });
         }
-        let bytes = bytes.ok_or_else(|| SourceError { transient: false, message: "not found".into() })?;
+        let bytes =
+            bytes.ok_or_else(|| SourceError { transient: false, is_away: false, message: "not found".into() })?;
         let chunks: Vec<_> = bytes.chunks(7).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
         Ok(Box::pin(futures_util::stream::iter(chunks)))
     }

@@ -20,6 +20,7 @@
 //! | | the same at every step | `crates/scheduler/tests/core/gang.rs` |
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
+mod arrays;
 mod bad_input;
 mod canaries;
 mod causes;
@@ -28,17 +29,22 @@ mod clock;
 mod commands;
 mod containers;
 mod crash;
+mod datasets;
 mod disk_full;
 mod environments;
 mod escape;
+#[path = "../fake_nvml/mod.rs"]
+mod fake_nvml;
 mod fencing;
 mod gang;
+mod gpus;
 mod ledger;
 mod logs;
 mod metrics;
 mod namespace;
 mod network;
 mod proxy;
+mod reservations;
 mod restarts;
 mod retention;
 mod support;

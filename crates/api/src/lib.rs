@@ -2,8 +2,11 @@
 //! worker link. Everything here is plain data with `serde` and `utoipa` derives; nothing here does
 //! I/O, reads a clock or draws randomness.
 
+pub mod array;
 pub mod artifact;
 pub mod checkpoint;
+pub mod dataset;
+pub mod dependency;
 pub mod error;
 pub mod failure;
 pub mod health;
@@ -17,6 +20,7 @@ pub mod log_rule;
 pub mod metrics;
 pub mod provenance;
 pub mod record;
+pub mod reservation;
 pub mod retention;
 pub mod scheduler;
 pub mod secret;
@@ -26,8 +30,13 @@ pub mod time;
 pub mod validate;
 pub mod worker;
 
+pub use array::*;
 pub use artifact::*;
 pub use checkpoint::*;
+pub use dataset::{
+    CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset, is_bucket_name,
+};
+pub use dependency::*;
 pub use error::*;
 pub use failure::*;
 pub use health::*;
@@ -38,6 +47,7 @@ pub use log_rule::*;
 pub use metrics::{BadLine, MetricPoint, MetricSeries, TaskMetrics};
 pub use provenance::*;
 pub use record::*;
+pub use reservation::*;
 pub use retention::*;
 pub use scheduler::*;
 pub use secret::*;

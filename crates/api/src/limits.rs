@@ -47,8 +47,20 @@ pub const GPU_NAME_CHARS: usize = 96;
 pub const GPU_REASON_CHARS: usize = 256;
 /// Most nodes of a task.
 pub const NODE_COUNT_MAX: i64 = 4_096;
+/// Most tasks and arrays one task may depend on.
+pub const DEPENDENCIES_MAX: usize = 1_000;
+/// Most tasks of an array.
+pub const ARRAY_TASKS_MAX: usize = 10_000;
+/// Greatest index of an array.
+pub const ARRAY_INDEX_MAX: u32 = 999_999_999;
+/// Longest text that says which indices an array has, code points.
+pub const ARRAY_CHARS: usize = 64 << 10;
+/// Most that the request of an array may come to when each of its tasks has it, bytes.
+pub const ARRAY_BYTES: usize = 64 << 20;
 /// Longest `gpu_type`, code points.
 pub const GPU_TYPE_CHARS: usize = 64;
+/// Longest time that a reservation waits for a task, minutes: a week.
+pub const RESERVATION_MINUTES_MAX: i64 = 7 * 24 * 60;
 /// Most retries a task may ask for.
 pub const MAX_RETRIES_MAX: i64 = 10;
 /// Longest `time_limit_s`: 365 days, seconds.
@@ -83,6 +95,14 @@ pub const ARTIFACT_BYTES: u64 = 50 << 30;
 pub const CHECKPOINT_FILES_MAX: usize = 1_000;
 /// Body that lists the files of a checkpoint, bytes.
 pub const CHECKPOINT_BODY_BYTES: usize = 8 << 20;
+/// Most data sets of one task.
+pub const DATASETS_PER_TASK: usize = 64;
+/// Longest source of a data set, code points.
+pub const DATASET_SOURCE_CHARS: usize = 2_048;
+/// Most data sets that can be registered.
+pub const DATASETS_MAX: usize = 10_000;
+/// Most data sets a worker says that it holds: those used last.
+pub const DATASETS_HELD_MAX: usize = 256;
 /// Largest text message on the worker link, bytes.
 pub const LINK_MESSAGE_BYTES: usize = 8 << 20;
 /// Largest run of log bytes in one link message.

@@ -2,13 +2,17 @@
 //! knows itself. `docs/provenance.md` describes each field.
 
 use crate::{
+    array::ArraySpec,
     artifact::Artifact,
+    dataset::Dataset,
     error::Problem,
     failure::FailureCause,
     ids::{AttemptEpoch, AttemptId, TaskId, WorkerId},
+    image::ImageName,
     limits,
     record::{AttemptPhase, TaskSpec},
-    task::{CreateTaskRequest, DatasetSpec},
+    snapshot::is_sha256_hex,
+    task::CreateTaskRequest,
     time::Micros,
 };
 use serde::{Deserialize, Serialize};
@@ -145,9 +149,9 @@ pub struct DatasetFacts {
 /// The image that a container was made of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ImageFacts {
-    /// Its name, as resolved.
+    /// Its full name, without tag and digest.
     pub image: String,
-    /// Its digest.
+    /// The digest under which its registry has it; its id where none does.
     pub digest: String,
     /// Who ran it, such as `podman 5.4.2`.
     pub engine: String,
@@ -292,7 +296,8 @@ pub struct RunManifest {
     pub task: ManifestTask,
     /// The attempt.
     pub attempt: ManifestAttempt,
-    /// What was run, as `POST /v1/tasks` takes it, with the defaults filled in. Values of `env` are `***` for everyone
+    /// What was run, as `POST /v1/tasks` takes it, with the defaults filled in, and the digest of the image and the hashes
+    /// of data sets as they were found. Values of `env` are `***` for everyone
     /// but the owner; secrets stand in it by name.
     pub spec: CreateTaskRequest,
     /// Variables of `env` that set a seed.
@@ -319,7 +324,8 @@ pub fn is_seed(name: &str) -> bool {
 }
 
 impl TaskSpec {
-    /// The request that submits the same again, with every default filled in.
+    /// The request that submits the same again, with every default filled in. What it waited for is not part of it, nor
+    /// the reservation that it used up; of an array it is one index.
     pub fn request(&self, priority: u8) -> CreateTaskRequest {
         // Every field by name, on both sides: a new one must be thought of here.
         let Self {
@@ -345,6 +351,9 @@ impl TaskSpec {
             resume_from,
             source,
             rerun_of: _,
+            datasets,
+            depends_on: _,
+            array,
         } = self;
         let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         CreateTaskRequest {
@@ -354,7 +363,7 @@ impl TaskSpec {
             entrypoint: entrypoint.clone(),
             snapshot_id: snapshot_id.clone(),
             datasets: Vec::new(),
-            dataset_specs: Vec::<DatasetSpec>::new(),
+            dataset_specs: datasets.iter().map(Dataset::to_spec).collect(),
             cpu: Some(number(demand.cpu)),
             memory_gb: Some(number(demand.memory_gb)),
             gpu: Some(number(demand.gpu)),
@@ -372,6 +381,28 @@ impl TaskSpec {
             secrets: secrets.clone(),
             node_count: Some(number(demand.nodes)),
             source: source.clone(),
+            reservation_id: None,
+            depends_on: Vec::new(),
+            array: array.map(|array| ArraySpec::one(array.index)),
+        }
+    }
+}
+
+impl CreateTaskRequest {
+    /// Declares what was found when it ran, in place of names that may mean something else tomorrow: the image by
+    /// digest, data sets by hash.
+    pub fn pin(&mut self, found: &Provenance) {
+        if let (Some(asked), Some(image)) = (&self.image, &found.image)
+            && let Ok(name) = asked.parse::<ImageName>()
+            && let Ok(exact) = format!("{}@{}", name.repository(), image.digest).parse::<ImageName>()
+        {
+            self.image = Some(exact.to_string());
+        }
+        for spec in &mut self.dataset_specs {
+            let facts = found.datasets.iter().find(|facts| spec.name.as_ref() == Some(&facts.name));
+            if let Some(facts) = facts.filter(|facts| is_sha256_hex(&facts.sha256)) {
+                spec.sha256 = Some(facts.sha256.clone());
+            }
         }
     }
 }
@@ -379,6 +410,7 @@ impl TaskSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::DatasetSpec;
 
     #[test]
     fn a_source_is_checked_and_holds_no_password() {
@@ -403,6 +435,40 @@ mod tests {
             let source = Source { remote: Some(remote.into()), ..good.clone() };
             assert_eq!(source.problems().is_empty(), remote == shown, "{remote}");
         }
+    }
+
+    #[test]
+    fn what_was_found_is_declared() {
+        let spec = |name: &str, sha256: Option<&str>| DatasetSpec {
+            name: Some(name.into()),
+            sha256: sha256.map(Into::into),
+            ..DatasetSpec::default()
+        };
+        let facts = |name: &str, sha256: &str| DatasetFacts {
+            name: name.into(),
+            source: String::new(),
+            sha256: sha256.into(),
+            size_bytes: 1,
+            mount_path: "/d".into(),
+        };
+        let hash = "a".repeat(64);
+        let mut request = CreateTaskRequest {
+            image: Some("docker.io/library/python:3.12".into()),
+            dataset_specs: vec![spec("a", None), spec("b", None), spec("c", Some("declared"))],
+            ..CreateTaskRequest::default()
+        };
+        let image = |digest: &str| ImageFacts { image: "x".into(), digest: digest.into(), engine: "podman".into() };
+        request.pin(&Provenance { image: Some(image("no digest")), ..Provenance::default() });
+        assert_eq!(request.image.as_deref(), Some("docker.io/library/python:3.12"));
+        let found = Provenance {
+            image: Some(image(&format!("sha256:{hash}"))),
+            datasets: vec![facts("a", &hash), facts("b", "no hash")],
+            ..Provenance::default()
+        };
+        request.pin(&found);
+        assert_eq!(request.image, Some(format!("docker.io/library/python@sha256:{hash}")));
+        let hashes: Vec<_> = request.dataset_specs.iter().map(|spec| spec.sha256.as_deref()).collect();
+        assert_eq!(hashes, [Some(hash.as_str()), None, Some("declared")]);
     }
 
     #[test]

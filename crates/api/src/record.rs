@@ -2,8 +2,11 @@
 //! are shared so that the scheduler and the store need not know each other.
 
 use crate::{
+    array::ArrayMember,
+    dataset::Dataset,
+    dependency::Dependency,
     failure::FailureCause,
-    ids::{AttemptEpoch, AttemptId, KeyId, TaskId, WorkerId},
+    ids::{AttemptEpoch, AttemptId, KeyId, ReservationId, TaskId, WorkerId},
     key::Role,
     link::Outcome,
     log_rule::LogRuleMatch,
@@ -37,6 +40,9 @@ pub struct Demand {
     /// Whether it runs in a container.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub image: bool,
+    /// It runs on the GPUs of this reservation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<ReservationId>,
 }
 
 const fn one() -> u32 {
@@ -102,6 +108,9 @@ pub struct TaskSpec {
     /// Longest time without a word in its log or metrics, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_after_s: Option<u32>,
+    /// Its data sets, in the order of the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<Dataset>,
     /// The task whose checkpoint the first attempt starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
@@ -111,6 +120,12 @@ pub struct TaskSpec {
     /// The task that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<TaskId>,
+    /// What must have ended before it is placed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Dependency>,
+    /// Which task of which array it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<ArrayMember>,
 }
 
 const fn user() -> Role {
@@ -130,6 +145,10 @@ pub struct TaskState {
     pub queued_since: Micros,
     /// Time spent queued before that, microseconds.
     pub waited_before: i64,
+    /// Whether it waits for something else than room: for what it depends on, or for its turn within its array.
+    /// It is queued, but the time does not count.
+    #[serde(default)]
+    pub blocked: bool,
     /// Not placed before this instant (backoff).
     pub not_before: Option<Micros>,
     /// The current attempt; none while queued.

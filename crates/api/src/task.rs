@@ -1,8 +1,11 @@
 //! Tasks as the API shows them and takes them.
 
 use crate::{
+    array::ArraySpec,
+    dataset::{Dataset, DatasetSpec},
+    dependency::Dependency,
     failure::{Failure, RetryRule},
-    ids::{AttemptId, TaskId, WorkerId},
+    ids::{AttemptId, ReservationId, TaskId, WorkerId},
     log_rule::LogAction,
     provenance::Source,
     record::{TaskSpec, TaskState},
@@ -132,6 +135,9 @@ pub struct Task {
     /// Names of its data sets.
     #[serde(default)]
     pub datasets: Vec<String>,
+    /// The same as it gets them: names are looked up once, at the submit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dataset_specs: Vec<DatasetSpec>,
     /// Cores.
     pub cpu: i32,
     /// Memory, GiB; 0: nothing reserved.
@@ -174,6 +180,25 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub rerun_of: Option<TaskId>,
+    /// The reservation on whose GPUs it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub reservation_id: Option<ReservationId>,
+    /// What must have ended before it is placed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Dependency>,
+    /// Whether it waits for what it depends on, or for others of its array to end; absent: no. While it does it is
+    /// `queued`, but its priority does not age.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blocked: bool,
+    /// The array it is a task of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false)]
+    pub array_id: Option<TaskId>,
+    /// Its index in the array.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub array_index: Option<i64>,
     /// Environment; values are `***` for everyone but the owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -271,23 +296,6 @@ pub struct QueueStats {
     pub workers: i64,
 }
 
-/// A data set named in a task.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-pub struct DatasetSpec {
-    /// Name for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Where it comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// Expected SHA-256, lower-case hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
-    /// Where the task sees it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mount_path: Option<String>,
-}
-
 /// Asks for a new task. On the wire this is read by [`crate::validate::create_task`], which reports
 /// every problem at once; the derive serves clients and the document.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -317,10 +325,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 512, nullable = false, example = "python:3.12-slim")]
     pub image: Option<String>,
-    /// Names of data sets. Not supported yet: must be empty.
+    /// Names of data sets: of `GET /v1/datasets`, or of `dataset_specs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<String>,
-    /// Data sets with their sources. Not supported yet: must be empty.
+    /// Data sets with their sources; without a source, a registered one under another `mount_path`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dataset_specs: Vec<DatasetSpec>,
     /// CPU cores requested; absent: 1.
@@ -379,6 +387,21 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub source: Option<Source>,
+    /// An own reservation (`POST /v1/scheduler/reservations`) on whose GPUs it runs. It keeps them until it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reservation_id: Option<ReservationId>,
+    /// Tasks and arrays that must have ended before this one is placed: ids, which means that they must have ended
+    /// well, or objects of `id` and `on`. When one that must end well does not, this task ends as `failed`, cause
+    /// `dependency`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1000)]
+    pub depends_on: Vec<Dependency>,
+    /// Makes an array: a task for each of these indices, all or none, with an id each. Ranges, single indices and ranges
+    /// with a step; after `%` the most tasks that run at once. The answer is the first of the tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, max_length = 65536, nullable = false, example = "0-9,20,30-40:2%4")]
+    pub array: Option<ArraySpec>,
     /// Extra environment variables of the process. Names beginning with `FETCHML_` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -414,6 +437,10 @@ pub struct TaskListQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(nullable = false)]
     pub job_name: Option<String>,
+    /// Only tasks of this array.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, nullable = false)]
+    pub array_id: Option<TaskId>,
     /// Only tasks older than this one (keyset paging: pass the last id of the page before).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>, nullable = false)]
@@ -426,7 +453,8 @@ pub struct TaskListQuery {
 /// Effective priority = priority + time queued / aging interval, time queued being the sum of all
 /// stays in the queue (microseconds) until `now`.
 pub fn priority_aged(state: &TaskState, now: Micros, aging_interval_s: i64) -> f64 {
-    let queued_now = if state.status == TaskStatus::Queued { now.since(state.queued_since).max(0) } else { 0 };
+    let queued_now =
+        if state.status == TaskStatus::Queued && !state.blocked { now.since(state.queued_since).max(0) } else { 0 };
     let waited = state.waited_before.saturating_add(queued_now) as f64;
     f64::from(state.priority) + waited / (aging_interval_s.max(1) as f64 * crate::time::SECOND as f64)
 }
@@ -451,7 +479,8 @@ impl Task {
             args: spec.args.clone(),
             snapshot_id: spec.snapshot_id.clone(),
             image: spec.image.clone(),
-            datasets: Vec::new(),
+            datasets: spec.datasets.iter().map(|dataset| dataset.name.clone()).collect(),
+            dataset_specs: spec.datasets.iter().map(Dataset::to_spec).collect(),
             cpu: spec.demand.cpu as i32,
             memory_gb: spec.demand.memory_gb as i32,
             gpu: spec.demand.gpu as i32,
@@ -468,6 +497,11 @@ impl Task {
             resume_from: spec.resume_from,
             source: spec.source.clone(),
             rerun_of: spec.rerun_of,
+            reservation_id: spec.demand.reservation,
+            depends_on: spec.depends_on.clone(),
+            blocked: state.blocked && state.status == TaskStatus::Queued,
+            array_id: spec.array.map(|array| array.id),
+            array_index: spec.array.map(|array| i64::from(array.index)),
             env: spec.env.clone(),
             secrets: spec.secrets.clone(),
             metadata: spec.metadata.clone(),

@@ -12,6 +12,8 @@ pub(crate) const LOG_END_SILENCE: Duration = Duration::from_secs(30);
 pub(crate) const SPARKLINE_CHARS: usize = 24;
 /// Points that such a course is made of.
 pub(crate) const SPARKLINE_POINTS: i64 = 240;
+/// How often `wait` looks at an array.
+pub(crate) const ARRAY_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often `metrics --watch` looks.
 pub(crate) const METRICS_WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Largest configuration, profile or key file, bytes.

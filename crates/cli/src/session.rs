@@ -10,7 +10,7 @@ use clap::Args;
 use fetchml_api::{TaskId, TaskListQuery};
 use fetchml_client::Client;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -53,7 +53,7 @@ pub(crate) struct Session {
 type LastTasks = BTreeMap<String, TaskId>;
 
 impl Session {
-    /// Finds a task by its id, by the beginning or end of one, or by `@last`.
+    /// Finds a task, or an array, by its id, by the beginning or end of one, or by `@last`.
     pub(crate) async fn task_id(&self, text: &str) -> anyhow::Result<TaskId> {
         if text == "@last" {
             let last = last_path().map(|path| read_last(&path)).unwrap_or_default();
@@ -83,11 +83,14 @@ impl Session {
         let tasks = self.client.tasks(&query).await?.tasks;
         let matches: Vec<TaskId> = tasks
             .iter()
-            .map(|task| task.id)
+            .flat_map(|task| [Some(task.id), task.array_id])
+            .flatten()
             .filter(|id| {
                 let id = id.to_string();
                 id.starts_with(part) || id.ends_with(part)
             })
+            .collect::<BTreeSet<_>>()
+            .into_iter()
             .collect();
         match matches[..] {
             [id] => Ok(id),

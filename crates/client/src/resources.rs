@@ -7,10 +7,11 @@ use crate::{
     limits,
 };
 use fetchml_api::{
-    ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateKeyRequest,
-    CreateTaskRequest, CreatedKey, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PutSecretRequest,
-    QueueStats, SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskId, TaskList,
-    TaskListQuery, Worker, WorkerId,
+    ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateDatasetRequest,
+    CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList, GcReport, GcStatus,
+    HealthResponse, KeyId, KeyInfo, KeyList, PutSecretRequest, QueueStats, RegisteredDataset, Reservation,
+    ReservationId, SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId,
+    TaskList, TaskListQuery, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -67,6 +68,19 @@ impl Client {
     pub async fn delete(&self, id: TaskId, purge: bool) -> Result<(), ClientError> {
         let query: &[_] = if purge { &[("purge", "true")] } else { NO_QUERY };
         self.delete_path(&format!("/v1/tasks/{id}"), query).await
+    }
+
+    /// An array, its tasks counted; none when there is none.
+    pub async fn array(&self, id: TaskId) -> Result<Option<TaskArray>, ClientError> {
+        match self.get_json(&format!("/v1/arrays/{id}"), NO_QUERY).await {
+            Err(ClientError::Api { status: 404, .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Asks to cancel all tasks of an array that have not ended; repeating it changes nothing.
+    pub async fn array_cancel(&self, id: TaskId) -> Result<(), ClientError> {
+        self.delete_path(&format!("/v1/arrays/{id}"), NO_QUERY).await
     }
 
     /// Counts over the queue.
@@ -130,6 +144,56 @@ impl Client {
     /// How far the last collection is.
     pub async fn gc_status(&self) -> Result<GcStatus, ClientError> {
         self.get_json("/v1/admin/gc", NO_QUERY).await
+    }
+
+    /// All registered data sets, by name.
+    pub async fn datasets(&self) -> Result<Vec<RegisteredDataset>, ClientError> {
+        let list: DatasetList = self.get_json("/v1/datasets", NO_QUERY).await?;
+        Ok(list.datasets)
+    }
+
+    /// A registered data set.
+    pub async fn dataset(&self, name: &str) -> Result<RegisteredDataset, ClientError> {
+        self.get_json(&dataset_path(name), NO_QUERY).await
+    }
+
+    /// Registers a data set. Doing it again changes nothing.
+    pub async fn dataset_create(&self, request: &CreateDatasetRequest) -> Result<RegisteredDataset, ClientError> {
+        let response = self
+            .send(Repeat::Idempotent, || {
+                self.request(Method::POST, "/v1/datasets").timeout(limits::ANSWER_TIMEOUT).json(request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Forgets a registered data set.
+    pub async fn dataset_delete(&self, name: &str) -> Result<(), ClientError> {
+        self.delete_path(&dataset_path(name), NO_QUERY).await
+    }
+
+    /// Reservations that are active or claimed.
+    pub async fn reservations(&self) -> Result<Vec<Reservation>, ClientError> {
+        self.get_json("/v1/scheduler/reservations", NO_QUERY).await
+    }
+
+    /// Sets GPUs aside. Unknown fields are refused.
+    pub async fn reserve(&self, request: &CreateReservationRequest) -> Result<Reservation, ClientError> {
+        let key = uuid::Uuid::new_v4().to_string();
+        let response = self
+            .send(Repeat::OnlyIfRefused, || {
+                self.request(Method::POST, "/v1/scheduler/reservations?strict=true")
+                    .header("idempotency-key", &key)
+                    .timeout(limits::ANSWER_TIMEOUT)
+                    .json(request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Gives a reservation up.
+    pub async fn release(&self, id: ReservationId) -> Result<(), ClientError> {
+        self.delete_path(&format!("/v1/scheduler/reservations/{id}"), NO_QUERY).await
     }
 
     /// Own secrets, without their values.
@@ -264,4 +328,9 @@ impl Client {
         }
         Ok(ByteStream::of(self.url(), response))
     }
+}
+
+fn dataset_path(name: &str) -> String {
+    // A slash would lead to another path.
+    format!("/v1/datasets/{}", encode_path(name).replace('/', "%2F"))
 }

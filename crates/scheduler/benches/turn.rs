@@ -18,7 +18,7 @@ use fetchml_api::{
 };
 use fetchml_scheduler::{Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -163,11 +163,15 @@ impl<'a> Bench<'a> {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             priority: 3 + (n % 5) as u8,
             role: Role::Admin,
             max_retries: 0,
             time_limit_s: n.is_multiple_of(2).then_some(3_600),
+            depends_on: [].into(),
+            broken_by: None,
+            array: None,
             lease: Lease::AsSet,
         }
     }
@@ -222,6 +226,8 @@ impl<'a> Bench<'a> {
             workers: state.workers.into_values().collect(),
             shares: state.shares.into_values().collect(),
             quotas: Vec::new(),
+            reservations: Vec::new(),
+            ended: BTreeMap::new(),
         };
         let started = Instant::now();
         let core = Scheduler::restore(Settings { incarnation: 2, ..Settings::default() }, self.now, rows);

@@ -1,11 +1,14 @@
 //! What the core is told and what it decides: the whole surface between the pure scheduler and the
 //! driver that owns it.
 
+use crate::dependency::ArrayOf;
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, Quota, QuotaRecord,
-    QuotaScope, Role, ShareRecord, TaskId, TaskState, WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, DatasetKey, Demand, Dependency, FailureCause,
+    Gpu, Quota, QuotaRecord, QuotaScope, ReservationId, ReservationRecord, Role, ShareRecord, TaskId, TaskState,
+    WorkerId, WorkerRecord,
     link::{Held, Report},
 };
+use std::sync::Arc;
 
 /// A task that entered the system: only what scheduling needs. The rest of the task never enters
 /// the core.
@@ -27,6 +30,31 @@ pub struct NewTask {
     pub time_limit_s: Option<u32>,
     /// How long its attempts outlive the silence of their worker.
     pub lease: Lease,
+    /// What must have ended before. All of an array name the same. On submit none of it has ended.
+    pub depends_on: Arc<[Dependency]>,
+    /// Of what it depends on, something that had ended before the submit, and not as it had to.
+    pub broken_by: Option<TaskId>,
+    /// The array it is of.
+    pub array: Option<ArrayOf>,
+}
+
+/// GPUs that a user wants set aside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewReservation {
+    /// The reservation; ids order by when they were made.
+    pub id: ReservationId,
+    /// Who made it.
+    pub user_id: String,
+    /// Role in which the user acted, for quotas.
+    pub role: Role,
+    /// GPUs per node; at least 1.
+    pub gpu_count: u32,
+    /// Token that the device names must hold, any case.
+    pub gpu_type: Option<String>,
+    /// Nodes; at least 1.
+    pub node_count: u32,
+    /// How long it waits for a task once all GPUs are held; at least 1.
+    pub expires_minutes: u32,
 }
 
 /// How long an attempt outlives the silence of its worker before it is given up.
@@ -70,10 +98,19 @@ pub enum Drain {
 pub enum Event {
     /// A validated task was submitted.
     TaskSubmitted(NewTask),
+    /// A validated array was submitted: its tasks, which differ only in their ids. All of them enter, or none.
+    ArraySubmitted(Vec<NewTask>),
     /// A user asked to stop a task.
     CancelRequested {
         /// The task.
         task: TaskId,
+        /// Who asked.
+        by: String,
+    },
+    /// A user asked to stop all tasks of an array.
+    ArrayCancelRequested {
+        /// The array.
+        array: TaskId,
         /// Who asked.
         by: String,
     },
@@ -94,6 +131,15 @@ pub enum Event {
         scope: QuotaScope,
         /// How much, in place of what was set before.
         quota: Quota,
+        /// Who asked.
+        by: String,
+    },
+    /// A user asked for GPUs to be set aside.
+    ReservationRequested(NewReservation),
+    /// A user asked to give up a reservation.
+    ReleaseRequested {
+        /// The reservation.
+        reservation: ReservationId,
         /// Who asked.
         by: String,
     },
@@ -167,6 +213,20 @@ pub enum Event {
         /// What happened.
         report: Report,
     },
+    /// A task, just submitted or restored, needs data sets: it goes rather where they are.
+    DatasetsWanted {
+        /// The task.
+        task: TaskId,
+        /// What it needs.
+        datasets: Vec<DatasetKey>,
+    },
+    /// A worker said which data sets it holds.
+    DatasetsHeld {
+        /// The worker.
+        worker: WorkerId,
+        /// All of them, the last used first.
+        datasets: Vec<DatasetKey>,
+    },
     /// Nothing but time passed.
     TimePassed,
     /// The batch is complete: place what can be placed. The driver ends every turn with this.
@@ -188,6 +248,8 @@ pub enum Effect {
     PutShare(ShareRecord),
     /// Write a quota that was set.
     PutQuota(QuotaRecord),
+    /// Insert or update a reservation. Also tells streams.
+    PutReservation(ReservationRecord),
     /// Add to what the store counts as used by a task's user and experiment.
     AddUsage {
         /// The task.
@@ -277,10 +339,51 @@ pub enum Refusal {
         /// The quota.
         limit: u32,
     },
+    /// Something that the task depends on has ended meanwhile: how must be looked up.
+    DependencyEnded,
     /// The user's tasks go up to this priority.
     Priority {
         /// The highest.
         limit: u8,
+    },
+    /// With what the user has already it would be more GPUs than this.
+    GpusInUse {
+        /// The quota.
+        limit: u32,
+        /// What the user has.
+        has: u64,
+    },
+    /// No workers that take work have as many GPUs that are not reserved.
+    NotEnough {
+        /// How many of the type there are, on all workers together.
+        unreserved: u32,
+    },
+    /// A reservation cannot be had, or not be released.
+    Claim(ClaimRefusal),
+}
+
+/// Why a task may not have a reservation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClaimRefusal {
+    /// It has expired, or never was.
+    Unknown,
+    /// It is another user's.
+    Foreign,
+    /// A task has it already.
+    Claimed {
+        /// The task.
+        task: TaskId,
+    },
+    /// It is for one task.
+    Several,
+    /// The task asks for something else.
+    DoesNotFit {
+        /// The GPUs per node, when the task asks for more or for none.
+        gpus: Option<u32>,
+        /// The nodes, when the task asks for more.
+        nodes: Option<u32>,
+        /// Whether the GPUs may be of another type.
+        other_type: bool,
     },
 }
 

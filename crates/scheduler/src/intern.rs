@@ -55,14 +55,16 @@ impl<K: Ord + Clone, V> Interner<K, V> {
     }
 
     /// One use less; the value leaves with its last.
-    pub(crate) fn release(&mut self, id: u32) {
+    pub(crate) fn release(&mut self, id: u32) -> Option<V> {
         let entry = self.entry_mut(id);
         entry.uses -= 1;
         if entry.uses == 0 {
             let entry = self.entries[id as usize].take().expect("the entry was just read");
             self.ids.remove(&entry.key);
             self.free.push(id);
+            return Some(entry.value);
         }
+        None
     }
 
     pub(crate) fn key(&self, id: u32) -> &K {

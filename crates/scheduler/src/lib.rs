@@ -9,6 +9,8 @@
 mod attempt;
 mod audit;
 mod contest;
+mod datasets;
+mod dependency;
 mod drain;
 mod ending;
 pub mod event;
@@ -23,6 +25,7 @@ mod placement;
 mod queue;
 mod quota;
 mod report;
+mod reservation;
 mod restore;
 mod session;
 mod settings;
@@ -33,18 +36,22 @@ mod timers;
 mod view;
 mod worker;
 
+pub use dependency::{ArrayOf, BlockedBy};
 pub use event::*;
 pub use restore::{DurableState, DurableTask, Rows};
 pub use settings::Settings;
 pub use task::priority_aged;
 
 use attempt::Attempt;
+use datasets::Datasets;
+use dependency::Groups;
 use fetchml_api::{AttemptId, Micros, TaskId};
 use fleet::Fleet;
 use hold::Hold;
 use intern::Interner;
 use queue::{PerSlot, Queues};
 use quota::Quotas;
+use reservation::Reservations;
 use share::Account;
 use std::collections::{BTreeMap, BTreeSet};
 use task::Task;
@@ -53,7 +60,7 @@ use timers::Timers;
 /// The core. Holds every task that has not ended, their current attempts, and all workers.
 ///
 /// Volatile, and so not in [`Scheduler::durable_state`]: link state, last sign of life and leases of
-/// workers, holds, their mean slot occupancy, which attempts are assigned ahead, and patience with those.
+/// workers, holds, their mean slot occupancy, which attempts are assigned ahead, patience with those, and data sets.
 #[derive(Debug)]
 pub struct Scheduler {
     settings: Settings,
@@ -67,11 +74,14 @@ pub struct Scheduler {
     dirty: BTreeSet<u32>,
     queues: Queues,
     quotas: Quotas,
-    /// Tasks in backoff: queued, but in no queue.
+    groups: Groups,
+    /// Tasks in backoff, and blocked ones: queued, but in no queue.
     delayed: PerSlot<usize>,
     attempts: BTreeMap<AttemptId, Attempt>,
     fleet: Fleet,
+    datasets: Datasets,
     holds: BTreeMap<TaskId, Hold>,
+    reservations: Reservations,
     timers: Timers,
 }
 
@@ -86,10 +96,13 @@ impl Scheduler {
             dirty: BTreeSet::new(),
             queues: Queues::new(),
             quotas: Quotas::new(&settings.quotas),
+            groups: Groups::new(),
             delayed: PerSlot::default(),
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
+            datasets: Datasets::default(),
             holds: BTreeMap::new(),
+            reservations: Reservations::default(),
             timers: Timers::default(),
             settings,
         }
@@ -106,12 +119,16 @@ impl Scheduler {
 
     fn on_event(&mut self, event: Event, effects: &mut Vec<Effect>) -> Answer {
         match event {
-            Event::TaskSubmitted(new) => self.on_task_submitted(&new, effects),
+            Event::TaskSubmitted(new) => self.on_tasks_submitted(std::slice::from_ref(&new), effects),
+            Event::ArraySubmitted(tasks) => self.on_tasks_submitted(&tasks, effects),
             Event::CancelRequested { task, by } => self.on_cancel_requested(task, &by, effects),
+            Event::ArrayCancelRequested { array, by } => self.on_array_cancel_requested(array, &by, effects),
             Event::PriorityRequested { task, priority, by, role } => {
                 self.on_priority_requested(task, priority, &by, role, effects)
             }
             Event::QuotaRequested { scope, quota, by } => self.on_quota_requested(scope, quota, &by, effects),
+            Event::ReservationRequested(new) => self.on_reservation_requested(&new, effects),
+            Event::ReleaseRequested { reservation, by } => self.on_release_requested(reservation, &by, effects),
             Event::DrainRequested { worker, mode, by } => self.on_drain_requested(worker, mode, &by, effects),
             Event::UndrainRequested { worker, by } => self.on_undrain_requested(worker, &by, effects),
             Event::WorkerChecked { worker, unfit } => self.on_worker_checked(worker, unfit, effects),
@@ -126,6 +143,8 @@ impl Scheduler {
                 let fence = report::Fence { worker, attempt, task, epoch };
                 self.on_attempt_reported(fence, report, effects)
             }
+            Event::DatasetsWanted { task, datasets } => self.on_datasets_wanted(task, datasets),
+            Event::DatasetsHeld { worker, datasets } => self.on_datasets_held(worker, datasets),
             Event::TimePassed => self.on_time_passed(effects),
             Event::TurnEnded => {
                 self.on_time_passed(effects);
@@ -144,8 +163,9 @@ impl Scheduler {
     }
 
     /// The earliest instant at which [`Event::TimePassed`] will do something: the end of a backoff, of
-    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence.
+    /// a lease, of patience with an attempt assigned ahead, of a reservation, or of a worker's silence. At once while something is
+    /// left to follow from what has ended.
     pub fn next_deadline(&self) -> Option<Micros> {
-        self.timers.next()
+        if self.groups.are_settled() { self.timers.next() } else { Some(self.now) }
     }
 }

@@ -20,6 +20,9 @@ use std::collections::BTreeSet;
 impl Scheduler {
     pub(crate) fn on_turn_ended(&mut self, effects: &mut Vec<Effect>) -> Answer {
         let epochs_before = self.epochs_used;
+        let settled = self.groups.are_settled();
+        self.follow_ends(effects);
+        self.review_reservations(effects);
         self.review_holds();
         self.place_held(effects);
         for kind in [SlotKind::Service, SlotKind::Batch] {
@@ -27,7 +30,7 @@ impl Scheduler {
             self.backfill(kind, effects);
         }
         self.place_ahead(effects);
-        if self.epochs_used == epochs_before { Answer::Unchanged } else { Answer::Done }
+        if self.epochs_used == epochs_before && settled { Answer::Unchanged } else { Answer::Done }
     }
 
     /// Places heads in the order of the contest. One that fits nowhere stops its shape until there is
@@ -74,10 +77,20 @@ impl Scheduler {
     fn find_places(&self, head: Head, kind: SlotKind, most: Option<Amounts>) -> Option<Vec<Place>> {
         let needs = self.queues.shapes.key(head.shape);
         let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
-        match (self.fleet.grown_since(kind, self.queues.stopped_at(head.shape)), most) {
+        if needs.demand.reservation.is_some() {
+            return self.fleet.pick(head.task(), needs, tokens);
+        }
+        let places = match (self.fleet.grown_since(kind, self.queues.stopped_at(head.shape)), most) {
             (Some(_), Some(most)) if !most.covers(&needs.demand) => None,
             (Some(grown), _) => self.fleet.pick_grown(grown, head.task(), needs, tokens),
             (None, _) => self.fleet.pick(head.task(), needs, tokens),
+        };
+        match (places, self.datasets.wanted_by(head.task())) {
+            (Some(mut places), Some(wanted)) if places.len() == 1 => {
+                let at_hand = |worker| self.datasets.at_hand(wanted, worker);
+                Some(vec![self.fleet.rather(places.remove(0), head.task(), needs, tokens, at_hand)])
+            }
+            (places, _) => places,
         }
     }
 

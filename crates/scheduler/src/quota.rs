@@ -1,6 +1,7 @@
 //! How much a user may have at once. A quota makes tasks wait; a submit is refused only when too many
 //! tasks of the user wait already, or when the task alone asks for more than it may ever have.
 
+use crate::NewTask;
 use crate::{
     Answer, Effect, Scheduler, audit,
     event::Refusal,
@@ -49,14 +50,17 @@ pub(crate) fn stops(quota: &Quota, account: &Account, demand: &Demand) -> Option
     if let Some(limit) = quota.running.filter(|&limit| account.attempts >= limit) {
         return Some(Refusal::Running { limit });
     }
-    let gpus = account.held.gpu + Amounts::of(demand).gpu;
-    quota.gpus.filter(|&limit| demand.gpu > 0 && gpus > u64::from(limit)).map(|limit| Refusal::Gpus { limit })
+    // Those of a reservation count already.
+    let counts = demand.gpu > 0 && demand.reservation.is_none();
+    let gpus = account.gpus() + Amounts::of(demand).gpu;
+    quota.gpus.filter(|&limit| counts && gpus > u64::from(limit)).map(|limit| Refusal::Gpus { limit })
 }
 
 impl Scheduler {
-    /// Why a task may not even wait.
-    pub(crate) fn refuses(&self, user: &str, role: Role, demand: &Demand, priority: u8) -> Option<Refusal> {
-        let quota = self.quotas.of(user, role);
+    /// Why so many tasks may not even wait.
+    pub(crate) fn refuses(&self, new: &NewTask, count: usize) -> Option<Refusal> {
+        let NewTask { user_id: user, role, demand, priority, .. } = new;
+        let (quota, priority) = (self.quotas.of(user, *role), *priority);
         if let Some(limit) = quota.max_priority.filter(|&limit| priority > limit) {
             return Some(Refusal::Priority { limit });
         }
@@ -64,8 +68,8 @@ impl Scheduler {
         if let Some(refusal) = stops(&quota, &Account::default(), demand) {
             return Some(refusal);
         }
-        let queued = self.users.find(user).map_or(0, |id| self.users.value(id).queued);
-        quota.queued.filter(|&limit| queued >= limit).map(|limit| Refusal::Queued { limit })
+        let queued = self.users.find(user).map_or(0, |id| self.users.value(id).queued as usize);
+        quota.queued.filter(|&limit| queued + count > limit as usize).map(|limit| Refusal::Queued { limit })
     }
 
     /// Which quota of its user keeps a task from being placed now.

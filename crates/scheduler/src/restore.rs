@@ -10,10 +10,10 @@ use crate::{
     worker::Worker,
 };
 use fetchml_api::{
-    AttemptId, AttemptPhase, AttemptRecord, Demand, Micros, Quota, QuotaRecord, QuotaScope, ShareRecord, TaskId,
-    TaskState, TaskStatus, WorkerId, WorkerRecord,
+    AttemptId, AttemptPhase, AttemptRecord, Demand, Dependency, Micros, Quota, QuotaRecord, QuotaScope, ReservationId,
+    ReservationRecord, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The rows a core is restored from.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,11 @@ pub struct Rows {
     pub shares: Vec<ShareRecord>,
     /// Quotas that were set.
     pub quotas: Vec<QuotaRecord>,
+    /// Reservations that have not expired.
+    pub reservations: Vec<ReservationRecord>,
+    /// Tasks and arrays that blocked tasks depend on and that have ended, and arrays of which some tasks have: whether all
+    /// of that ended well.
+    pub ended: BTreeMap<TaskId, bool>,
 }
 
 /// What of the core outlives a restart. Left out, being volatile: link state, last sign of life,
@@ -45,6 +50,8 @@ pub struct DurableState {
     pub shares: BTreeMap<String, ShareRecord>,
     /// Quotas that were set.
     pub quotas: BTreeMap<QuotaScope, Quota>,
+    /// Reservations that have not expired.
+    pub reservations: BTreeMap<ReservationId, ReservationRecord>,
 }
 
 /// A task as far as it outlives a restart.
@@ -60,6 +67,8 @@ pub struct DurableTask {
     pub lease: Lease,
     /// Who submitted it.
     pub user_id: String,
+    /// The array it is of.
+    pub array: Option<TaskId>,
     /// The part that changes.
     pub state: TaskState,
 }
@@ -78,9 +87,12 @@ impl Scheduler {
             let account = Account::from_record(&record);
             core.users.take(record.user_id, |_| account);
         }
+        rows.reservations.into_iter().for_each(|record| core.restore_reservation(record));
+        let mut waiting = BTreeMap::new();
         for (task, state) in rows.tasks {
-            core.restore_task(&task, state);
+            waiting.extend(core.restore_task(&task, state, &rows.ended));
         }
+        core.restore_needs(waiting, &rows.ended);
         core.restore_attempts(rows.attempts);
         for (id, task) in &core.tasks {
             assert_eq!(task.status.is_active(), task.attempt().is_some(), "an active task has an attempt: {id}");
@@ -99,6 +111,7 @@ impl Scheduler {
                 time_limit_s: task.time_limit(),
                 lease: task.lease,
                 user_id: self.users.key(task.user).clone(),
+                array: self.array_of(task),
                 state: task.state(id),
             };
             (id, durable)
@@ -108,31 +121,41 @@ impl Scheduler {
             attempts: self.attempts.iter().map(|(&id, attempt)| (id, attempt.record.clone())).collect(),
             workers: self.fleet.iter().map(|(id, worker)| (id, worker.record.clone())).collect(),
             quotas: self.quotas.set().clone(),
+            reservations: self.reservations.live().clone(),
             shares: (self.users.iter())
                 .filter_map(|(_, name, account, _)| Some((name.clone(), account.record(name)?)))
                 .collect(),
         }
     }
 
-    fn restore_task(&mut self, new: &NewTask, state: TaskState) {
+    /// Gives what the group of a blocked task needs.
+    fn restore_task(
+        &mut self,
+        new: &NewTask,
+        state: TaskState,
+        ended: &BTreeMap<TaskId, bool>,
+    ) -> Option<(u32, Arc<[Dependency]>)> {
         if state.status.is_terminal() {
-            return;
+            return None;
         }
         self.count_epoch(state.epoch);
         let (id, not_before) = (state.id, state.not_before);
         let shape = self.queues.shape_take(new.demand.clone(), state.excluded_workers.clone());
         let user = self.users.take(new.user_id.clone(), |_| Account::default());
-        let task = Task::from_state(state, new, shape, user);
-        let waits = task.status == TaskStatus::Queued;
+        let mut task = Task::from_state(state, new, shape, user);
+        let needs = self.restore_member(new, ended, &mut task);
+        let (waits, blocked) = (task.status == TaskStatus::Queued, task.blocked);
         let account = self.users.value_mut(user);
         account.role = new.role;
         account.queued += u32::from(waits);
         self.tasks.insert(id, task);
         match not_before {
+            _ if blocked => *self.delayed_mut(id) += 1,
             Some(at) if waits && at > self.now => self.begin_backoff(id, at),
             _ if waits => self.enqueue(id),
             _ => {}
         }
+        needs
     }
 
     /// Attempts whose user code runs have their room; the others take what is left, oldest first, and

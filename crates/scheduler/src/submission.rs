@@ -10,25 +10,40 @@ use crate::{
 use fetchml_api::{FailureCause, Role, TaskId, TaskStatus};
 
 impl Scheduler {
-    pub(crate) fn on_task_submitted(&mut self, new: &NewTask, effects: &mut Vec<Effect>) -> Answer {
-        if self.tasks.contains_key(&new.id) {
+    /// All tasks of one request, which differ only in their ids; all are created, or none.
+    pub(crate) fn on_tasks_submitted(&mut self, tasks: &[NewTask], effects: &mut Vec<Effect>) -> Answer {
+        let Some(new) = tasks.first().filter(|new| !self.tasks.contains_key(&new.id)) else {
             return Answer::Unchanged;
-        }
-        if let Some(refusal) = self.refuses(&new.user_id, new.role, &new.demand, new.priority) {
+        };
+        let refusal = self.refuses(new, tasks.len()).or_else(|| self.refuses_needs(&new.depends_on));
+        let refusal = refusal.or_else(|| self.refuses_claim(new, tasks.len()));
+        if let Some(refusal) = refusal {
             return Answer::Refused(refusal);
         }
+        for new in tasks {
+            self.insert_task(new, effects);
+        }
+        Answer::Done
+    }
+
+    fn insert_task(&mut self, new: &NewTask, effects: &mut Vec<Effect>) {
         let id = new.id;
         let shape = self.queues.shape_take(new.demand.clone(), Vec::new());
         let user = self.users.take(new.user_id.clone(), |_| Account::default());
         self.users.value_mut(user).role = new.role;
         self.users.value_mut(user).queued += 1;
-        let task = Task::new(new, self.now, shape, user);
-        let state = task.state(id);
+        let mut task = Task::new(new, self.now, shape, user);
+        self.join_group(new, &mut task);
+        let (state, blocked) = (task.state(id), task.blocked);
         self.tasks.insert(id, task);
-        self.enqueue(id);
+        if blocked {
+            *self.delayed_mut(id) += 1;
+        } else {
+            self.enqueue(id);
+        }
         effects.push(Effect::Audit(audit::draft(self.now, &new.user_id, Action::Submit, &state, None)));
         effects.push(Effect::InsertTask(state));
-        Answer::Done
+        self.claim(id, effects);
     }
 
     pub(crate) fn on_cancel_requested(&mut self, id: TaskId, by: &str, effects: &mut Vec<Effect>) -> Answer {
@@ -93,9 +108,9 @@ impl Scheduler {
         self.queues.insert(task.shape, task.user, place);
     }
 
-    /// Takes a waiting task out of its queue, or out of its backoff.
+    /// Takes a waiting task out of its queue, or out of what else it waits for.
     pub(crate) fn unqueue(&mut self, id: TaskId) {
-        if self.end_backoff(id) {
+        if self.end_backoff(id) || self.unblock(id) {
             return;
         }
         self.drop_hold(id);

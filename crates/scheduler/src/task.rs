@@ -20,6 +20,9 @@ pub(crate) struct Task {
     pub(crate) lease: Lease,
     pub(crate) priority: u8,
     pub(crate) status: TaskStatus,
+    /// Waits for something else than room.
+    pub(crate) blocked: bool,
+    pub(crate) group: Option<u32>,
     history: Option<Box<History>>,
 }
 
@@ -58,6 +61,8 @@ impl Task {
             lease: new.lease,
             priority: new.priority,
             status: TaskStatus::Queued,
+            blocked: false,
+            group: None,
             history: None,
         }
     }
@@ -94,6 +99,8 @@ impl Task {
             lease: new.lease,
             priority: state.priority,
             status: state.status,
+            blocked: state.blocked,
+            group: None,
             history: (!fresh || history.hidden).then(|| Box::new(history)),
         }
     }
@@ -106,6 +113,7 @@ impl Task {
             priority: self.priority,
             queued_since: self.queued_since,
             waited_before: self.waited_before,
+            blocked: self.blocked,
             not_before: h.not_before,
             attempt: h.attempt,
             epoch: h.epoch,
@@ -159,7 +167,8 @@ impl Task {
 /// Priority with aging: the priority asked for plus one for each `aging_interval_s` spent queued.
 /// Works for ended tasks too.
 pub fn priority_aged(state: &TaskState, now: Micros, aging_interval_s: i64) -> f64 {
-    let waiting = if state.status == TaskStatus::Queued { now.since(state.queued_since).max(0) } else { 0 };
+    let waiting =
+        if state.status == TaskStatus::Queued && !state.blocked { now.since(state.queued_since).max(0) } else { 0 };
     let interval = aging_interval_s.max(1).saturating_mul(SECOND);
     f64::from(state.priority) + state.waited_before.saturating_add(waiting) as f64 / interval as f64
 }

@@ -14,6 +14,8 @@ pub const HEADER_BYTES: usize = 32 << 10;
 pub const JSON_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for a whole snapshot manifest.
 pub const MANIFEST_BODY_TIMEOUT: Duration = Duration::from_mins(5);
+/// How often what a new task depends on is looked up, when some of it ends meanwhile each time.
+pub const DEPENDENCY_LOOK_UPS_MAX: u32 = 10;
 /// Longest silence within the body of an upload.
 pub const UPLOAD_SILENCE: Duration = Duration::from_mins(1);
 /// Bytes of a refused body that are read and dropped, so that the client sees the answer instead of

@@ -4,6 +4,7 @@
 //! and change rows, and applies it in one transaction. Reads go over connections of their own. Decisions are
 //! made elsewhere: this crate knows rows, not scheduling.
 
+mod array;
 mod database;
 pub mod limits;
 mod migrate;

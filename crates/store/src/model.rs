@@ -3,9 +3,10 @@
 use crate::retention::Collect;
 use fetchml_api::{
     Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, Provenance, QuotaRecord,
-    SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    RegisteredDataset, ReservationId, ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId,
+    TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub use fetchml_audit::AuditRow;
 
@@ -26,6 +27,8 @@ pub enum Write {
     UsageAdd(UsageRow),
     /// A quota that was set.
     QuotaPut(QuotaRecord),
+    /// A new or changed reservation.
+    ReservationPut(ReservationRecord),
     /// A new key. A known id is refused for data.
     KeyInsert(KeyRecord),
     /// A key stops working. Repeating it changes nothing.
@@ -71,6 +74,15 @@ pub enum Write {
     },
     /// Something is not needed any more.
     Collect(Collect),
+    /// A data set under a new name. A known name is refused for data.
+    DatasetInsert(RegisteredDataset),
+    /// A data set is forgotten. An unknown name is refused for data.
+    DatasetDelete {
+        /// Its name.
+        name: String,
+        /// When.
+        at: Micros,
+    },
     /// A new value of a secret, which becomes the current one. The one before is kept while an attempt has it.
     SecretPut(SecretRecord),
     /// A secret is no more. Its value is kept while an attempt has it; repeating it changes nothing.
@@ -169,6 +181,10 @@ pub struct TaskFilter {
     pub job_name: Option<String>,
     /// Number of nodes.
     pub node_count: Option<i64>,
+    /// The reservation that it claimed.
+    pub reservation: Option<ReservationId>,
+    /// Array.
+    pub array: Option<TaskId>,
     /// Only tasks with a smaller id.
     pub before: Option<TaskId>,
     /// Matches to skip.
@@ -184,6 +200,28 @@ pub struct StoredTask {
     pub spec: Arc<TaskSpec>,
     /// Changing part.
     pub state: TaskState,
+}
+
+/// An array, as its tasks' rows say.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StoredArray {
+    /// The oldest of its tasks that is not hidden.
+    pub first: StoredTask,
+    /// How its tasks are.
+    pub counts: ArrayCounts,
+}
+
+/// How the tasks of an array are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ArrayCounts {
+    /// All that there are rows of.
+    pub tasks: i64,
+    /// Those that are not hidden, by status.
+    pub shown: BTreeMap<TaskStatus, i64>,
+    /// Whether all have ended.
+    pub is_over: bool,
+    /// Whether none has failed.
+    pub is_well: bool,
 }
 
 /// What is told of a secret without reading its value.
@@ -208,6 +246,10 @@ pub struct Restored {
     pub shares: Vec<ShareRecord>,
     /// Quotas that were set.
     pub quotas: Vec<QuotaRecord>,
+    /// Reservations that have not expired, in id order.
+    pub reservations: Vec<ReservationRecord>,
+    /// Arrays of these tasks, and what blocked ones depend on and is not among them: whether what has ended of it ended well.
+    pub ended: BTreeMap<TaskId, bool>,
     /// Greatest task id ever stored, to seed the id generator.
     pub last_task_id: Option<TaskId>,
     /// Latest time stored anywhere: logical time does not go behind it.

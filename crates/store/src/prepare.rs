@@ -2,13 +2,16 @@
 //! thread has little left to do, and data that no database takes is refused before it disturbs others.
 
 use crate::{
+    limits,
     model::{ChangeDraft, StoreError, UsageRow, Write},
     retention::Collect,
     rows, sql,
     sql::Table,
     value::{Statement, Value},
 };
-use fetchml_api::{AttemptId, AttemptRecord, AuditDraft, Provenance, SecretRecord, TaskSpec, TaskState};
+use fetchml_api::{
+    AttemptId, AttemptRecord, AuditDraft, Micros, Provenance, ReservationRecord, SecretRecord, TaskSpec, TaskState,
+};
 use sha2::{Digest as _, Sha256};
 
 /// Names in `meta` that the store itself keeps.
@@ -62,6 +65,7 @@ impl Prepared {
                 self.push(sql::USAGE_ADD, params);
             }
             Write::QuotaPut(record) => self.push(sql::QUOTA_PUT, rows::quota(&record)?),
+            Write::ReservationPut(record) => self.reservation_put(&record)?,
             Write::KeyInsert(record) => {
                 self.saw(record.created_at.0);
                 self.push(sql::KEY_INSERT, rows::key(&record)?);
@@ -97,6 +101,16 @@ impl Prepared {
                 self.collect(step)?;
             }
             Write::ProvenancePut { attempt, node, provenance } => self.provenance_put(attempt, node, &provenance)?,
+            Write::DatasetInsert(dataset) => {
+                self.saw(dataset.created_at.0);
+                let insert = Statement::new(sql::DATASET_INSERT, rows::dataset(&dataset)?);
+                self.statements.push(insert.must_change("the name of a data set is taken"));
+            }
+            Write::DatasetDelete { name, at } => {
+                self.saw(at.0);
+                let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);
+                self.statements.push(delete.must_change("no such data set"));
+            }
             Write::SecretPut(record) => self.secret_put(record)?,
             Write::SecretDelete { user_id, name } => {
                 let whose = vec![Value::text(user_id)?, Value::text(name)?];
@@ -167,7 +181,7 @@ impl Prepared {
     fn task_update(&mut self, state: &TaskState) -> Result<(), StoreError> {
         self.saw_state(state);
         let id = Value::word(state.id);
-        let mut params = Vec::with_capacity(21);
+        let mut params = Vec::with_capacity(25);
         params.push(id.clone());
         params.extend(rows::task_state(state)?);
         self.push(sql::COUNTER_LEAVE, vec![id.clone()]);
@@ -195,6 +209,17 @@ impl Prepared {
         self.push(sql::SECRET_RETIRE, whose.clone());
         self.push(sql::SECRET_RAISE, vec![id]);
         self.push(sql::SECRET_PRUNE, whose);
+        Ok(())
+    }
+
+    fn reservation_put(&mut self, record: &ReservationRecord) -> Result<(), StoreError> {
+        self.saw(record.created_at.0);
+        if let Some(at) = record.ended_at {
+            self.saw(at.0);
+            let before = Micros(at.0.saturating_sub(limits::RESERVATION_KEPT));
+            self.push(sql::RESERVATION_PRUNE, vec![before.into()]);
+        }
+        self.push(sql::RESERVATION_PUT, rows::reservation(record)?);
         Ok(())
     }
 

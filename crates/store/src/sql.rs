@@ -22,8 +22,8 @@ impl Table {
                 "INSERT INTO task (id, user_id, job_name, created_at, spec, status, priority, queued_since, \
                  waited_before, not_before, attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, \
                  retry_count, requeue_count, attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, \
-                 excluded_workers, nodes, snapshot_id, resume_from, node_count)",
-                31,
+                 excluded_workers, nodes, blocked, snapshot_id, resume_from, node_count, array_id)",
+                33,
             ),
             Self::Artifact => ("INSERT INTO artifact (attempt_id, path, size_bytes, sha256)", 4),
             Self::Audit => (
@@ -99,7 +99,7 @@ pub(crate) const TASK_UPDATE: &str = "UPDATE task SET status = $2, priority = $3
     waited_before = $5, not_before = $6, attempt = $7, epoch_incarnation = $8, epoch_n = $9, worker_id = $10, \
     started_at = $11, ended_at = $12, retry_count = $13, requeue_count = $14, attempt_count = $15, \
     cancelled_by = $16, cause = $17, exit_code = $18, signal = $19, error = $20, hidden = $21, log_rule = $22, \
-    excluded_workers = $23, nodes = $24 WHERE id = $1";
+    excluded_workers = $23, nodes = $24, blocked = $25 WHERE id = $1";
 
 /// Takes a task out of the counters as it is stored now.
 pub(crate) const COUNTER_LEAVE: &str = "UPDATE counter SET tasks = tasks - 1 \
@@ -147,6 +147,22 @@ pub(crate) const QUOTA_PUT: &str = "INSERT INTO quota (scope, name, quota) VALUE
     ON CONFLICT (scope, name) DO UPDATE SET quota = excluded.quota";
 
 pub(crate) const QUOTAS: &str = "SELECT scope, name, quota FROM quota ORDER BY scope, name";
+
+pub(crate) const RESERVATION_PUT: &str = "INSERT INTO reservation (id, user_id, gpu_count, gpu_type, node_count, \
+    expires_minutes, status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO UPDATE SET \
+    status = excluded.status, task_id = excluded.task_id, gpus_held = excluded.gpus_held, \
+    earmarks = excluded.earmarks, expires_at = excluded.expires_at, ended_at = excluded.ended_at";
+
+/// Takes away what expired before an instant and was no task's.
+pub(crate) const RESERVATION_PRUNE: &str = "DELETE FROM reservation WHERE task_id IS NULL AND ended_at < $1";
+
+pub(crate) const RESERVATION_GET: &str = "SELECT id, user_id, gpu_count, gpu_type, node_count, expires_minutes, \
+    status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at FROM reservation WHERE id = $1";
+
+pub(crate) const RESERVATIONS_LIVE: &str = "SELECT id, user_id, gpu_count, gpu_type, node_count, expires_minutes, \
+    status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at FROM reservation \
+    WHERE status <> 'expired' ORDER BY id";
 
 pub(crate) const KEY_INSERT: &str = "INSERT INTO api_key (id, user_id, role, name, digest, created_at, expires_at, \
     revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -208,6 +224,16 @@ pub(crate) const SECRETS_OF_ATTEMPT: &str = "SELECT s.id, s.user_id, s.name, s.c
     ORDER BY s.name";
 
 pub(crate) const SECRET_KEY_LAST: &str = "SELECT COALESCE(MAX(key_version), 0) FROM secret";
+pub(crate) const DATASET_INSERT: &str = "INSERT INTO dataset (name, user_id, created_at, spec) \
+    VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
+
+pub(crate) const DATASET_DELETE: &str = "DELETE FROM dataset WHERE name = $1";
+
+pub(crate) const DATASET_GET: &str = "SELECT user_id, created_at, spec FROM dataset WHERE name = $1";
+
+pub(crate) const DATASETS: &str = "SELECT user_id, created_at, spec FROM dataset ORDER BY name";
+
+pub(crate) const DATASET_COUNT: &str = "SELECT COUNT(*) FROM dataset";
 
 pub(crate) const META_PUT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
@@ -224,16 +250,27 @@ pub(crate) const CHANGE_PRUNE: &str = "DELETE FROM change \
 
 pub(crate) const TASK_COLUMNS: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task";
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task";
 
 pub(crate) const TASK_GET: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task WHERE id = $1 AND hidden = 0";
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task WHERE id = $1 AND hidden = 0";
 
 pub(crate) const TASKS_LIVE: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
-    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes FROM task \
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task \
     WHERE status IN ('queued', 'preparing', 'running', 'collecting') ORDER BY id";
+
+/// The oldest task of an array.
+pub(crate) const ARRAY_FIRST: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
+    attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
+    attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task \
+    WHERE array_id = $1 AND hidden = 0 ORDER BY id LIMIT 1";
+
+pub(crate) const ARRAY_COUNTS: &str =
+    "SELECT status, hidden, COUNT(*) FROM task WHERE array_id = $1 GROUP BY status, hidden";
+
+pub(crate) const TASK_STATUS: &str = "SELECT status FROM task WHERE id = $1";
 
 pub(crate) const ATTEMPTS_LIVE: &str = "SELECT a.id, a.task_id, a.number, a.epoch_incarnation, a.epoch_n, \
     a.worker_id, a.gpus, a.phase, a.created_at, a.started_at, a.ended_at, a.outcome, a.nodes FROM task t \

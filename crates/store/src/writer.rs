@@ -3,6 +3,7 @@
 //! moves only after COMMIT, and is read again after a commit that failed.
 
 use crate::{
+    array,
     database::Database,
     limits::{BATCH_WRITES, CHANGE_AGE_US, CHANGE_ROWS, DAY_S, PROBE_BYTES, PRUNE_EVERY, PRUNE_ROWS},
     migrate::first_int,
@@ -265,10 +266,13 @@ impl<D: Database> Writer<D> {
     async fn restore(&mut self) -> Result<Restored, StoreError> {
         let last_time = Micros(self.heads().await?.last_time);
         let tasks = self.database.query(sql::TASKS_LIVE, &[]).await?;
+        let tasks = tasks.into_iter().map(rows::read_task).collect::<Result<Vec<_>, _>>()?;
+        let ended = array::ended(&mut self.database, &tasks).await?;
         let attempts = self.database.query(sql::ATTEMPTS_LIVE, &[]).await?;
         let workers = self.database.query(sql::WORKERS, &[]).await?;
         let shares = self.database.query(sql::SHARES, &[]).await?;
         let quotas = self.database.query(sql::QUOTAS, &[]).await?;
+        let reservations = self.database.query(sql::RESERVATIONS_LIVE, &[]).await?;
         let last = self.database.query(sql::TASK_LAST, &[]).await?.pop();
         let day_ago = last_time.plus_seconds(-DAY_S);
         let completed = self.database.query(sql::COMPLETED_BY_MINUTE, &[day_ago.into()]).await?;
@@ -277,11 +281,13 @@ impl<D: Database> Writer<D> {
                 .into_iter()
                 .map(|mut row| Ok((row.int()?, row.int()?)))
                 .collect::<Result<_, StoreError>>()?,
-            tasks: tasks.into_iter().map(rows::read_task).collect::<Result<_, _>>()?,
+            tasks,
+            ended,
             attempts: attempts.into_iter().map(rows::read_attempt).collect::<Result<_, _>>()?,
             workers: workers.into_iter().map(rows::read_worker).collect::<Result<_, _>>()?,
             shares: shares.into_iter().map(rows::read_share).collect::<Result<_, _>>()?,
             quotas: quotas.into_iter().map(rows::read_quota).collect::<Result<_, _>>()?,
+            reservations: reservations.into_iter().map(rows::read_reservation).collect::<Result<_, _>>()?,
             last_task_id: last.ok_or_else(|| unreadable("no row"))?.optional_parse()?,
             last_time,
         })

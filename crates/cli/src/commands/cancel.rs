@@ -1,11 +1,17 @@
 //! `fetchml cancel`.
 
-use crate::{failure::Exit, session::ServerFlags, terminal};
+use super::arrays;
+use crate::{
+    failure::Exit,
+    session::{ServerFlags, Session},
+    terminal,
+};
 use clap::Args;
-use serde_json::json;
+use fetchml_api::TaskArray;
+use serde_json::{Value, json};
 use std::path::Path;
 
-/// Stop tasks, waiting or running
+/// Stop tasks or whole arrays, waiting or running
 #[derive(Args, Debug)]
 #[command(before_long_help = "Example:\n  fetchml cancel @last")]
 pub(crate) struct Cancel {
@@ -26,7 +32,14 @@ impl Cancel {
         for text in &self.ids {
             let id = session.task_id(text).await?;
             // DELETE hides an ended task; someone who wants to stop one does not want that.
-            let task = session.client.task(id).await?;
+            let task = match session.client.task(id).await {
+                Ok(task) => task,
+                Err(error) => {
+                    let array = arrays::instead(&session, id, error).await?;
+                    answers.extend(self.cancel_array(&session, &array).await?);
+                    continue;
+                }
+            };
             let cancelled = !task.status.is_terminal();
             if cancelled {
                 session.client.cancel(id).await?;
@@ -43,5 +56,22 @@ impl Cancel {
             terminal::print_json(&answers)?;
         }
         Ok(Exit::Success)
+    }
+
+    /// What there is to print as JSON.
+    async fn cancel_array(&self, session: &Session, array: &TaskArray) -> anyhow::Result<Option<Value>> {
+        let (id, cancelled) = (array.id, !array.is_over());
+        if cancelled {
+            session.client.array_cancel(id).await?;
+        }
+        if self.json {
+            return Ok(Some(json!({"id": id, "cancelled": cancelled, "tasks": array.count})));
+        }
+        if cancelled {
+            terminal::say(&format!("what is left of array {id} is being cancelled ({})", arrays::counts(array)));
+        } else {
+            terminal::say_warning(&format!("array {id} is over already: {}", arrays::counts(array)));
+        }
+        Ok(None)
     }
 }

@@ -1,12 +1,15 @@
 //! `fetchml show`.
 
+use super::arrays;
 use super::tasks::{name_of, run_time, worker_name};
 use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
 use clap::Args;
-use fetchml_api::{Failure, FailureCause, LogAction, LogRuleMatch, Task, TaskStatus, Worker};
+use fetchml_api::{
+    DatasetSpec, DependencyOn, Failure, FailureCause, LogAction, LogRuleMatch, Task, TaskArray, TaskStatus, Worker,
+};
 use std::{fmt::Write as _, path::Path};
 
-/// Show one task: what it is, how it goes, why it failed
+/// Show one task or array: what it is, how it goes, why it failed
 #[derive(Args, Debug)]
 #[command(before_long_help = "Examples:\n  fetchml show @last\n  fetchml show 0193e4a1-77c2-7000-8000-5c1fd1b0a001")]
 pub(crate) struct Show {
@@ -22,7 +25,11 @@ pub(crate) struct Show {
 impl Show {
     pub(super) async fn run(self, config: Option<&Path>) -> anyhow::Result<Exit> {
         let session = self.server.session(config)?;
-        let task = session.client.task(session.task_id(&self.id).await?).await?;
+        let id = session.task_id(&self.id).await?;
+        let task = match session.client.task(id).await {
+            Ok(task) => task,
+            Err(error) => return show_array(&arrays::instead(&session, id, error).await?, self.json),
+        };
         if self.json {
             terminal::print_json(&task)?;
             return Ok(Exit::Success);
@@ -34,6 +41,16 @@ impl Show {
         }
         Ok(Exit::Success)
     }
+}
+
+fn show_array(array: &TaskArray, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        terminal::print_json(array)?;
+    } else {
+        terminal::print(&arrays::details(array))?;
+        terminal::say_hint(&format!("`fetchml tasks --array {}` lists its tasks", array.id));
+    }
+    Ok(Exit::Success)
 }
 
 /// The last lines of the log shown with a task.
@@ -63,7 +80,17 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("stalled after", task.stall_after_s.map(|s| format!("{s} s without a word")));
     line("when lost", (!task.on_lost.is_default()).then(|| "kept".to_owned()));
     line("resumed from", task.resume_from.map(|id| id.to_string()));
+    line("reservation", task.reservation_id.map(|id| id.to_string()));
+    let array = task.array_id.map(|id| format!("index {} of {id}", task.array_index.unwrap_or_default()));
+    line("array", array);
+    for need in &task.depends_on {
+        let any = if need.on == DependencyOn::Any { ", however it ends" } else { "" };
+        line("after", Some(format!("{}{any}", need.id)));
+    }
     line("snapshot", task.snapshot_id.clone());
+    for set in &task.dataset_specs {
+        line("data set", Some(dataset(set)));
+    }
     line("submitted", Some(quantity::show_time(task.created_at)));
     line("started", task.started_at.map(quantity::show_time));
     line("ended", task.ended_at.map(quantity::show_time));
@@ -95,6 +122,12 @@ fn details(task: &Task, workers: &[Worker]) -> String {
 fn command(task: &Task) -> String {
     let words: Vec<&str> = [&task.entrypoint, &task.args].into_iter().flatten().map(String::as_str).collect();
     terminal::plain(&words.join(" "))
+}
+
+fn dataset(set: &DatasetSpec) -> String {
+    let part = |part: &Option<String>| part.as_deref().map(terminal::plain).unwrap_or_default();
+    let mount = set.mount_path.as_ref().map(|path| format!(" at {}", terminal::plain(path))).unwrap_or_default();
+    format!("{} from {}{mount}", part(&set.name), part(&set.source))
 }
 
 fn resources(task: &Task) -> String {
@@ -135,6 +168,14 @@ fn rule(rule: &LogRuleMatch) -> String {
 pub(super) fn hint(task: &Task) -> Option<String> {
     use FailureCause as C;
     let id = task.id;
+    if task.blocked {
+        let why = if task.depends_on.is_empty() {
+            "as many tasks of its array run as may"
+        } else {
+            "what it depends on has not ended"
+        };
+        return Some(format!("{why}; its priority does not age meanwhile"));
+    }
     if task.status == TaskStatus::Queued {
         return Some("`fetchml workers` shows who could take it, `fetchml queue` what else waits".into());
     }
@@ -150,15 +191,10 @@ pub(super) fn hint(task: &Task) -> Option<String> {
         }
         C::Secret => "`fetchml secrets ls` lists yours; set what is missing and submit it again".into(),
         C::Lost | C::Launch => "`fetchml workers` shows how the worker is; submit it again".into(),
-        C::Stalled
-        | C::Plugin
-        | C::Dataset
-        | C::Image
-        | C::Snapshot
-        | C::Cancelled
-        | C::Dependency
-        | C::Quota
-        | C::Preempted => return None,
+        C::Dataset => format!("`fetchml logs {id}` shows how far it came; `fetchml datasets ls` what is registered"),
+        C::Stalled | C::Plugin | C::Image | C::Snapshot | C::Cancelled | C::Dependency | C::Quota | C::Preempted => {
+            return None;
+        }
     };
     Some(hint)
 }

@@ -1,6 +1,11 @@
 //! `fetchml submit`.
 
-use super::{follow, snapshot};
+use super::{
+    datasets::parse_dataset,
+    follow,
+    reservations::{self, Found},
+    snapshot,
+};
 use crate::{
     failure::{EXIT_CODES, Exit, Failure},
     quantity,
@@ -8,7 +13,9 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_api::{CreateTaskRequest, Network, OnLost, limits, validate::nearest};
+use fetchml_api::{
+    ArraySpec, CreateTaskRequest, DatasetSpec, Dependency, DependencyOn, Network, OnLost, limits, validate::nearest,
+};
 use fetchml_client::snapshot::Snapshot;
 use std::{
     collections::BTreeMap,
@@ -27,7 +34,8 @@ use std::{
 #[derive(Args, Debug)]
 #[command(
     before_long_help = "Examples:\n  fetchml submit --follow train.py --epochs 10\n  \
-        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4",
+        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4\n  \
+        fetchml submit --dataset digits=https://data.example.org/digits.csv train.py",
     after_long_help = EXIT_CODES
 )]
 pub(crate) struct Submit {
@@ -82,6 +90,20 @@ pub(crate) struct Submit {
     /// Start with the files that this task left in its checkpoint directory: an id, the beginning or end of one, or @last
     #[arg(long, value_name = "TASK")]
     resume_from: Option<String>,
+    /// Data set of the task, registered or with its source, which may end in #sha256=HEX, #unpack or both with & between; may be repeated
+    #[arg(long, value_name = "NAME[=SOURCE][@MOUNT]", value_parser = parse_dataset)]
+    dataset: Vec<DatasetSpec>,
+    /// Run on the GPUs of this reservation (see `fetchml reserve`), all of them unless --gpu and --nodes say otherwise: its
+    /// id, or the beginning or end of it
+    #[arg(long, value_name = "ID")]
+    reservation: Option<String>,
+    /// Wait for this task or array to complete, or with :any to end anyhow; an id, a part of one, or @last; may be repeated
+    #[arg(long, value_name = "ID[:any]")]
+    after: Vec<String>,
+    /// Make an array: a task for each index, such as 0-9,20,30-40:2; with %4 four run at once. Each finds its own in
+    /// FETCHML_ARRAY_INDEX
+    #[arg(long, value_name = "INDICES", conflicts_with = "follow")]
+    array: Option<ArraySpec>,
     /// How often a failure is tried again, 0 to 10 [default: 0]
     #[arg(long, value_parser = clap::value_parser!(i32).range(0..=limits::MAX_RETRIES_MAX))]
     retries: Option<i32>,
@@ -119,19 +141,44 @@ impl Submit {
         if let Some(text) = &self.resume_from {
             request.resume_from = Some(session.task_id(text).await?);
         }
+        if let Some(text) = &self.reservation {
+            match reservations::find(&session, text).await? {
+                Found::Live(found) => {
+                    request.reservation_id = Some(found.id);
+                    request.gpu = request.gpu.or(Some(found.gpu_count));
+                    request.node_count = request.node_count.or((found.node_count > 1).then_some(found.node_count));
+                }
+                Found::Id(id) => request.reservation_id = Some(id),
+            }
+        }
+        for text in &self.after {
+            let (id, on) = match text.rsplit_once(':') {
+                Some((id, "any")) => (id, DependencyOn::Any),
+                Some((id, "ok")) => (id, DependencyOn::Ok),
+                Some((_, other)) => {
+                    return Err(Failure::usage(format!("--after {text}: {other:?} is neither ok nor any")).into());
+                }
+                None => (text.as_str(), DependencyOn::Ok),
+            };
+            request.depends_on.push(Dependency { id: session.task_id(id).await?, on });
+        }
         if !self.no_snapshot {
             let snapshot = snapshot::take(client, &self.dir, self.json).await?;
             self.warn_if_missing(&snapshot);
             request.snapshot_id = Some(snapshot.id().to_owned());
         }
         let task = client.submit(&request, true).await?;
-        session.remember(task.id);
+        let array = self.array.as_ref().and(task.array_id);
+        session.remember(array.unwrap_or(task.id));
         for warning in &task.warnings {
             terminal::say_warning(warning);
         }
         if !self.follow {
             if self.json {
                 terminal::print_json(&task)?;
+            } else if let Some(id) = array {
+                terminal::print(&id.to_string())?;
+                terminal::say_hint(&format!("`fetchml show {id}` counts its tasks, `fetchml cancel {id}` stops them"));
             } else {
                 terminal::print(&task.id.to_string())?;
                 terminal::say_hint(&format!("`fetchml logs -f {}` follows it", task.id));
@@ -173,6 +220,8 @@ impl Submit {
             on_lost: self.on_lost.as_deref().map(|what| if what == "keep" { OnLost::Keep } else { OnLost::Fence }),
             lost_after_s: self.lost_after,
             stall_after_s: self.stall_after,
+            dataset_specs: self.dataset.clone(),
+            array: self.array.clone(),
             env: to_map("--env", &self.env)?,
             secrets: self.secret.clone(),
             metadata: to_map("--meta", &self.meta)?,

@@ -1,9 +1,15 @@
 //! `fetchml tasks`.
 
-use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
+use super::arrays;
+use crate::{
+    failure::Exit,
+    quantity,
+    session::{ServerFlags, Session},
+    terminal,
+};
 use clap::Args;
 use comfy_table::Cell;
-use fetchml_api::{Micros, Task, TaskListQuery, TaskStatus, Worker, WorkerId};
+use fetchml_api::{Micros, Task, TaskArray, TaskListQuery, TaskStatus, Worker, WorkerId};
 use std::path::Path;
 
 /// List tasks, newest first
@@ -19,7 +25,10 @@ pub(crate) struct Tasks {
     /// Only tasks with this name
     #[arg(long)]
     name: Option<String>,
-    /// Number of tasks, at most 1000
+    /// Only tasks of this array, each of them
+    #[arg(long, value_name = "ID")]
+    array: Option<String>,
+    /// Number of lines, at most 1000; an array is one
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(0..=fetchml_api::limits::LIST_LIMIT_MAX))]
     limit: i64,
     /// Print JSON
@@ -37,29 +46,82 @@ impl Tasks {
             limit: Some(self.limit),
             user_id: self.user,
             job_name: self.name,
+            array_id: match &self.array {
+                Some(text) => Some(session.task_id(text).await?),
+                None => None,
+            },
             ..Default::default()
         };
-        let list = session.client.tasks(&query).await?;
         if self.json {
-            terminal::print_json(&list)?;
+            terminal::print_json(&session.client.tasks(&query).await?)?;
             return Ok(Exit::Success);
         }
+        let list = Listing::read(&session, &query).await?;
         // Names of workers are a courtesy: the list is worth showing without them.
         let workers = session.client.workers().await.unwrap_or_default();
         let mut table = terminal::table(["ID", "STATUS", "NAME", "USER", "PRIORITY", "AGE", "RUN TIME", "WORKER"]);
         let now = quantity::now();
-        for task in &list.tasks {
-            table.add_row(row(task, &workers, now));
+        for line in &list.lines {
+            table.add_row(match line {
+                Line::Task(task) => row(task, &workers, now),
+                Line::Array(array) => array_row(array, now),
+            });
         }
         terminal::print_table(&table)?;
-        let shown = list.tasks.len() as i64;
-        if list.total > shown {
-            terminal::say_aside(&format!("{shown} of {} tasks; --limit shows more", list.total));
+        if list.has_more {
+            terminal::say_aside(&format!("{} tasks in all; --limit shows more", list.total));
         }
-        if list.total == 0 && query.status.is_none() && query.user_id.is_none() && query.job_name.is_none() {
+        let all = TaskListQuery { limit: query.limit, ..Default::default() };
+        if list.total == 0 && query == all {
             terminal::say_hint("nothing was submitted yet: `fetchml submit --follow train.py` runs a script");
         }
         Ok(Exit::Success)
+    }
+}
+
+/// What a line of the list is about.
+enum Line {
+    Task(Box<Task>),
+    Array(TaskArray),
+}
+
+/// The list, each array being one line of it.
+struct Listing {
+    lines: Vec<Line>,
+    total: i64,
+    has_more: bool,
+}
+
+impl Listing {
+    /// The tasks of an array have ids that follow one another: behind the first of them the list goes on.
+    async fn read(session: &Session, query: &TaskListQuery) -> anyhow::Result<Self> {
+        let most = query.limit.unwrap_or_default();
+        let (mut lines, mut total, mut after) = (Vec::new(), None, None);
+        loop {
+            let left = most - lines.len() as i64;
+            let page = session.client.tasks(&TaskListQuery { limit: Some(left), after, ..query.clone() }).await?;
+            let total = *total.get_or_insert(page.total);
+            let is_last = (page.tasks.len() as i64) < left;
+            let mut skips = false;
+            for task in page.tasks {
+                after = Some(task.id);
+                match task.array_id.filter(|_| query.array_id.is_none()) {
+                    None => lines.push(Line::Task(Box::new(task))),
+                    Some(id) => {
+                        // Gone only when it was deleted just now.
+                        let Some(array) = session.client.array(id).await? else { continue };
+                        after = Some(array.first_task);
+                        lines.push(Line::Array(array));
+                        skips = true;
+                        break;
+                    }
+                }
+            }
+            let is_full = lines.len() as i64 >= most;
+            if is_full || (is_last && !skips) {
+                return Ok(Self { lines, total, has_more: is_full && !is_last });
+            }
+        }
     }
 }
 
@@ -79,6 +141,20 @@ pub(super) fn name_of(id: WorkerId, workers: &[Worker]) -> String {
     named.map_or_else(|| id.to_string(), |worker| terminal::plain(&worker.name))
 }
 
+fn array_row(array: &TaskArray, now: Micros) -> Vec<Cell> {
+    let dash = || Cell::new("-");
+    vec![
+        Cell::new(array.id),
+        Cell::new(arrays::counts(array)),
+        Cell::new(format!("{} [{}]", array.job_name, array.count)),
+        Cell::new(&array.user_id),
+        dash(),
+        Cell::new(quantity::show_micros(now.since(array.created_at))),
+        dash(),
+        dash(),
+    ]
+}
+
 fn row(task: &Task, workers: &[Worker], now: Micros) -> Vec<Cell> {
     let dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let aged = task.priority_aged - f64::from(task.priority);
@@ -90,7 +166,10 @@ fn row(task: &Task, workers: &[Worker], now: Micros) -> Vec<Cell> {
     vec![
         Cell::new(task.id),
         terminal::status(task.status),
-        Cell::new(&task.job_name),
+        Cell::new(match task.array_index {
+            Some(index) => format!("{} [{index}]", task.job_name),
+            None => task.job_name.clone(),
+        }),
         Cell::new(&task.user_id),
         Cell::new(priority),
         Cell::new(quantity::show_micros(now.since(task.created_at))),

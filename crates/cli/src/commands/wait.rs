@@ -1,6 +1,6 @@
 //! `fetchml wait`.
 
-use super::follow;
+use super::{arrays, follow};
 use crate::{
     failure::{EXIT_CODES, Exit},
     quantity,
@@ -8,9 +8,10 @@ use crate::{
     terminal,
 };
 use clap::Args;
+use fetchml_api::{Task, TaskArray};
 use std::{path::Path, time::Duration};
 
-/// Wait until a task is over; the exit code tells how it ended
+/// Wait until a task or array is over; the exit code tells how it ended
 #[derive(Args, Debug)]
 #[command(
     before_long_help = "Examples:\n  fetchml wait @last && echo done\n  fetchml wait @last --timeout 2h",
@@ -29,19 +30,43 @@ pub(crate) struct Wait {
     server: ServerFlags,
 }
 
+enum Ended {
+    Task(Box<Task>),
+    Array(TaskArray),
+}
+
 impl Wait {
     pub(super) async fn run(self, config: Option<&Path>) -> anyhow::Result<Exit> {
         let session = self.server.session(config)?;
         let id = session.task_id(&self.id).await?;
-        let wait = session.client.wait(id, follow::say_state);
+        let wait = async {
+            match session.client.wait(id, follow::say_state).await {
+                Ok(task) => Ok(Ended::Task(Box::new(task))),
+                Err(error) => {
+                    let array = arrays::instead(&session, id, error).await?;
+                    arrays::wait(&session, array).await.map(Ended::Array)
+                }
+            }
+        };
         let ended = match self.timeout {
             None => wait.await?,
             Some(timeout) => {
                 let Ok(ended) = tokio::time::timeout(timeout, wait).await else {
-                    terminal::say_error(&format!("task {id} is not over after {} s; it goes on", timeout.as_secs()));
+                    terminal::say_error(&format!("{id} is not over after {} s; it goes on", timeout.as_secs()));
                     return Ok(Exit::TimedOut);
                 };
                 ended?
+            }
+        };
+        let ended = match ended {
+            Ended::Task(task) => task,
+            Ended::Array(array) => {
+                if self.json {
+                    terminal::print_json(&array)?;
+                } else {
+                    terminal::say(&format!("{} is over: {}", array.job_name, arrays::counts(&array)));
+                }
+                return Ok(arrays::exit(&array));
             }
         };
         if self.json {

@@ -1,7 +1,10 @@
 //! The core from outside: events in, effects out, as tables of what must follow from what.
 
 mod aging;
+mod array;
 mod cancel;
+mod datasets;
+mod dependency;
 mod devices;
 mod drain;
 mod fairness;
@@ -12,6 +15,7 @@ mod prefetch;
 mod priority;
 mod quota;
 mod random;
+mod reservation;
 mod restore;
 mod retry;
 mod support;

@@ -2,13 +2,14 @@
 //! shrink and lie, restarts, time that jumps. The world checks everything after each step; in the
 //! end the faults stop and all tasks must end.
 
-use crate::support::{T, W, World, exit, failed, number, ok, ruled, t, task, w, worker};
+use crate::support::{T, W, World, exit, failed, number, ok, reservation, ruled, t, task, w, worker};
 use fetchml_api::{
     AttemptEpoch, AttemptId, FailureCause, Gpu, GpuState, LogAction, Quota, QuotaScope, Role, SlotKind, TaskStatus,
     link::{Held, Report},
 };
-use fetchml_scheduler::{Answer, Drain, Event};
+use fetchml_scheduler::{Answer, Drain, Event, NewReservation};
 use proptest::{collection::vec, prelude::*};
+use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -21,7 +22,21 @@ enum Act {
         user: u8,
         retries: u32,
         nodes: u32,
+        /// Claims one of all reservations ever, or none.
+        claim: Option<usize>,
+        /// What it depends on: whichever of all tasks.
+        needs: Vec<usize>,
+        array: Option<u32>,
     },
+    Reserve {
+        gpus: u32,
+        nodes: u32,
+        h100: bool,
+        minutes: u32,
+        user: u8,
+    },
+    Release(usize),
+    CancelArray(usize),
     Cancel(usize),
     Priority(usize, u8),
     Drain(u32, u8),
@@ -65,12 +80,18 @@ enum Act {
     Turn,
 }
 
+/// Numbers of arrays begin here.
+const ARRAYS: u32 = 1_000_000;
 const USERS: [&str; 3] = ["ada", "bob", "cy"];
 
 fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32, prop_oneof![6 => Just(1), 1 => 2..4_u32])
-            .prop_map(|(cpu, memory, gpu, service, priority, user, retries, nodes)| Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes }),
+        3 => (1..3_u32, prop_oneof![3 => Just(1), 1 => 2..3_u32], any::<bool>(), prop_oneof![Just(1), Just(60)], 0..3_u8)
+            .prop_map(|(gpus, nodes, h100, minutes, user)| Act::Reserve { gpus, nodes, h100, minutes, user }),
+        1 => any::<usize>().prop_map(Act::Release),
+        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32, prop_oneof![6 => Just(1), 1 => 2..4_u32], (prop_oneof![4 => Just(Vec::new()), 1 => vec(any::<usize>(), 1..4)], prop::option::weighted(0.15, 1..5_u32), prop::option::weighted(0.3, any::<usize>())))
+            .prop_map(|(cpu, memory, gpu, service, priority, user, retries, nodes, (needs, array, claim))| Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, claim, needs, array }),
+        1 => any::<usize>().prop_map(Act::CancelArray),
         1 => any::<usize>().prop_map(Act::Cancel),
         1 => (any::<usize>(), 1..=10_u8).prop_map(|(which, priority)| Act::Priority(which, priority)),
         1 => (0..4_u32, 0..6_u8).prop_map(|(n, mode)| Act::Drain(n, mode)),
@@ -117,13 +138,65 @@ fn report(n: usize) -> Report {
 fn act(world: &mut World, act: Act) {
     let submitted = world.rows.len();
     match act {
-        Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes } => {
+        Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, claim, needs, array } => {
             let new: T = t(submitted as u32).cpu(cpu).memory(memory).gpu(gpu).priority(priority).nodes(nodes);
             let new = new.user(USERS[usize::from(user)]).retries(retries);
             let new = if service { new.service() } else { new };
             let new = if retries == 1 { new.limit(600) } else { new };
+            let reservations: Vec<_> = world.reservations.values().cloned().collect();
+            let claimed = claim.and_then(|claim| reservations.get(claim % reservations.len().max(1)));
+            let new = match claimed {
+                // Mostly one that fits.
+                Some(record) if priority > 1 => {
+                    let nodes = nodes.min(record.node_count);
+                    new.user(&record.user_id)
+                        .gpu(gpu.clamp(1, record.gpu_count))
+                        .nodes(nodes)
+                        .reserved(number(record.id.0))
+                }
+                Some(record) => new.reserved(number(record.id.0)),
+                None => new,
+            };
+            let live = world.rows.values().filter(|row| !row.state.status.is_terminal());
+            let live: Vec<u32> = live
+                .flat_map(|row| [Some(row.spec.id), row.spec.array.map(|array| array.id)])
+                .flatten()
+                .map(|id| number(id.0))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect();
+            let new = needs.iter().filter(|_| !live.is_empty()).fold(new, |new, need| {
+                let id = live[need % live.len()];
+                let known = new.0.depends_on.iter().any(|need| need.id == task(id));
+                match (known, need % 2) {
+                    (true, _) => new,
+                    (false, 0) => new.after(&[id]),
+                    (false, _) => new.after_any(&[id]),
+                }
+            });
             // A quota may refuse it.
-            world.step(Event::TaskSubmitted(new.0));
+            world.step(match array {
+                None => Event::TaskSubmitted(new.0),
+                Some(count) => {
+                    let limit = (count > 2).then(|| count - 2);
+                    Event::ArraySubmitted(new.array(ARRAYS + submitted as u32, count, limit))
+                }
+            });
+        }
+        Act::Reserve { gpus, nodes, h100, minutes, user } => {
+            world.step(Event::ReservationRequested(NewReservation {
+                id: reservation(world.reservations.len() as u32),
+                user_id: USERS[usize::from(user)].into(),
+                role: Role::Admin,
+                gpu_count: gpus,
+                gpu_type: h100.then(|| "H100".into()),
+                node_count: nodes,
+                expires_minutes: minutes,
+            }));
+        }
+        Act::Release(which) => {
+            let reservation = reservation((which % world.reservations.len().max(1)) as u32);
+            world.step(Event::ReleaseRequested { reservation, by: "bob".into() });
         }
         Act::Cancel(which) if submitted > 0 => {
             world.cancel((which % submitted) as u32, "bob");
@@ -221,7 +294,12 @@ fn act(world: &mut World, act: Act) {
         }
         Act::Pass { milliseconds } => world.pass_ms(milliseconds),
         Act::Restart => world.restart(),
-        Act::Cancel(_) | Act::Priority(..) | Act::Turn => {
+        Act::CancelArray(which) if submitted > 0 => {
+            let array = world.rows.values().nth(which % submitted).and_then(|row| row.spec.array);
+            let array = array.map_or(task(which as u32), |array| array.id);
+            world.step(Event::ArrayCancelRequested { array, by: "bob".into() });
+        }
+        Act::Cancel(_) | Act::CancelArray(_) | Act::Priority(..) | Act::Turn => {
             world.turn();
         }
     }
@@ -233,6 +311,11 @@ fn drain(world: &mut World) {
     for user in USERS {
         let scope = QuotaScope::User(user.into());
         world.step(Event::QuotaRequested { scope, quota: Quota::default(), by: "bob".into() });
+    }
+    let reservations: Vec<_> = world.core.reservations().map(|record| record.id).collect();
+    for reservation in reservations {
+        // Those of tasks stay.
+        world.step(Event::ReleaseRequested { reservation, by: "bob".into() });
     }
     for n in 0..3 {
         world.step(Event::WorkerDisconnected { worker: worker(n) });
@@ -265,6 +348,8 @@ fn drain(world: &mut World) {
             assert_eq!(row.state.status, TaskStatus::Failed, "what was cancelled never completes");
         }
     }
+    world.pass(8 * 24 * 3_600);
+    assert_eq!(world.core.reservations().count(), 0, "every reservation ends\n{}", world.core);
     assert_eq!(world.core.queue_depth(SlotKind::Batch), 0);
     assert_eq!(world.core.queue_depth(SlotKind::Service), 0);
 }

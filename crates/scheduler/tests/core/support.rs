@@ -2,13 +2,13 @@
 //! all that must always hold.
 
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, FailureCause, Gpu, GpuState, LogAction,
-    LogRuleMatch, Micros, QuotaRecord, QuotaScope, Role, ShareRecord, SlotKind, TaskId, TaskState, TaskStatus,
-    WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, Dependency, DependencyOn, FailureCause,
+    Gpu, GpuState, LogAction, LogRuleMatch, Micros, QuotaRecord, QuotaScope, ReservationId, ReservationRecord, Role,
+    ShareRecord, SlotKind, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
     link::{Held, Outcome, Report},
     time::SECOND,
 };
-use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
+use fetchml_scheduler::{Answer, ArrayOf, Effect, Event, Lease, Message, NewTask, Rows, Scheduler, Settings};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -18,6 +18,10 @@ pub(crate) fn task(n: u32) -> TaskId {
 
 pub(crate) fn worker(n: u32) -> WorkerId {
     WorkerId(Uuid::from_u128(0x0180_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)))
+}
+
+pub(crate) fn reservation(n: u32) -> ReservationId {
+    ReservationId(Uuid::from_u128(0x01a0_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)))
 }
 
 /// The number a task or worker was named by.
@@ -30,7 +34,16 @@ pub(crate) fn number(id: Uuid) -> u32 {
 pub(crate) struct T(pub(crate) NewTask);
 
 pub(crate) fn t(n: u32) -> T {
-    let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1, image: false };
+    let demand = Demand {
+        slot: SlotKind::Batch,
+        cpu: 1,
+        memory_gb: 0,
+        gpu: 0,
+        gpu_type: None,
+        nodes: 1,
+        image: false,
+        reservation: None,
+    };
     T(NewTask {
         id: task(n),
         user_id: "ada".into(),
@@ -40,6 +53,9 @@ pub(crate) fn t(n: u32) -> T {
         max_retries: 0,
         time_limit_s: None,
         lease: Lease::AsSet,
+        depends_on: [].into(),
+        broken_by: None,
+        array: None,
     })
 }
 
@@ -80,6 +96,11 @@ impl T {
         self.0.demand.nodes = nodes;
         self
     }
+    /// To run on the GPUs of a reservation.
+    pub(crate) fn reserved(mut self, n: u32) -> Self {
+        self.0.demand.reservation = Some(reservation(n));
+        self
+    }
     pub(crate) fn limit(mut self, seconds: u32) -> Self {
         self.0.time_limit_s = Some(seconds);
         self
@@ -91,6 +112,25 @@ impl T {
     pub(crate) fn lease(mut self, lease: Lease) -> Self {
         self.0.lease = lease;
         self
+    }
+    /// Depends on tasks: they must have completed.
+    pub(crate) fn after(self, tasks: &[u32]) -> Self {
+        self.needs(tasks, DependencyOn::Ok)
+    }
+    /// Depends on tasks: they must have ended.
+    pub(crate) fn after_any(self, tasks: &[u32]) -> Self {
+        self.needs(tasks, DependencyOn::Any)
+    }
+    fn needs(mut self, tasks: &[u32], on: DependencyOn) -> Self {
+        let more = tasks.iter().map(|&n| Dependency { id: task(n), on });
+        self.0.depends_on = self.0.depends_on.iter().copied().chain(more).collect();
+        self
+    }
+    /// An array of so many tasks, numbered from this one on; of the array's number `array`.
+    pub(crate) fn array(self, array: u32, count: u32, max_running: Option<u32>) -> Vec<NewTask> {
+        let first = number(self.0.id.0);
+        let array = Some(ArrayOf { id: task(array), max_running });
+        (first..first + count).map(|n| NewTask { id: task(n), array, ..self.0.clone() }).collect()
     }
     pub(crate) fn retries(mut self, retries: u32) -> Self {
         self.0.max_retries = retries;
@@ -167,6 +207,7 @@ pub(crate) struct World {
     pub(crate) workers: BTreeMap<WorkerId, WorkerRecord>,
     pub(crate) shares: BTreeMap<String, ShareRecord>,
     pub(crate) quotas: BTreeMap<QuotaScope, QuotaRecord>,
+    pub(crate) reservations: BTreeMap<ReservationId, ReservationRecord>,
     /// Milliseconds of cores and of GPUs that the store counts, by user.
     pub(crate) used: BTreeMap<String, (u64, u64)>,
     pub(crate) settings: Settings,
@@ -193,6 +234,7 @@ impl World {
             workers: BTreeMap::new(),
             shares: BTreeMap::new(),
             quotas: BTreeMap::new(),
+            reservations: BTreeMap::new(),
             used: BTreeMap::new(),
             settings,
             sent: Vec::new(),
@@ -202,10 +244,15 @@ impl World {
     }
 
     pub(crate) fn step(&mut self, event: Event) -> Answer {
-        if let Event::TaskSubmitted(new) = &event
-            && !self.rows.contains_key(&new.id)
-        {
-            self.apply_submit(new.clone());
+        let submitted = match &event {
+            Event::TaskSubmitted(new) => std::slice::from_ref(new),
+            Event::ArraySubmitted(tasks) => tasks,
+            _ => &[],
+        };
+        for new in submitted {
+            if !self.rows.contains_key(&new.id) {
+                self.apply_submit(new.clone());
+            }
         }
         let mut effects = Vec::new();
         let answer = self.core.step(self.now, event, &mut effects);
@@ -233,6 +280,7 @@ impl World {
             priority: 0,
             queued_since: Micros(0),
             waited_before: 0,
+            blocked: false,
             not_before: None,
             attempt: None,
             epoch: None,
@@ -282,6 +330,7 @@ impl World {
                         let device = has.iter().find(|gpu| gpu.index == *index).expect("its worker has it");
                         assert_eq!(device.state, GpuState::Available, "{device:?} is given to {record:?}");
                     }
+                    self.assert_not_set_aside(&record);
                 }
                 self.attempts.insert(record.id, record);
             }
@@ -293,6 +342,11 @@ impl World {
             }
             Effect::PutQuota(record) => {
                 self.quotas.insert(record.scope.clone(), record);
+            }
+            Effect::PutReservation(record) => {
+                let before = self.reservations.get(&record.id).map(|record| record.status);
+                assert!(before <= Some(record.status), "a reservation goes forward: {before:?} {record:?}");
+                self.reservations.insert(record.id, record);
             }
             Effect::AddUsage { task, cpu_ms, gpu_ms } => {
                 let used = self.used.entry(self.rows[&task].spec.user_id.clone()).or_default();
@@ -306,7 +360,29 @@ impl World {
         }
     }
 
+    /// What is set aside goes to the task of the reservation only, and that task gets nothing else.
+    fn assert_not_set_aside(&self, attempt: &AttemptRecord) {
+        let own = self.rows[&attempt.task_id].spec.demand.reservation;
+        let nodes = attempt.nodes.iter().map(|node| (node.worker_id, &node.gpus));
+        let places: Vec<_> = nodes.chain(std::iter::once((attempt.worker_id, &attempt.gpus))).collect();
+        for (worker, gpus) in places {
+            for gpu in gpus {
+                let owner = self.reservations.values().find(|record| {
+                    record.earmarks.iter().any(|earmark| earmark.worker_id == worker && earmark.gpus.contains(gpu))
+                });
+                assert_eq!(owner.map(|record| record.id), own, "GPU {gpu} of {worker} is given to {attempt:?}");
+            }
+        }
+    }
+
     fn apply_audit(&mut self, draft: &AuditDraft) {
+        if let Some(id) = draft.resource.strip_prefix("reservations/") {
+            let id: ReservationId = id.parse().expect("a reservation's id");
+            let task = draft.metadata.get("task").map(|task| number(task.parse::<TaskId>().expect("an id").0));
+            let task = task.map(|task| format!(" t{task}")).unwrap_or_default();
+            self.audited.push(format!("r{} {} by {}{task}", number(id.0), draft.action, draft.user_id));
+            return;
+        }
         if draft.resource.starts_with("quotas/") {
             self.audited.push(format!("{} {} by {}", draft.resource, draft.action, draft.user_id));
             return;
@@ -377,7 +453,22 @@ impl World {
         let workers = self.workers.values().cloned().collect();
         let quotas = self.quotas.values().cloned().collect();
         let shares = self.shares.values().cloned().collect();
-        Scheduler::restore(self.settings.clone(), self.now, Rows { tasks, attempts, workers, shares, quotas })
+        let reservations = self.reservations.values().cloned().collect();
+        let rows = Rows { tasks, attempts, workers, shares, quotas, reservations, ended: self.ended() };
+        Scheduler::restore(self.settings.clone(), self.now, rows)
+    }
+
+    /// What has ended of tasks and arrays, and whether well.
+    fn ended(&self) -> BTreeMap<TaskId, bool> {
+        let mut ended = BTreeMap::new();
+        for row in self.rows.values().filter(|row| row.state.status.is_terminal()) {
+            let well = row.state.status == TaskStatus::Completed;
+            ended.insert(row.spec.id, well);
+            if let Some(array) = row.spec.array {
+                *ended.entry(array.id).or_insert(true) &= well;
+            }
+        }
+        ended
     }
 
     /// The server restarts: what is volatile is gone.
@@ -422,6 +513,26 @@ impl World {
 
     pub(crate) fn submit(&mut self, t: T) {
         assert_eq!(self.step(Event::TaskSubmitted(t.0)), Answer::Done);
+    }
+
+    pub(crate) fn submit_array(&mut self, tasks: Vec<NewTask>) {
+        assert_eq!(self.step(Event::ArraySubmitted(tasks)), Answer::Done);
+    }
+
+    /// Tasks that are blocked.
+    pub(crate) fn blocked(&self) -> usize {
+        let blocked = |row: &&Row| row.state.blocked && row.state.status == TaskStatus::Queued;
+        self.rows.values().filter(blocked).count()
+    }
+
+    /// Ends turns until nothing is left to follow from what has ended.
+    pub(crate) fn settle(&mut self) -> usize {
+        (1..10_000)
+            .find(|_| {
+                self.step(Event::TurnEnded);
+                self.core.next_deadline().is_none_or(|at| at > self.now)
+            })
+            .expect("it comes to an end")
     }
 
     /// Ends the turn; what was sent since the last look.
@@ -507,6 +618,7 @@ impl World {
         for n in 0..64 {
             text =
                 text.replace(&task(n).to_string(), &format!("t{n}")).replace(&worker(n).to_string(), &format!("w{n}"));
+            text = text.replace(&reservation(n).to_string(), &format!("r{n}"));
         }
         text
     }

@@ -20,6 +20,10 @@ pub enum Operation {
     TaskDelete,
     /// `POST /v1/tasks/{taskId}/rerun`
     TaskRerun,
+    /// `GET /v1/arrays/{arrayId}`
+    ArrayShow,
+    /// `DELETE /v1/arrays/{arrayId}`
+    ArrayDelete,
     /// `GET /v1/tasks/{taskId}/logs`
     LogRead,
     /// `GET /v1/tasks/{taskId}/artifacts`
@@ -34,6 +38,14 @@ pub enum Operation {
     MetricsShow,
     /// `GET /v1/tasks/{taskId}/manifest`
     RunManifestShow,
+    /// `GET /v1/datasets`
+    DatasetList,
+    /// `POST /v1/datasets`
+    DatasetCreate,
+    /// `GET /v1/datasets/{name}`
+    DatasetShow,
+    /// `DELETE /v1/datasets/{name}`
+    DatasetDelete,
     /// `GET /v1/queue`
     QueueShow,
     /// `GET /v1/scheduler/workers`
@@ -46,6 +58,12 @@ pub enum Operation {
     StatusStream,
     /// `GET /v1/scheduler/jobs/{jobId}/stream`
     JobStream,
+    /// `GET /v1/scheduler/reservations`
+    ReservationList,
+    /// `POST /v1/scheduler/reservations`
+    ReservationCreate,
+    /// `DELETE /v1/scheduler/reservations/{reservationId}`
+    ReservationRelease,
     /// `GET /v1/keys`
     KeyList,
     /// `POST /v1/keys`
@@ -89,7 +107,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 43] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -97,6 +115,8 @@ impl Operation {
         Self::TaskShow,
         Self::TaskDelete,
         Self::TaskRerun,
+        Self::ArrayShow,
+        Self::ArrayDelete,
         Self::LogRead,
         Self::ArtifactList,
         Self::ArtifactRead,
@@ -104,12 +124,19 @@ impl Operation {
         Self::CheckpointPut,
         Self::MetricsShow,
         Self::RunManifestShow,
+        Self::DatasetList,
+        Self::DatasetCreate,
+        Self::DatasetShow,
+        Self::DatasetDelete,
         Self::QueueShow,
         Self::WorkerList,
         Self::WorkerShow,
         Self::StatusShow,
         Self::StatusStream,
         Self::JobStream,
+        Self::ReservationList,
+        Self::ReservationCreate,
+        Self::ReservationRelease,
         Self::KeyList,
         Self::KeyCreate,
         Self::KeyRevoke,
@@ -136,6 +163,8 @@ impl Operation {
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
             Self::TaskDelete => ("delete", "/v1/tasks/{taskId}"),
             Self::TaskRerun => ("post", "/v1/tasks/{taskId}/rerun"),
+            Self::ArrayShow => ("get", "/v1/arrays/{arrayId}"),
+            Self::ArrayDelete => ("delete", "/v1/arrays/{arrayId}"),
             Self::LogRead => ("get", "/v1/tasks/{taskId}/logs"),
             Self::ArtifactList => ("get", "/v1/tasks/{taskId}/artifacts"),
             Self::ArtifactRead => ("get", "/v1/tasks/{taskId}/artifacts/{path}"),
@@ -143,12 +172,19 @@ impl Operation {
             Self::CheckpointPut => ("put", "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint"),
             Self::MetricsShow => ("get", "/v1/tasks/{taskId}/metrics"),
             Self::RunManifestShow => ("get", "/v1/tasks/{taskId}/manifest"),
+            Self::DatasetList => ("get", "/v1/datasets"),
+            Self::DatasetCreate => ("post", "/v1/datasets"),
+            Self::DatasetShow => ("get", "/v1/datasets/{name}"),
+            Self::DatasetDelete => ("delete", "/v1/datasets/{name}"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
             Self::WorkerShow => ("get", "/v1/scheduler/workers/{workerId}"),
             Self::StatusShow => ("get", "/v1/scheduler/status"),
             Self::StatusStream => ("get", "/v1/scheduler/status/stream"),
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
+            Self::ReservationList => ("get", "/v1/scheduler/reservations"),
+            Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
+            Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
             Self::KeyList => ("get", "/v1/keys"),
             Self::KeyCreate => ("post", "/v1/keys"),
             Self::KeyRevoke => ("delete", "/v1/keys/{keyId}"),
@@ -182,17 +218,23 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::TaskList
         | O::TaskShow
+        | O::ArrayShow
         | O::LogRead
         | O::ArtifactList
         | O::ArtifactRead
         | O::MetricsShow
         | O::RunManifestShow
+        | O::DatasetList
+        | O::DatasetShow
+        | O::DatasetCreate
         | O::QueueShow
         | O::WorkerList
         | O::WorkerShow
         | O::StatusShow
         | O::StatusStream
         | O::JobStream
+        | O::ReservationList
+        | O::ReservationCreate
         | O::TaskCreate
         | O::SnapshotCreate => match role {
             Role::Admin | Role::User => Allow,
@@ -203,7 +245,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::TaskDelete | O::TaskRerun => match role {
+        O::TaskDelete | O::TaskRerun | O::ArrayDelete | O::ReservationRelease | O::DatasetDelete => match role {
             Role::Admin => Allow,
             Role::User => Own,
             Role::Worker => Deny,
@@ -232,6 +274,8 @@ mod tests {
         TaskShow       allow allow deny
         TaskDelete     allow own   deny
         TaskRerun      allow own   deny
+        ArrayShow      allow allow deny
+        ArrayDelete    allow own   deny
         LogRead        allow allow deny
         ArtifactList   allow allow deny
         ArtifactRead   allow allow deny
@@ -239,12 +283,19 @@ mod tests {
         CheckpointPut  deny  deny  allow
         MetricsShow    allow allow deny
         RunManifestShow allow allow deny
+        DatasetList    allow allow deny
+        DatasetCreate  allow allow deny
+        DatasetShow    allow allow deny
+        DatasetDelete  allow own   deny
         QueueShow      allow allow deny
         WorkerList     allow allow deny
         WorkerShow     allow allow deny
         StatusShow     allow allow deny
         StatusStream   allow allow deny
         JobStream      allow allow deny
+        ReservationList allow allow deny
+        ReservationCreate allow allow deny
+        ReservationRelease allow own deny
         KeyList        allow deny  deny
         KeyCreate      allow deny  deny
         KeyRevoke      allow deny  deny

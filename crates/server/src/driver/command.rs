@@ -1,10 +1,11 @@
 //! What the driver is asked, and what it answers.
 
 use fetchml_api::{
-    AttemptId, Quota, QuotaScope, Role, TaskId, TaskSpec, WorkerId,
+    ArraySpec, AttemptId, DatasetKey, Dependency, Quota, QuotaScope, Reservation, ReservationId, Role, TaskId,
+    TaskSpec, WorkerId,
     link::{Heartbeat, Hello, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Drain, Refusal};
+use fetchml_scheduler::{Answer, Drain, NewReservation, Refusal};
 use fetchml_store::StoredTask;
 use std::{net::IpAddr, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +15,12 @@ use tokio::sync::{mpsc, oneshot};
 pub struct NewTaskDraft {
     /// Immutable part; `id` and `created_at` are set by the driver.
     pub spec: TaskSpec,
+    /// For each of these indices; none: one task.
+    pub array: Option<ArraySpec>,
+    /// Of what it depends on, that which has not ended.
+    pub needs: Vec<Dependency>,
+    /// Of the rest, something that did not end as it had to.
+    pub broken_by: Option<TaskId>,
     /// 1..=10.
     pub priority: u8,
     /// Who asks for it: its user, or somebody who runs a task of theirs again.
@@ -31,6 +38,16 @@ pub enum CancelAnswer {
     Unchanged,
     /// The task is not queued or active.
     NotActive,
+}
+
+impl From<Answer> for CancelAnswer {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Done => Self::Recorded,
+            Answer::Unchanged => Self::Unchanged,
+            Answer::NotActive | Answer::Stale | Answer::Refused(_) => Self::NotActive,
+        }
+    }
 }
 
 /// What became of a request to change something.
@@ -122,13 +139,17 @@ pub struct SessionHandle {
 pub(super) enum Input {
     Submit(Arc<NewTaskDraft>),
     Cancel { task: TaskId, by: String, ip: Option<IpAddr> },
+    CancelArray { array: TaskId, by: String, ip: Option<IpAddr> },
     Priority { task: TaskId, priority: u8, by: String, role: Role, ip: Option<IpAddr> },
     Quota { scope: QuotaScope, quota: Quota, by: String, ip: Option<IpAddr> },
+    Reserve { new: Arc<NewReservation>, ip: Option<IpAddr> },
+    Release { reservation: ReservationId, by: String, ip: Option<IpAddr> },
     Drain { worker: WorkerId, mode: Drain, by: String, ip: Option<IpAddr> },
     Undrain { worker: WorkerId, by: String, ip: Option<IpAddr> },
     Join { hello: Arc<Hello>, session: SessionHandle },
     Heard { worker: WorkerId, session: u64, beat: Arc<Heartbeat> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
+    DatasetsHeld { worker: WorkerId, session: u64, held: Arc<[DatasetKey]> },
     Closed { worker: WorkerId, session: u64 },
 }
 
@@ -137,6 +158,7 @@ pub(super) enum Reply {
     Submit(oneshot::Sender<Result<StoredTask, CommandError>>),
     Cancel(oneshot::Sender<Result<CancelAnswer, CommandError>>),
     Change(oneshot::Sender<Result<ChangeAnswer, CommandError>>),
+    Reserve(oneshot::Sender<Result<Reservation, CommandError>>),
     Join(oneshot::Sender<Result<JoinAnswer, CommandError>>),
     None,
 }
@@ -148,6 +170,7 @@ impl Reply {
             Self::Submit(reply) => drop(reply.send(Err(error.clone()))),
             Self::Cancel(reply) => drop(reply.send(Err(error.clone()))),
             Self::Change(reply) => drop(reply.send(Err(error.clone()))),
+            Self::Reserve(reply) => drop(reply.send(Err(error.clone()))),
             Self::Join(reply) => drop(reply.send(Err(error.clone()))),
             Self::None => {}
         }

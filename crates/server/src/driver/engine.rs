@@ -11,11 +11,13 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    AttemptRecord, AuditDraft, AuditKind, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord, Task, TaskId, TaskSpec,
-    Worker, WorkerId,
+    ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dataset, Dependency, GpuUsage, HealthStatus, Micros, OnLost,
+    Reservation, ReservationRecord, ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
+use fetchml_scheduler::{
+    Answer, ArrayOf, Effect, Event, Lease, Message, NewReservation, NewTask, Refusal, Rows, Scheduler, Settings,
+};
 use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, UsageRow, Write};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -76,6 +78,8 @@ struct Turn {
     joined: Vec<(WorkerId, Session)>,
     /// What users have used, as the turn leaves it.
     shares: BTreeMap<String, ShareRecord>,
+    /// Reservations as the turn leaves them.
+    reservations: Vec<Reservation>,
     /// Workers as they are shown from now on.
     look: Option<Look>,
 }
@@ -85,6 +89,7 @@ enum Outcome {
     Submitted(Box<StoredTask>),
     Cancelled(CancelAnswer),
     Changed(ChangeAnswer),
+    Reserved(Box<Reservation>),
     NotAllowed(Refusal),
     Joined(JoinAnswer),
     Nothing,
@@ -132,20 +137,31 @@ impl Engine {
         self.told = Told::nothing(&restored.completed_by_minute);
         let live: LiveTasks = restored.tasks.iter().map(|task| (task.state.id, task.clone())).collect();
         self.specs = restored.tasks.iter().map(|task| (task.state.id, Arc::clone(&task.spec))).collect();
-        let tasks = restored.tasks.into_iter().map(|task| (new_task(&task.spec, task.state.priority), task.state));
+        let tasks = restored.tasks.into_iter().map(|StoredTask { spec, state }| {
+            let depends_on = if state.blocked { spec.depends_on.clone() } else { Vec::new() };
+            (NewTask { depends_on: depends_on.into(), ..new_task(&spec, state.priority) }, state)
+        });
         let rows = Rows {
             tasks: tasks.collect(),
             attempts: restored.attempts,
             workers: restored.workers,
             shares: restored.shares,
             quotas: restored.quotas,
+            reservations: restored.reservations,
+            ended: restored.ended,
         };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
         self.core = Scheduler::restore(settings, self.clock.now(), rows);
+        for wanted in self.specs.values().filter_map(|spec| datasets_wanted(spec)) {
+            let mut none = Vec::new();
+            self.core.step(self.clock.now(), wanted, &mut none);
+            debug_assert!(none.is_empty(), "a preference has no effects");
+        }
         // Dropping the outboxes ends the sessions: the workers come back with inventory and spool.
         self.sessions.clear();
         self.views.set_incarnation(incarnation);
         self.views.replace_live(live);
+        self.views.replace_reservations(self.core.reservations().map(Reservation::from));
         self.show_workers(self.core.workers(self.clock.now()));
     }
 
@@ -268,11 +284,11 @@ impl Engine {
             Input::Submit(draft) => self.apply_submit(draft, now, turn),
             Input::Cancel { task, by, ip } => {
                 let event = Event::CancelRequested { task: *task, by: by.clone() };
-                Outcome::Cancelled(match self.step(now, event, *ip, turn) {
-                    Answer::Done => CancelAnswer::Recorded,
-                    Answer::Unchanged => CancelAnswer::Unchanged,
-                    Answer::NotActive | Answer::Stale | Answer::Refused(_) => CancelAnswer::NotActive,
-                })
+                Outcome::Cancelled(self.step(now, event, *ip, turn).into())
+            }
+            Input::CancelArray { array, by, ip } => {
+                let event = Event::ArrayCancelRequested { array: *array, by: by.clone() };
+                Outcome::Cancelled(self.step(now, event, *ip, turn).into())
             }
             Input::Join { hello, session } => Outcome::Joined(self.apply_join(hello, session, now, turn)),
             Input::Priority { task, priority, by, role, ip } => {
@@ -282,6 +298,11 @@ impl Engine {
             }
             Input::Quota { scope, quota, by, ip } => {
                 let event = Event::QuotaRequested { scope: scope.clone(), quota: *quota, by: by.clone() };
+                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            }
+            Input::Reserve { new, ip } => self.apply_reserve(new, *ip, now, turn),
+            Input::Release { reservation, by, ip } => {
+                let event = Event::ReleaseRequested { reservation: *reservation, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
             }
             Input::Drain { worker, mode, by, ip } => {
@@ -317,6 +338,13 @@ impl Engine {
                 }
                 Outcome::Nothing
             }
+            Input::DatasetsHeld { worker, session, held } => {
+                if self.is_current(*worker, *session, turn) {
+                    self.step(now, Event::DatasetsHeld { worker: *worker, datasets: held.to_vec() }, None, turn);
+                    self.told.outdate();
+                }
+                Outcome::Nothing
+            }
             Input::Closed { worker, session } => {
                 if self.is_current(*worker, *session, turn) {
                     self.sessions.remove(worker);
@@ -329,22 +357,58 @@ impl Engine {
     }
 
     fn apply_submit(&mut self, draft: &NewTaskDraft, now: Micros, turn: &mut Turn) -> Outcome {
-        let mut spec = draft.spec.clone();
-        spec.id = self.ids.next(now);
-        spec.created_at = now;
-        let spec = Arc::new(spec);
-        turn.submitted.insert(spec.id, Arc::clone(&spec));
-        let event = Event::TaskSubmitted(new_task(&spec, draft.priority));
+        let specs = self.specs_of(draft, now);
+        let needs: Arc<[Dependency]> = draft.needs.as_slice().into();
+        let new = |spec: &Arc<TaskSpec>| NewTask {
+            depends_on: Arc::clone(&needs),
+            broken_by: draft.broken_by,
+            ..new_task(spec, draft.priority)
+        };
+        let (first, is_array) = (Arc::clone(&specs[0]), draft.array.is_some());
+        let event = if is_array {
+            Event::ArraySubmitted(specs.iter().map(new).collect())
+        } else {
+            Event::TaskSubmitted(new(&first))
+        };
+        turn.submitted.extend(specs.iter().map(|spec| (spec.id, Arc::clone(spec))));
         if let Answer::Refused(refusal) = self.step(now, event, draft.ip, turn) {
-            turn.submitted.remove(&spec.id);
+            for spec in specs {
+                turn.submitted.remove(&spec.id);
+            }
             return Outcome::NotAllowed(refusal);
         }
-        if let Some(of) = spec.rerun_of {
-            turn.writes.push(Write::Audit(rerun(&spec, of, draft, now)));
+        if let Some(of) = first.rerun_of {
+            turn.writes.push(Write::Audit(rerun(&first, of, draft, now)));
+        }
+        for wanted in specs.iter().filter_map(|spec| datasets_wanted(spec)) {
+            self.step(now, wanted, None, turn);
         }
         // The answer shows the task as submitted, even when it is placed in the same turn.
-        let state = self.core.task(spec.id).expect("a task that was just submitted is held by the core");
-        Outcome::Submitted(Box::new(StoredTask { spec, state }))
+        let state = self.core.task(first.id).expect("a task that was just submitted is held by the core");
+        Outcome::Submitted(Box::new(StoredTask { spec: first, state }))
+    }
+
+    /// The immutable parts of what is submitted, their ids in order.
+    fn specs_of(&mut self, draft: &NewTaskDraft, now: Micros) -> Vec<Arc<TaskSpec>> {
+        let ids = &mut self.ids;
+        let array_id = draft.array.as_ref().map(|_| ids.next(now));
+        let mut one = |array: Option<ArrayMember>| {
+            Arc::new(TaskSpec { id: ids.next(now), created_at: now, array, ..draft.spec.clone() })
+        };
+        let (Some(array), Some(id)) = (&draft.array, array_id) else { return vec![one(None)] };
+        let count = u32::try_from(array.count()).expect("an array has at most 10,000 tasks");
+        let max_running = array.max_running();
+        array.indices().map(|index| one(Some(ArrayMember { id, index, count, max_running }))).collect()
+    }
+
+    fn apply_reserve(&mut self, new: &NewReservation, ip: Option<IpAddr>, now: Micros, turn: &mut Turn) -> Outcome {
+        let id = self.ids.next_reservation(now);
+        let event = Event::ReservationRequested(NewReservation { id, ..new.clone() });
+        if let Answer::Refused(refusal) = self.step(now, event, ip, turn) {
+            return Outcome::NotAllowed(refusal);
+        }
+        let record = self.core.reservation(id).expect("a reservation that was just made is held by the core");
+        Outcome::Reserved(Box::new(Reservation::from(record)))
     }
 
     fn apply_join(&mut self, hello: &Hello, handle: &SessionHandle, now: Micros, turn: &mut Turn) -> JoinAnswer {
@@ -386,6 +450,7 @@ impl Engine {
             unfit: hello.unfit.clone(),
         };
         self.step(now, event, None, turn);
+        self.step(now, Event::DatasetsHeld { worker, datasets: hello.datasets.clone() }, None, turn);
         let (keep, forget): (Vec<_>, Vec<_>) =
             hello.inventory.iter().map(|held| held.attempt).partition(|attempt| self.core.holds(worker, *attempt));
         let keep = keep.into_iter().map(|attempt| (attempt, self.core.rank(worker, attempt))).collect();
@@ -477,6 +542,7 @@ impl Engine {
                 Effect::PutShare(record) => {
                     turn.shares.insert(record.user_id.clone(), record);
                 }
+                Effect::PutReservation(record) => self.put_reservation(record, now, turn),
                 Effect::PutQuota(record) => turn.writes.push(Write::QuotaPut(record)),
                 Effect::AddUsage { task, cpu_ms, gpu_ms } => {
                     let spec = self.specs.get(&task).or_else(|| turn.submitted.get(&task));
@@ -503,6 +569,20 @@ impl Engine {
         let release = (attempt.phase.is_over() && has_secrets).then_some(attempt.id);
         turn.writes.push(Write::AttemptPut(attempt));
         turn.writes.extend(release.map(|attempt| Write::SecretsRelease { attempt }));
+    }
+
+    /// Records a reservation's change, also for streams and views.
+    fn put_reservation(&mut self, record: ReservationRecord, now: Micros, turn: &mut Turn) {
+        let shown = Reservation::from(&record);
+        turn.writes.push(Write::ReservationPut(record));
+        turn.writes.push(Write::Change(ChangeDraft {
+            at: now,
+            kind: "reservation",
+            entity: shown.id.to_string(),
+            body: serde_json::to_string(&shown).expect("a reservation has only string keys and whole numbers"),
+        }));
+        self.told.outdate();
+        turn.reservations.push(shown);
     }
 
     /// Records a task's change for streams and views.
@@ -543,6 +623,7 @@ impl Engine {
                 self.specs.remove(&change.task.state.id);
             }
         }
+        self.views.set_reservations(turn.reservations);
         self.views.publish(turn.changed);
         match turn.look {
             Some(look) => self.show_workers(look.workers),
@@ -642,7 +723,9 @@ impl Engine {
             retry_after_s: limits::RETRY_AFTER_S,
         };
         for item in items {
-            if let Input::Reports { worker, .. } | Input::Heard { worker, .. } = &item.input {
+            if let Input::Reports { worker, .. } | Input::Heard { worker, .. } | Input::DatasetsHeld { worker, .. } =
+                &item.input
+            {
                 // Unacknowledged reports must come again: the session ends.
                 self.sessions.remove(worker);
             }
@@ -680,6 +763,10 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
             }
             (Reply::Cancel(reply), Outcome::Cancelled(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Change(reply), Outcome::Changed(answer)) => drop(reply.send(Ok(answer))),
+            (Reply::Reserve(reply), Outcome::Reserved(shown)) => drop(reply.send(Ok(*shown))),
+            (Reply::Reserve(reply), Outcome::NotAllowed(refusal)) => {
+                drop(reply.send(Err(CommandError::NotAllowed(refusal))));
+            }
             (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
             (Reply::None, Outcome::Nothing) => {}
             _ => unreachable!("each input has one kind of outcome"),
@@ -687,7 +774,7 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
     }
 }
 
-/// What of a task the core knows.
+/// What of a task the core knows, but for what it depends on.
 fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
     NewTask {
         id: spec.id,
@@ -698,6 +785,9 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
         time_limit_s: spec.time_limit_s,
         max_retries: spec.max_retries,
         lease: lease(spec),
+        depends_on: [].into(),
+        broken_by: None,
+        array: spec.array.map(|array| ArrayOf { id: array.id, max_running: array.max_running }),
     }
 }
 
@@ -714,6 +804,12 @@ fn rerun(spec: &TaskSpec, of: TaskId, draft: &NewTaskDraft, now: Micros) -> Audi
         error: None,
         metadata: BTreeMap::from([("of".to_owned(), of.to_string()), ("owner".to_owned(), spec.user_id.clone())]),
     }
+}
+
+/// What placement should know of a task's data sets.
+fn datasets_wanted(spec: &TaskSpec) -> Option<Event> {
+    let datasets: Vec<_> = spec.datasets.iter().map(Dataset::key).collect();
+    (!datasets.is_empty()).then_some(Event::DatasetsWanted { task: spec.id, datasets })
 }
 
 /// How long a task's attempts outlive the silence of their worker.

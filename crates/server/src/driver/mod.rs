@@ -14,15 +14,15 @@ mod told;
 mod views;
 
 pub use command::{CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};
-pub use fetchml_scheduler::{Drain, Refusal};
+pub use fetchml_scheduler::{ClaimRefusal, Drain, NewReservation, Refusal};
 pub use views::{LiveTasks, TaskChanged};
 
 use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Reply};
 use fetchml_api::{
-    HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId, link::Heartbeat,
-    link::Hello, link::SpooledReport,
+    DatasetKey, HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role, SchedulerStatus, TaskId,
+    Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
@@ -130,7 +130,7 @@ impl Driver {
         self.views.subscribe()
     }
 
-    /// Submits a task; durable when this returns.
+    /// Submits a task, or all of an array, and answers with the first; durable when this returns.
     ///
     /// # Errors
     /// See [`CommandError`]; nothing was stored, except that after `Unavailable` it may have been.
@@ -147,6 +147,21 @@ impl Driver {
     pub async fn cancel(&self, task: TaskId, by: &str, ip: Option<IpAddr>) -> Result<CancelAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.offer(Item { input: Input::Cancel { task, by: by.to_owned(), ip }, reply: Reply::Cancel(reply) })?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
+    }
+
+    /// Asks to stop all tasks of an array; the request is durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn cancel_array(
+        &self,
+        array: TaskId,
+        by: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<CancelAnswer, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.offer(Item { input: Input::CancelArray { array, by: by.to_owned(), ip }, reply: Reply::Cancel(reply) })?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
@@ -177,6 +192,34 @@ impl Driver {
         ip: Option<IpAddr>,
     ) -> Result<ChangeAnswer, CommandError> {
         self.change(Input::Quota { scope, quota, by: by.to_owned(), ip }).await
+    }
+
+    /// Sets GPUs aside; durable when this returns. The id of `new` is given by the driver.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn reserve(&self, new: NewReservation, ip: Option<IpAddr>) -> Result<Reservation, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.offer(Item { input: Input::Reserve { new: Arc::new(new), ip }, reply: Reply::Reserve(reply) })?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
+    }
+
+    /// Gives a reservation up that no task has; durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn release(
+        &self,
+        reservation: ReservationId,
+        by: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Release { reservation, by: by.to_owned(), ip }).await
+    }
+
+    /// Reservations that have not expired, as last committed, in the order in which they were made.
+    pub fn reservations(&self) -> Vec<Reservation> {
+        self.views.reservations()
     }
 
     /// Lets a worker take nothing new, and says what becomes of what it holds; durable when this returns.
@@ -231,6 +274,17 @@ impl Driver {
         reports: Vec<SpooledReport>,
     ) -> Result<(), CommandError> {
         let input = Input::Reports { worker, session, reports: reports.into() };
+        self.push(Item { input, reply: Reply::None }).await
+    }
+
+    /// Notes what a worker holds of data sets.
+    pub(crate) async fn datasets_held(
+        &self,
+        worker: WorkerId,
+        session: u64,
+        held: Vec<DatasetKey>,
+    ) -> Result<(), CommandError> {
+        let input = Input::DatasetsHeld { worker, session, held: held.into() };
         self.push(Item { input, reply: Reply::None }).await
     }
 

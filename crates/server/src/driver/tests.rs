@@ -53,6 +53,9 @@ impl Bench {
 fn draft(job_name: &str) -> NewTaskDraft {
     NewTaskDraft {
         by: "ann".into(),
+        array: None,
+        needs: Vec::new(),
+        broken_by: None,
         spec: TaskSpec {
             id: TaskId(Uuid::nil()),
             user_id: "ada".into(),
@@ -66,6 +69,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             entrypoint: None,
             args: Some("true".into()),
@@ -84,6 +88,9 @@ fn draft(job_name: &str) -> NewTaskDraft {
             resume_from: None,
             source: None,
             rerun_of: None,
+            datasets: Vec::new(),
+            depends_on: Vec::new(),
+            array: None,
         },
         priority: 5,
         ip: None,
@@ -228,6 +235,7 @@ async fn join(driver: &Driver, worker: WorkerId) -> mpsc::Receiver<ToWorker> {
     let (outbox, sent) = mpsc::channel(64);
     let session = SessionHandle { id: 1, outbox, user_id: "box".into(), ip: None };
     let hello = Hello {
+        datasets: Vec::new(),
         protocol: fetchml_api::link::PROTOCOL,
         worker_id: worker,
         agent_run: 1,

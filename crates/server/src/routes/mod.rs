@@ -1,10 +1,12 @@
 //! The routes, one handler per operation, each behind the guard of its [`Operation`].
 
+mod arrays;
 mod artifacts;
 mod attempts;
 mod blobs;
 mod checkpoints;
 mod connect;
+mod datasets;
 mod gc;
 mod health;
 mod keys;
@@ -43,6 +45,8 @@ fn route(operation: Operation) -> Route {
         Operation::TaskRerun => routes!(tasks::rerun::rerun_task),
         Operation::TaskShow => routes!(tasks::show::show_task),
         Operation::TaskDelete => routes!(tasks::delete::delete_task),
+        Operation::ArrayShow => routes!(arrays::show_array),
+        Operation::ArrayDelete => routes!(arrays::delete_array),
         Operation::LogRead => routes!(logs::read_log),
         Operation::ArtifactList => routes!(artifacts::list_artifacts),
         Operation::ArtifactRead => routes!(artifacts::read_artifact),
@@ -52,12 +56,19 @@ fn route(operation: Operation) -> Route {
         Operation::GcShow => routes!(gc::show_gc),
         Operation::RunManifestShow => routes!(run_manifest::show_run_manifest),
         Operation::MetricsShow => routes!(metrics::show_metrics),
+        Operation::DatasetList => routes!(datasets::list_datasets),
+        Operation::DatasetCreate => routes!(datasets::create_dataset),
+        Operation::DatasetShow => routes!(datasets::show_dataset),
+        Operation::DatasetDelete => routes!(datasets::delete_dataset),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(scheduler::workers::list_workers),
         Operation::WorkerShow => routes!(scheduler::workers::show_worker),
         Operation::StatusShow => routes!(scheduler::status::show_status),
         Operation::StatusStream => routes!(scheduler::stream::stream_status),
         Operation::JobStream => routes!(scheduler::stream::stream_job),
+        Operation::ReservationList => routes!(scheduler::reservations::list_reservations),
+        Operation::ReservationCreate => routes!(scheduler::reservations::create_reservation),
+        Operation::ReservationRelease => routes!(scheduler::reservations::release_reservation),
         Operation::KeyList => routes!(keys::list_keys),
         Operation::KeyCreate => routes!(keys::create_key),
         Operation::KeyRevoke => routes!(keys::revoke_key),

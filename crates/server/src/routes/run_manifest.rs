@@ -75,6 +75,8 @@ impl Facts<'_> {
         let StoredTask { spec, state } = self.task;
         let attempt = self.attempt;
         let outcome = attempt.outcome.as_ref();
+        let mut request = spec.request(state.priority);
+        self.provenance.iter().for_each(|(_, found)| request.pin(found));
         RunManifest {
             schema: RUN_MANIFEST_SCHEMA,
             task: ManifestTask {
@@ -94,7 +96,7 @@ impl Facts<'_> {
                 started_at: attempt.started_at,
                 ended_at: attempt.ended_at,
             },
-            spec: spec.request(state.priority),
+            spec: request,
             seeds: seeds(&spec.env),
             outcome: outcome.map(|outcome| ManifestOutcome {
                 success: outcome.cause.is_none(),

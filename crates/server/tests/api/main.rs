@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop anywhere")]
 
+mod arrays;
 mod artifacts;
 mod auth;
 mod bad_input;
@@ -9,6 +10,7 @@ mod blobs;
 mod checkpoints;
 mod connect;
 mod coverage;
+mod datasets;
 mod document;
 mod events;
 mod fencing;

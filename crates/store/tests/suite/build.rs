@@ -2,9 +2,10 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    EnforcedLimits, FailureCause, GrantedGpu, Host, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network,
-    NodeAssignment, NodeRecord, OnLost, Provenance, PythonFacts, Role, SlotKind, SnapshotRecord, Source, TaskId,
-    TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    Dependency, DependencyOn, Earmark, EnforcedLimits, FailureCause, GrantedGpu, Host, KeyId, KeyRecord, LogAction,
+    LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Provenance, PythonFacts, ReservationId,
+    ReservationRecord, ReservationStatus, Role, SlotKind, SnapshotRecord, Source, TaskId, TaskSpec, TaskState,
+    TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -39,6 +40,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
             gpu_type: Some("H100".into()),
             nodes: 1,
             image: true,
+            reservation: None,
         },
         entrypoint: Some("train.py".into()),
         args: Some("--größe 'ß' \u{1} \\u0000 😀".into()),
@@ -57,6 +59,19 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         resume_from: Some(task_id(9)),
         source: Some(Source { commit: "c".repeat(40), dirty: Some(true), ..Source::default() }),
         rerun_of: Some(task_id(8)),
+        datasets: vec![dataset()],
+        depends_on: vec![Dependency { id: task_id(7), on: DependencyOn::Any }],
+        array: None,
+    }
+}
+
+fn dataset() -> fetchml_api::Dataset {
+    fetchml_api::Dataset {
+        name: "digits".into(),
+        source: "https://data.example.org/digits.tar".into(),
+        sha256: Some("a".repeat(64)),
+        mount_path: Some("/data".into()),
+        unpack: true,
     }
 }
 
@@ -67,6 +82,7 @@ pub(crate) fn queued(n: u64) -> TaskState {
         priority: 5,
         queued_since: Micros(NOW.0 + n as i64),
         waited_before: 0,
+        blocked: false,
         not_before: None,
         attempt: None,
         epoch: None,
@@ -94,6 +110,7 @@ pub(crate) fn full_state(n: u64) -> TaskState {
         status: TaskStatus::Failed,
         priority: 10,
         waited_before: 77,
+        blocked: true,
         not_before: Some(Micros(NOW.0 + 5)),
         attempt: Some(attempt_id(n)),
         epoch: Some(AttemptEpoch { incarnation: 3, n: 9 }),
@@ -188,6 +205,24 @@ pub(crate) fn worker(n: u64) -> WorkerRecord {
         evicting: n % 4 == 1,
         unfit: n.is_multiple_of(3).then(|| "the disk is full".into()),
         connected_at: NOW,
+    }
+}
+
+pub(crate) fn reservation(n: u64) -> ReservationRecord {
+    ReservationRecord {
+        id: ReservationId(Uuid::from_u128(0x0196_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
+        user_id: "ann".into(),
+        gpu_count: 2,
+        gpu_type: Some("H100".into()),
+        node_count: 2,
+        expires_minutes: 30,
+        status: ReservationStatus::Active,
+        task_id: None,
+        gpus_held: 3,
+        earmarks: (1..=2).map(|n| Earmark { worker_id: worker_id(n), gpus: vec![0, 3] }).collect(),
+        created_at: NOW,
+        expires_at: None,
+        ended_at: None,
     }
 }
 

@@ -29,6 +29,9 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP INDEX task_by_array",
+    "ALTER TABLE task DROP COLUMN blocked",
+    "ALTER TABLE task DROP COLUMN array_id",
     "DROP TABLE share",
     "DROP TABLE usage",
     "DROP TABLE quota",
@@ -47,8 +50,10 @@ const UNDO: &[&str] = &[
     "ALTER TABLE task DROP COLUMN node_count",
     "DROP TABLE attempt_provenance",
     "DROP TABLE provenance",
+    "DROP TABLE dataset",
     "DROP TABLE attempt_secret",
     "DROP TABLE secret",
+    "DROP TABLE reservation",
     "DROP TABLE checkpoint",
     "ALTER TABLE task DROP COLUMN log_rule",
     "ALTER TABLE task DROP COLUMN excluded_workers",

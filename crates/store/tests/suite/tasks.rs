@@ -1,9 +1,9 @@
 //! Lists, totals and counts of tasks.
 
 use crate::{Fixture, build::*};
-use fetchml_api::{Micros, TaskState, TaskStatus};
-use fetchml_store::{QueueCounts, TaskFilter, Write};
-use std::sync::Arc;
+use fetchml_api::{ArrayMember, Dependency, DependencyOn, Micros, TaskState, TaskStatus};
+use fetchml_store::{ArrayCounts, QueueCounts, TaskFilter, Write};
+use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) async fn lists_filter_page_and_count(fixture: Fixture) {
     let store = &fixture.store;
@@ -115,4 +115,59 @@ pub(crate) async fn completed_tasks_of_the_last_day_are_counted_by_minute(fixtur
     counted.sort_unstable();
     let first = NOW.0 / minute;
     assert_eq!(counted, [(first, 1), (first + 1, 2)]);
+}
+
+/// A task of the array 900.
+fn member(n: u64, status: TaskStatus) -> Write {
+    let mut spec = spec(n, "ann", "a");
+    spec.depends_on = Vec::new();
+    spec.array = Some(ArrayMember { id: task_id(900), index: n as u32, count: 9, max_running: None });
+    let ended_at = status.is_terminal().then_some(NOW);
+    Write::TaskInsert(Arc::new(spec), TaskState { status, ended_at, ..queued(n) })
+}
+
+pub(crate) async fn arrays_are_found_by_their_tasks(fixture: Fixture) {
+    let store = &fixture.store;
+    assert_eq!(store.array(task_id(900)).await.unwrap(), None);
+    let others = [insert(1, "ann", "a"), insert(5, "ann", "a")];
+    let members = [member(2, TaskStatus::Completed), member(3, TaskStatus::Queued), member(4, TaskStatus::Completed)];
+    store.commit(others.into_iter().chain(members).collect()).await.unwrap();
+    let filter = TaskFilter { array: Some(task_id(900)), limit: 10, ..TaskFilter::default() };
+    assert_page(&fixture, &filter, &[4, 3, 2], 3).await;
+    let array = store.array(task_id(900)).await.unwrap().unwrap();
+    assert_eq!(array.first.state.id, task_id(2));
+    let shown = |completed, queued| BTreeMap::from([(TaskStatus::Completed, completed), (TaskStatus::Queued, queued)]);
+    let expected = ArrayCounts { tasks: 3, shown: shown(2, 1), is_over: false, is_well: true };
+    assert_eq!(array.counts, expected);
+    store.commit(vec![Write::TaskHide { id: task_id(2), at: NOW }]).await.unwrap();
+    let array = store.array(task_id(900)).await.unwrap().unwrap();
+    assert_eq!((array.first.state.id, array.counts), (task_id(3), ArrayCounts { shown: shown(1, 1), ..expected }));
+    let failed = TaskState { status: TaskStatus::Failed, ended_at: Some(NOW), ..queued(3) };
+    store.commit(vec![Write::TaskUpdate(failed)]).await.unwrap();
+    let counts = store.array(task_id(900)).await.unwrap().unwrap().counts;
+    assert_eq!((counts.is_over, counts.is_well), (true, false));
+}
+
+pub(crate) async fn a_restart_is_told_how_what_is_needed_ended(fixture: Fixture) {
+    let store = &fixture.store;
+    let needs = |n: u64, blocked: bool, needs: &[u64]| {
+        let mut spec = spec(n, "ann", "a");
+        spec.depends_on = needs.iter().map(|&n| Dependency { id: task_id(n), on: DependencyOn::Ok }).collect();
+        Write::TaskInsert(Arc::new(spec), TaskState { blocked, ..queued(n) })
+    };
+    let ended = |n: u64, status| Write::TaskUpdate(TaskState { status, ended_at: Some(NOW), ..queued(n) });
+    let mut writes: Vec<Write> = [1, 2, 3, 4].map(|n| insert(n, "ann", "a")).into();
+    writes.extend([ended(1, TaskStatus::Completed), ended(2, TaskStatus::Failed), ended(4, TaskStatus::Failed)]);
+    writes.push(Write::TaskHide { id: task_id(2), at: NOW });
+    // 3 lives, 77 is not there, 4 is needed by nobody who is blocked.
+    writes.extend([needs(10, true, &[1, 2, 3, 77, 900]), needs(11, false, &[4])]);
+    writes.extend([member(20, TaskStatus::Completed), member(21, TaskStatus::Failed)]);
+    store.commit(writes).await.unwrap();
+    let told = |restored: fetchml_store::Restored| restored.ended.into_iter().collect::<Vec<_>>();
+    let expected = [(task_id(1), true), (task_id(2), false), (task_id(900), false)];
+    assert_eq!(told(store.restore().await.unwrap()), expected);
+    // An array of which some live is told of whoever needs it.
+    store.commit(vec![needs(10, true, &[]), member(22, TaskStatus::Queued)]).await.unwrap_err();
+    store.commit(vec![member(22, TaskStatus::Queued), ended(10, TaskStatus::Failed)]).await.unwrap();
+    assert_eq!(told(store.restore().await.unwrap()), [(task_id(900), false)]);
 }

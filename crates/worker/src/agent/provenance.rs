@@ -10,7 +10,7 @@ use crate::{
     shim::{Confinement, Layer},
     staging::PythonEnvironment,
 };
-use fetchml_api::{DatasetFacts, EnforcedLimits, Gpu, GrantedGpu, ImageFacts, Provenance};
+use fetchml_api::{DatasetFacts, EnforcedLimits, Gpu, GrantedGpu, ImageFacts, ImageName, Provenance};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
@@ -52,7 +52,7 @@ impl Begun {
             gpus: gpus.iter().map(granted).collect(),
             python: python.and_then(|python| facts(python).ok()),
             datasets: recorded::<Vec<DatasetFacts>>(dir.root(), DATASETS).unwrap_or_default(),
-            image: recorded::<ImageFacts>(dir.root(), IMAGE_FILE),
+            image: recorded::<ImageFacts>(dir.root(), IMAGE_FILE).map(any_tag),
         };
         Self { provenance, log_from: fs::symlink_metadata(dir.log()).map_or(0, |log| log.len()) }
     }
@@ -74,6 +74,12 @@ impl Begun {
     pub(crate) fn recall(dir: &AttemptDir) -> Option<Self> {
         recorded(dir.root(), FILE)
     }
+}
+
+/// The digest says which image it was, by whatever tag it was asked for.
+fn any_tag(image: ImageFacts) -> ImageFacts {
+    let repository = image.image.parse::<ImageName>().map(|name| name.repository());
+    ImageFacts { image: repository.unwrap_or(image.image), ..image }
 }
 
 fn granted(gpu: &Gpu) -> GrantedGpu {

@@ -63,7 +63,13 @@ pub(super) fn variables(execution: &Execution<'_>, surroundings: Surroundings<'_
     set("FETCHML_ATTEMPT", assignment.number.to_string().into());
     set(ATTEMPT_ID_VARIABLE, assignment.attempt.to_string().into());
     set("FETCHML_JOB_NAME", spec.job_name.clone().into());
+    if let Some(array) = spec.array {
+        set("FETCHML_ARRAY_ID", array.id.to_string().into());
+        set("FETCHML_ARRAY_INDEX", array.index.to_string().into());
+        set("FETCHML_ARRAY_COUNT", array.count.to_string().into());
+    }
     set("FETCHML_SNAPSHOT_DIR", dir.work().into());
+    set("FETCHML_DATASET_DIR", dir.datasets().into());
     set("FETCHML_OUTPUT_DIR", dir.output().into());
     set("FETCHML_CHECKPOINT_DIR", dir.checkpoint().into());
     set("FETCHML_METRICS", dir.metrics().into());

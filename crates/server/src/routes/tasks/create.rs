@@ -1,8 +1,17 @@
 //! `POST /v1/tasks`.
 
-use super::{super::snapshots, task_view};
+use super::{
+    super::{datasets::registry, scheduler::reservations::why_not_claimable, snapshots},
+    dependencies, task_view,
+};
 use crate::{
-    app::App, auth::Caller, driver::NewTaskDraft, error::AppError, limits, query::Query, request::read_json_body,
+    app::App,
+    auth::Caller,
+    driver::{CommandError, NewTaskDraft, Refusal},
+    error::AppError,
+    limits,
+    query::Query,
+    request::read_json_body,
 };
 use axum::{
     Extension, Json,
@@ -10,10 +19,12 @@ use axum::{
     http::StatusCode,
 };
 use fetchml_api::{
-    CreateTaskRequest, Demand, Problem, Role, SlotKind, Task, TaskId, TaskSpec, limits::JSON_BODY_BYTES, time::Micros,
-    validate,
+    CreateTaskRequest, Demand, Problem, Role, SlotKind, Task, TaskId, TaskSpec,
+    limits::{ARRAY_BYTES, JSON_BODY_BYTES},
+    time::Micros,
+    validate::{self, Submission},
 };
-use fetchml_store::{StoreError, Write};
+use fetchml_store::{StoreError, StoredTask, Write};
 use std::sync::Arc;
 
 const PRIORITY_DEFAULT: i32 = 5;
@@ -21,11 +32,13 @@ const CPU_DEFAULT: i32 = 1;
 
 /// Submits a task
 ///
-/// The task is stored durably when this answers. Unknown fields are listed in `warnings`, or refused
+/// The task is stored durably when this answers; with `array` all of its tasks are, and the answer is the first. Unknown fields are listed in `warnings`, or refused
 /// with `strict=true`.
 #[utoipa::path(post, path = "/v1/tasks", request_body = CreateTaskRequest,
     params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false)),
-    responses((status = 201, description = "The task", body = Task)))]
+    responses((status = 201, description = "The task", body = Task),
+        (status = 409, description = "The reservation is another task's, or has expired",
+            body = fetchml_api::ErrorResponse)))]
 pub(crate) async fn create_task(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
@@ -35,16 +48,51 @@ pub(crate) async fn create_task(
     let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
     let strict = query.flag("strict");
     query.finish()?;
+    let body_bytes = body.len();
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
-    let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
-    let missing = missing(&app, &caller.user_id, &read.request).await?;
-    if !missing.is_empty() {
-        return Err(AppError::Invalid(missing));
-    }
-    let task = app.driver.submit(draft(read.request, Owner::of(&caller), &caller)).await?;
+    let registry = registry(&app, &body).await?;
+    let read = validate::create_task(body, strict, &registry).map_err(AppError::Invalid)?;
+    let mut problems = missing(&app, &caller.user_id, &read.request.request).await?;
+    problems.extend(too_much(&read.request.request, body_bytes));
+    let task = submit(&app, draft(read.request, Owner::of(&caller), &caller), problems).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Submits what nothing is wrong with. What it depends on may end between the look-up and the turn of the core, which
+/// then refuses it: by then how it ended is stored.
+pub(super) async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> Result<StoredTask, AppError> {
+    let mut tries_left = limits::DEPENDENCY_LOOK_UPS_MAX;
+    loop {
+        let needs = dependencies::look_up(app, &draft.spec.depends_on).await?;
+        let problems: Vec<Problem> = problems.iter().cloned().chain(needs.problems).collect();
+        if !problems.is_empty() {
+            return Err(AppError::Invalid(problems));
+        }
+        (draft.needs, draft.broken_by) = (needs.open, needs.broken_by);
+        tries_left -= 1;
+        match app.driver.submit(draft.clone()).await {
+            Err(CommandError::NotAllowed(Refusal::DependencyEnded)) if tries_left > 0 => {}
+            Err(CommandError::NotAllowed(refusal)) => {
+                return Err(why_not_claimable(app, draft.spec.demand.reservation, refusal).await?);
+            }
+            answer => return Ok(answer?),
+        }
+    }
+}
+
+/// An array of so many tasks that the server would have to keep the request too often.
+pub(super) fn too_much(request: &CreateTaskRequest, body_bytes: usize) -> Option<Problem> {
+    let count = request.array.as_ref()?.count();
+    let most = ARRAY_BYTES / count.max(1);
+    (body_bytes > most).then(|| {
+        let problem = format!(
+            "{count} tasks with a request of {body_bytes} bytes are too much; for so many it may have {most} bytes: put \
+             what is long into a file of the snapshot"
+        );
+        Problem::new("array", problem)
+    })
 }
 
 /// What the request names and the server does not have.
@@ -96,9 +144,13 @@ impl Owner {
 }
 
 /// The task with the defaults filled in. Validation has bounded every number.
-pub(super) fn draft(request: CreateTaskRequest, owner: Owner, caller: &Caller) -> NewTaskDraft {
+pub(super) fn draft(submission: Submission, owner: Owner, caller: &Caller) -> NewTaskDraft {
+    let Submission { request, datasets } = submission;
     let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(0) as u32;
     NewTaskDraft {
+        array: request.array,
+        needs: Vec::new(),
+        broken_by: None,
         priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
         by: caller.user_id.clone(),
         ip: caller.ip,
@@ -115,6 +167,7 @@ pub(super) fn draft(request: CreateTaskRequest, owner: Owner, caller: &Caller) -
                 gpu_type: request.gpu_type,
                 nodes: count(request.node_count, 1).max(1),
                 image: request.image.is_some(),
+                reservation: request.reservation_id,
             },
             entrypoint: request.entrypoint,
             args: request.args,
@@ -130,9 +183,12 @@ pub(super) fn draft(request: CreateTaskRequest, owner: Owner, caller: &Caller) -
             on_lost: request.on_lost.unwrap_or_default(),
             lost_after_s: request.lost_after_s.map(|s| s as u32),
             stall_after_s: request.stall_after_s.map(|s| s as u32),
+            datasets,
             resume_from: request.resume_from,
             source: request.source,
             rerun_of: None,
+            depends_on: request.depends_on,
+            array: None,
         },
     }
 }

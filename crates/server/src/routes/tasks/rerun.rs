@@ -1,7 +1,8 @@
 //! `POST /v1/tasks/{taskId}/rerun`: the same once more.
 
 use super::{
-    create::{Owner, draft, missing},
+    super::datasets::registry,
+    create::{Owner, draft, missing, submit, too_much},
     find, task_view,
 };
 use crate::{
@@ -18,7 +19,8 @@ use axum::{
     extract::{Request, State},
     http::{StatusCode, header},
 };
-use fetchml_api::{Task, limits::JSON_BODY_BYTES, validate};
+use fetchml_api::{CreateTaskRequest, Task, limits::JSON_BODY_BYTES, validate};
+use fetchml_store::StoredTask;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -47,24 +49,43 @@ pub(crate) async fn rerun_task(
         let owner = &spec.user_id;
         return Err(AppError::Forbidden(format!("This belongs to {owner}; only {owner} may change what runs again.")));
     }
-    let again = spec.request(task.state.priority);
+    let again = again(&app, &task).await?;
     let mut body = serde_json::to_value(&again).expect("a request has only string keys");
     merge(&mut body, Value::Object(changes));
-    let mut request = validate::create_task(body, true).map_err(AppError::Invalid)?.request;
+    let body_bytes = body.to_string().len();
+    let registry = registry(&app, &body).await?;
+    let mut submission = validate::create_task(body, true, &registry).map_err(AppError::Invalid)?.request;
+    let request = &mut submission.request;
     if request.snapshot_id != again.snapshot_id && request.source == again.source {
         // It was said of the other files.
         request.source = None;
     }
-    let missing = missing(&app, &spec.user_id, &request).await?;
-    if !missing.is_empty() {
-        return Err(AppError::Invalid(missing));
-    }
+    let mut problems = missing(&app, &spec.user_id, request).await?;
+    problems.extend(too_much(request, body_bytes));
     let owner = Owner { user_id: spec.user_id.clone(), role: if is_owner { caller.role } else { spec.role } };
-    let mut draft = draft(request, owner, &caller);
+    let mut draft = draft(submission, owner, &caller);
     draft.spec.rerun_of = Some(spec.id);
-    let task = app.driver.submit(draft).await?;
+    let task = submit(&app, draft, problems).await?;
     let view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// What submits the same again: as it was found when it ran last, if it has ever run. What never ran still waits for
+/// what it waited for.
+async fn again(app: &App, task: &StoredTask) -> Result<CreateTaskRequest, AppError> {
+    let mut again = task.spec.request(task.state.priority);
+    let attempts = app.store.attempts(task.spec.id).await?;
+    if attempts.is_empty() {
+        again.depends_on.clone_from(&task.spec.depends_on);
+    }
+    for attempt in attempts.iter().rev() {
+        let found = app.store.provenance(attempt.id).await?;
+        if !found.is_empty() {
+            found.iter().for_each(|(_, found)| again.pin(found));
+            break;
+        }
+    }
+    Ok(again)
 }
 
 /// The members of the body; none without one.

@@ -51,7 +51,7 @@ impl Begun {
             limits: confinement.map_or_else(EnforcedLimits::default, enforced),
             gpus: gpus.iter().map(granted).collect(),
             python: python.and_then(|python| facts(python).ok()),
-            datasets: recorded::<Vec<DatasetFacts>>(dir.root(), DATASETS).unwrap_or_default(),
+            datasets: datasets(dir),
             image: recorded::<ImageFacts>(dir.root(), IMAGE_FILE).map(any_tag),
         };
         Self { provenance, log_from: fs::symlink_metadata(dir.log()).map_or(0, |log| log.len()) }
@@ -74,6 +74,18 @@ impl Begun {
     pub(crate) fn recall(dir: &AttemptDir) -> Option<Self> {
         recorded(dir.root(), FILE)
     }
+}
+
+/// A place below the attempt's own directory is said as the task knows it: the same for every attempt.
+fn datasets(dir: &AttemptDir) -> Vec<DatasetFacts> {
+    let own = dir.datasets();
+    let mut datasets = recorded::<Vec<DatasetFacts>>(dir.root(), DATASETS).unwrap_or_default();
+    for dataset in &mut datasets {
+        if let Ok(below) = Path::new(&dataset.mount_path).strip_prefix(&own) {
+            dataset.mount_path = format!("$FETCHML_DATASET_DIR/{}", below.display());
+        }
+    }
+    datasets
 }
 
 /// The digest says which image it was, by whatever tag it was asked for.

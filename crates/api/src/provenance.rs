@@ -200,11 +200,9 @@ pub struct Provenance {
 /// The log of one node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct LogFacts {
-    /// Length of the whole log, bytes.
+    /// Length of what the task itself wrote, the end of the log, bytes; before it stands what FetchML wrote while it staged.
     pub size_bytes: u64,
-    /// Where what the task itself wrote begins; before it stands what FetchML wrote while it staged.
-    pub from_bytes: u64,
-    /// SHA-256 of the log from there on, lower-case hex.
+    /// SHA-256 of that, lower-case hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }

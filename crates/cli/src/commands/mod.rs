@@ -8,11 +8,14 @@ mod completions;
 mod config;
 mod dataset_sources;
 mod datasets;
+mod diff;
 mod follow;
 mod keys;
 mod logs;
+mod manifest;
 mod metrics;
 mod queue;
+mod rerun;
 mod reservations;
 mod secrets;
 mod serve;
@@ -60,6 +63,9 @@ enum Command {
     Show(show::Show),
     Logs(logs::Logs),
     Metrics(metrics::Metrics),
+    Manifest(manifest::Manifest),
+    Rerun(rerun::Rerun),
+    Diff(diff::Diff),
     Cancel(cancel::Cancel),
     Wait(wait::Wait),
     Artifacts(artifacts::Artifacts),
@@ -89,6 +95,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Show(command) => client(command.run(config)),
         Command::Logs(command) => client(command.run(config)),
         Command::Metrics(command) => client(command.run(config)),
+        Command::Manifest(command) => client(command.run(config)),
+        Command::Rerun(command) => client(command.run(config)),
+        Command::Diff(command) => client(command.run(config)),
         Command::Cancel(command) => client(command.run(config)),
         Command::Wait(command) => client(command.run(config)),
         Command::Artifacts(command) => client(command.run(config)),

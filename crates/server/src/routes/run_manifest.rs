@@ -106,8 +106,7 @@ impl Facts<'_> {
                 error: outcome.error.clone(),
             }),
             log: outcome.map(|outcome| LogFacts {
-                size_bytes: outcome.log_bytes,
-                from_bytes: outcome.log_from,
+                size_bytes: outcome.log_bytes.saturating_sub(outcome.log_from),
                 sha256: outcome.log_sha256.clone(),
             }),
             nodes: nodes(attempt, self.provenance),

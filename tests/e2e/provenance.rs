@@ -11,9 +11,9 @@ const TRAIN: &str = r#"
 import os, random, six
 random.seed(int(os.environ["SEED"]))
 weights = [random.random() for _ in range(100)]
-print("six", six.__version__, "loss", sum(weights), flush=True)
+print("six", six.__version__, "loss", "%.6f" % sum(weights), flush=True)
 with open(os.path.join(os.environ["FETCHML_OUTPUT_DIR"], "model.txt"), "w") as out:
-    out.write(repr(weights))
+    out.write(" ".join("%.6f" % weight for weight in weights))
 "#;
 
 async fn manifest(lab: &Lab, id: &str) -> RunManifest {

@@ -5,7 +5,7 @@ use crate::{failure::Exit, session::ServerFlags, terminal};
 use clap::Args;
 use std::path::Path;
 
-/// Show how a run came about: what ran, with what, where, and how it ended
+/// Show what ran, with what, where, and how it ended
 #[derive(Args, Debug)]
 #[command(
     before_long_help = "Examples:\n  fetchml manifest @last\n  fetchml manifest --json @last > run_manifest.json"

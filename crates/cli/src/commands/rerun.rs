@@ -10,9 +10,9 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Run a task again: the same command, files, packages' requirements, image, data sets and settings
+/// Run a task again, exactly or with changes
 ///
-/// An image and data sets are those that it ran with, by digest and hash, whatever their names mean today. Values of
+/// The new task has the same command, files, requirements of packages, environment, resources and limits. An image and data sets are those that it ran with, by digest and hash, whatever their names mean today. Values of
 /// secrets are today's.
 #[derive(Args, Debug)]
 #[command(

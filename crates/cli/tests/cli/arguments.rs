@@ -75,10 +75,8 @@ fn the_list_of_commands() {
       show          Show one task or array: what it is, how it goes, why it failed
       logs          Print a task's log
       metrics       Show what a task measures, such as its loss
-      manifest      Show how a run came about: what ran, with what, where, and how
-                    it ended
-      rerun         Run a task again: the same command, files, packages' requirements,
-                    image, data sets and settings
+      manifest      Show what ran, with what, where, and how it ended
+      rerun         Run a task again, exactly or with changes
       diff          Compare how two runs came about, but for times and ids
       cancel        Stop tasks or whole arrays, waiting or running
       wait          Wait until a task or array is over; the exit code tells how it ended

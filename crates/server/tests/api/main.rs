@@ -21,12 +21,14 @@ mod life;
 mod logs;
 mod metrics;
 mod queue;
+mod quotas;
 mod reports;
 mod run_manifest;
 mod scheduler;
 mod secrets;
 mod snapshots;
 mod tasks;
+mod usage;
 
 use fetchml_api::link::{Assignment, Outcome};
 use fetchml_testkit::{CheckedClient, DEADLINE, LinkWorker, TestServer};

@@ -19,6 +19,11 @@ impl ArraySpec {
         self.indices.iter().copied()
     }
 
+    /// A single index.
+    pub fn one(index: u32) -> Self {
+        Self { indices: BTreeSet::from([index]), max_running: None }
+    }
+
     /// Number of tasks.
     pub fn count(&self) -> usize {
         self.indices.len()

@@ -39,6 +39,14 @@ impl ImageName {
         format!("{}/{}", self.registry, self.repository)
     }
 
+    /// `sha256:<hex>` where the name says exactly which image it is.
+    pub fn digest(&self) -> Option<&str> {
+        match &self.version {
+            Version::Tag(_) => None,
+            Version::Digest(digest) => Some(digest),
+        }
+    }
+
     /// Whether it may mean another image tomorrow by its very name: tag `latest`, or none.
     pub fn is_latest(&self) -> bool {
         matches!(&self.version, Version::Tag(tag) if tag == LATEST)

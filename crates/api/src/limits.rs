@@ -113,6 +113,12 @@ pub const LINK_MESSAGE_BYTES: usize = 8 << 20;
 pub const LINK_LOG_CHUNK_BYTES: usize = 256 << 10;
 /// Longest sentence in which a worker says what is wrong with it, code points.
 pub const UNFIT_CHARS: usize = 1_024;
+/// Longest branch in `source`, code points.
+pub const SOURCE_BRANCH_CHARS: usize = 256;
+/// Longest remote in `source`, code points.
+pub const SOURCE_REMOTE_CHARS: usize = 1_024;
+/// What a worker may say of how it runs an attempt, bytes of JSON; more is left out.
+pub const PROVENANCE_BYTES: usize = 512 << 10;
 /// Metrics of one attempt that are taken, bytes of the task's file; the rest is counted.
 pub const METRICS_BYTES: u64 = 256 << 20;
 /// Samples of one attempt that are taken, bytes.

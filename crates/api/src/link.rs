@@ -13,6 +13,7 @@ use crate::{
     failure::FailureCause,
     ids::{AttemptEpoch, AttemptId, TaskId, WorkerId},
     log_rule::LogRuleMatch,
+    provenance::Provenance,
     record::TaskSpec,
     worker::{Capabilities, Gpu, GpuUsage},
 };
@@ -119,6 +120,9 @@ pub struct SpooledReport {
     pub epoch: AttemptEpoch,
     /// What happened.
     pub report: Report,
+    /// How the worker runs the attempt: once, with the first report after user code started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Box<Provenance>>,
 }
 
 /// What happened to an attempt. Order of a normal life: `Accepted`, `Running`, `Collecting`, `Ended`.
@@ -165,6 +169,12 @@ pub struct Outcome {
     /// Length of the whole log, bytes.
     #[serde(default)]
     pub log_bytes: u64,
+    /// Where in the log what the task itself wrote begins, bytes.
+    #[serde(default)]
+    pub log_from: u64,
+    /// SHA-256 of the log from there on, lower-case hex; absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_sha256: Option<String>,
     /// Length of its metrics with the samples, bytes, see [`crate::metrics`].
     #[serde(default)]
     pub metrics_bytes: u64,

@@ -10,6 +10,7 @@ use crate::{
     key::Role,
     link::Outcome,
     log_rule::LogRuleMatch,
+    provenance::Source,
     task::{Network, NodeAssignment, OnLost, TaskStatus},
     time::Micros,
     worker::{Capabilities, SlotKind},
@@ -113,6 +114,12 @@ pub struct TaskSpec {
     /// The task whose checkpoint the first attempt starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+    /// Where its files came from, as far as its submitter said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// The task that it repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<TaskId>,
     /// What must have ended before it is placed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<Dependency>,
@@ -182,7 +189,7 @@ pub struct TaskState {
 }
 
 /// Where an attempt is in its life, as far as the server durably knows.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptPhase {
     /// Placed; the worker has not said anything yet.

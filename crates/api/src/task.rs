@@ -7,6 +7,7 @@ use crate::{
     failure::{Failure, RetryRule},
     ids::{AttemptId, ReservationId, TaskId, WorkerId},
     log_rule::LogAction,
+    provenance::Source,
     record::{TaskSpec, TaskState},
     retention::FilesDeleted,
     time::Micros,
@@ -172,6 +173,13 @@ pub struct Task {
     /// The task from whose checkpoint it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+    /// Where its files came from, as far as its submitter said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// The task that it repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub rerun_of: Option<TaskId>,
     /// The reservation on whose GPUs it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -375,6 +383,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub resume_from: Option<TaskId>,
+    /// The commit that the files of the task are of; only recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub source: Option<Source>,
     /// An own reservation (`POST /v1/scheduler/reservations`) on whose GPUs it runs. It keeps them until it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -483,6 +495,8 @@ impl Task {
             lost_after_s: spec.lost_after_s.map(i64::from),
             stall_after_s: spec.stall_after_s.map(i64::from),
             resume_from: spec.resume_from,
+            source: spec.source.clone(),
+            rerun_of: spec.rerun_of,
             reservation_id: spec.demand.reservation,
             depends_on: spec.depends_on.clone(),
             blocked: state.blocked && state.status == TaskStatus::Queued,

@@ -7,6 +7,7 @@ use crate::{
     error::Problem,
     image::ImageName,
     limits,
+    provenance::Source,
     secret::variable_name_problem,
     snapshot::is_snapshot_id,
     task::{CreateTaskRequest, Network, OnLost},
@@ -51,6 +52,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "lost_after_s",
     "stall_after_s",
     "resume_from",
+    "source",
     "reservation_id",
     "depends_on",
     "array",
@@ -116,6 +118,7 @@ pub fn create_task(body: Value, strict: bool, registry: &Registry) -> Result<Rea
             }
             id.ok()
         }),
+        source: fields.source("source"),
         reservation_id: fields.text("reservation_id", 36).and_then(|text| {
             let id = text.parse();
             if id.is_err() {
@@ -376,6 +379,27 @@ impl Fields {
             }
         }
         map
+    }
+
+    /// Where files came from.
+    fn source(&mut self, name: &str) -> Option<Source> {
+        let value = self.take(name)?;
+        if !value.is_object() {
+            self.wrong_type(name, "an object", &value);
+            return None;
+        }
+        match serde_json::from_value::<Source>(value) {
+            Ok(source) => {
+                let problems = source.problems();
+                let is_good = problems.is_empty();
+                self.problems.extend(problems);
+                is_good.then_some(source)
+            }
+            Err(error) => {
+                self.problem(name, format!("holds commit, dirty, branch and remote: {error}"));
+                None
+            }
+        }
     }
 
     /// An optional array of names, each of at most [`limits::ENV_NAME_CHARS`] code points; absent is empty. After a

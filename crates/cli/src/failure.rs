@@ -45,6 +45,9 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
+    /// What was compared differs, as the shell's `diff` says it.
+    pub(crate) const DIFFERENT: Self = Self::TaskFailed;
+
     /// The code that tells how an ended task ended.
     pub(crate) fn of(task: &Task) -> Self {
         if task.status == TaskStatus::Completed {

@@ -10,11 +10,13 @@ use fetchml_api::{
     ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateDatasetRequest,
     CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList, GcReport, GcStatus,
     HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo,
-    QuotaList, QuotaScope, RegisteredDataset, Reservation, ReservationId, SchedulerStatus, SecretInfo, SecretList,
-    SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
+    QuotaList, QuotaScope, RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo,
+    SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker,
+    WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::ops::Range;
 use tokio::time::Instant;
 
@@ -58,6 +60,19 @@ impl Client {
     /// One task, with the end of its log.
     pub async fn task(&self, id: TaskId) -> Result<Task, ClientError> {
         self.get_json(&format!("/v1/tasks/{id}"), NO_QUERY).await
+    }
+
+    /// Submits a task again, with changes: a JSON merge patch of the request.
+    pub async fn rerun(&self, id: TaskId, changes: &Map<String, Value>) -> Result<Task, ClientError> {
+        let path = format!("/v1/tasks/{id}/rerun");
+        let request = || self.request(Method::POST, &path).timeout(limits::ANSWER_TIMEOUT).json(changes);
+        let response = self.send(Repeat::OnlyIfRefused, request).await?;
+        self.read_json(response).await
+    }
+
+    /// How a run came about; of the latest attempt unless told its number.
+    pub async fn run_manifest(&self, id: TaskId, attempt: Option<u32>) -> Result<RunManifest, ClientError> {
+        self.get_json(&format!("/v1/tasks/{id}/manifest"), &[("attempt", attempt)]).await
     }
 
     /// A page of tasks, newest first.

@@ -468,7 +468,7 @@ impl World {
         };
         self.told.extend(phase.map(|phase| (attempt, phase)));
         let host = &mut self.hosts[h];
-        let report = SpooledReport { seq: host.disk.next_seq, attempt, task, epoch, report };
+        let report = SpooledReport { seq: host.disk.next_seq, attempt, task, epoch, report, provenance: None };
         host.disk.next_seq += 1;
         host.disk.spool.push_back(Spooled { report: report.clone(), at: self.now });
         if host.agent.as_ref().is_some_and(|agent| agent.welcomed) {

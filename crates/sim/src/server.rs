@@ -478,7 +478,7 @@ impl World {
     }
 
     fn reports(&mut self, worker: WorkerId, reports: Vec<SpooledReport>, turn: &mut Turn) {
-        for SpooledReport { seq, attempt, task, epoch, report } in reports {
+        for SpooledReport { seq, attempt, task, epoch, report, .. } in reports {
             let bug = self.plan.bug;
             let leaked = bug == Some(Bug::LeakSlot)
                 && matches!(report, fetchml_api::link::Report::Collecting)

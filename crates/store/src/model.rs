@@ -2,7 +2,7 @@
 
 use crate::retention::Collect;
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, Provenance, QuotaRecord,
     RegisteredDataset, ReservationId, ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId,
     TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
@@ -42,6 +42,15 @@ pub enum Write {
     SnapshotPut(SnapshotRecord),
     /// The latest checkpoint of an attempt.
     CheckpointPut(Checkpoint),
+    /// How a worker runs a node of an attempt. Another one takes its place.
+    ProvenancePut {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Rank of the node.
+        node: u32,
+        /// What the worker said.
+        provenance: Box<Provenance>,
+    },
     /// An ended task is hidden from reads. Repeating it changes nothing.
     TaskHide {
         /// The task.

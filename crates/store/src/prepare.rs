@@ -9,7 +9,10 @@ use crate::{
     sql::Table,
     value::{Statement, Value},
 };
-use fetchml_api::{AttemptRecord, AuditDraft, Micros, ReservationRecord, SecretRecord, TaskSpec, TaskState};
+use fetchml_api::{
+    AttemptId, AttemptRecord, AuditDraft, Micros, Provenance, ReservationRecord, SecretRecord, TaskSpec, TaskState,
+};
+use sha2::{Digest as _, Sha256};
 
 /// Names in `meta` that the store itself keeps.
 pub(crate) const LOG_ID: &str = "log_id";
@@ -94,6 +97,7 @@ impl Prepared {
                 }
                 self.collect(step)?;
             }
+            Write::ProvenancePut { attempt, node, provenance } => self.provenance_put(attempt, node, &provenance)?,
             Write::DatasetInsert(dataset) => {
                 self.saw(dataset.created_at.0);
                 let insert = Statement::new(sql::DATASET_INSERT, rows::dataset(&dataset)?);
@@ -180,6 +184,16 @@ impl Prepared {
         self.push(sql::COUNTER_LEAVE, vec![id.clone()]);
         self.statements.push(Statement::new(sql::TASK_UPDATE, params).must_change("no such task"));
         self.push(sql::COUNTER_ENTER, vec![id]);
+        Ok(())
+    }
+
+    /// Kept once for all attempts that it is the same for.
+    fn provenance_put(&mut self, attempt: AttemptId, node: u32, provenance: &Provenance) -> Result<(), StoreError> {
+        let body = Value::json(provenance)?;
+        let Value::Text(text) = &body else { unreachable!("JSON is text") };
+        let sha256 = Value::word(hex::encode(Sha256::digest(text.as_bytes())));
+        self.push(sql::PROVENANCE_ADD, vec![sha256.clone(), body]);
+        self.push(sql::ATTEMPT_PROVENANCE_PUT, vec![Value::word(attempt), node.into(), sha256]);
         Ok(())
     }
 

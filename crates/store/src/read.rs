@@ -12,7 +12,7 @@ use crate::{
     value::{Row, Value},
 };
 use fetchml_api::{
-    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, QuotaRecord, RegisteredDataset, ReservationId,
+    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, Provenance, QuotaRecord, RegisteredDataset, ReservationId,
     ReservationRecord, SecretRecord, SnapshotRecord, TaskId, TaskStatus,
 };
 use std::{fmt::Write as _, sync::Arc};
@@ -111,6 +111,12 @@ impl Store {
         let params = vec![Value::word(attempt), Value::word(task)];
         let artifacts = all(self.reads().list(sql::ARTIFACTS_OF, params).await?, rows::read_artifact)?;
         Ok(Some((attempt, artifacts)))
+    }
+
+    /// How workers run an attempt, by node.
+    pub async fn provenance(&self, attempt: AttemptId) -> Result<Vec<(u32, Provenance)>, StoreError> {
+        let read = |mut row: Row| Ok((row.number()?, row.json()?));
+        all(self.reads().point(sql::PROVENANCE_OF, &[Value::word(attempt)]).await?, read)
     }
 
     /// The checkpoint of a task's latest attempt that has one.

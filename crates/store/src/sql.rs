@@ -184,6 +184,15 @@ pub(crate) const CHECKPOINT_PUT: &str = "INSERT INTO checkpoint (attempt_id, sav
 pub(crate) const CHECKPOINT_OF: &str = "SELECT c.attempt_id, c.saved_at, c.files FROM attempt a \
     JOIN checkpoint c ON c.attempt_id = a.id WHERE a.task_id = $1 ORDER BY a.number DESC LIMIT 1";
 
+pub(crate) const PROVENANCE_ADD: &str =
+    "INSERT INTO provenance (sha256, body) VALUES ($1, $2) ON CONFLICT (sha256) DO NOTHING";
+
+pub(crate) const ATTEMPT_PROVENANCE_PUT: &str = "INSERT INTO attempt_provenance (attempt_id, node, sha256) \
+    VALUES ($1, $2, $3) ON CONFLICT (attempt_id, node) DO UPDATE SET sha256 = excluded.sha256";
+
+pub(crate) const PROVENANCE_OF: &str = "SELECT l.node, p.body FROM attempt_provenance l \
+    JOIN provenance p ON p.sha256 = l.sha256 WHERE l.attempt_id = $1 ORDER BY l.node";
+
 /// Not current yet; the time of its first value goes on.
 pub(crate) const SECRET_INSERT: &str = "INSERT INTO secret (id, user_id, name, is_current, created_at, updated_at, \
     key_version, sealed) VALUES ($1, $2, $3, 0, \

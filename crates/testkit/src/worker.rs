@@ -155,6 +155,16 @@ impl LinkWorker {
 
     /// Reports about an attempt and waits until the report is dealt with.
     pub async fn report(&mut self, assignment: &Assignment, report: Report) {
+        self.report_with(assignment, report, None).await;
+    }
+
+    /// The same, with how it runs the attempt.
+    pub async fn report_with(
+        &mut self,
+        assignment: &Assignment,
+        report: Report,
+        provenance: Option<fetchml_api::Provenance>,
+    ) {
         self.seq += 1;
         let seq = self.seq;
         let report = SpooledReport {
@@ -163,6 +173,7 @@ impl LinkWorker {
             task: assignment.spec.id,
             epoch: assignment.epoch,
             report,
+            provenance: provenance.map(Box::new),
         };
         self.send(&ToServer::Reports { reports: vec![report] }).await;
         self.wait(|m| matches!(m, ToWorker::Ack { seq: acked } if *acked >= seq).then_some(())).await;

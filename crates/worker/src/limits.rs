@@ -186,6 +186,14 @@ pub const ENVIRONMENT_STEPS: usize = 4;
 /// Pause between two tries for an environment that another process builds.
 pub const ENVIRONMENT_LOCK_RETRY: Duration = Duration::from_millis(200);
 
+/// Largest record about an attempt that is read back, bytes.
+pub const RECORD_BYTES: u64 = 1 << 20;
+/// What of a package's record is read, bytes.
+pub const PACKAGE_RECORD_BYTES: u64 = 64 << 10;
+/// Longest line about a package, characters.
+pub const PACKAGE_CHARS: usize = 1_024;
+/// Lines about the packages of one environment, bytes; the rest is counted.
+pub const PACKAGES_BYTES: usize = 256 << 10;
 /// Longest wait for a connection to a source of a data set.
 pub const DATASET_CONNECT: Duration = Duration::from_secs(10);
 /// Longest wait for the beginning of its answer.

@@ -8,6 +8,21 @@ use futures_util::StreamExt as _;
 use std::io::{self, Write as _};
 use tokio::time::{Instant, sleep_until};
 
+/// Follows a task that was just submitted, with a summary; as JSON nothing but what it is at its end.
+pub(super) async fn to_the_end(client: &Client, task: &Task, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        let ended = client.wait(task.id, |_| {}).await?;
+        terminal::print_json(&ended)?;
+        return Ok(Exit::of(&ended));
+    }
+    terminal::say(&format!("task {} ({})", task.id, task.job_name));
+    let (exit, ended) = follow(client, task.id).await?;
+    if let Some(ended) = ended {
+        say_summary(client, &ended).await;
+    }
+    Ok(exit)
+}
+
 /// Follows a task to its end, or until Ctrl-C, which leaves it running.
 pub(super) async fn follow(client: &Client, id: TaskId) -> anyhow::Result<(Exit, Option<Task>)> {
     tokio::select! {

@@ -8,14 +8,17 @@ mod completions;
 mod config;
 mod dataset_sources;
 mod datasets;
+mod diff;
 mod drain;
 mod follow;
 mod keys;
 mod logs;
+mod manifest;
 mod metrics;
 mod priority;
 mod queue;
 mod quota;
+mod rerun;
 mod reservations;
 mod secrets;
 mod serve;
@@ -65,6 +68,9 @@ enum Command {
     Show(show::Show),
     Logs(logs::Logs),
     Metrics(metrics::Metrics),
+    Manifest(manifest::Manifest),
+    Rerun(rerun::Rerun),
+    Diff(diff::Diff),
     Cancel(cancel::Cancel),
     Wait(wait::Wait),
     Artifacts(artifacts::Artifacts),
@@ -99,6 +105,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Show(command) => client(command.run(config)),
         Command::Logs(command) => client(command.run(config)),
         Command::Metrics(command) => client(command.run(config)),
+        Command::Manifest(command) => client(command.run(config)),
+        Command::Rerun(command) => client(command.run(config)),
+        Command::Diff(command) => client(command.run(config)),
         Command::Cancel(command) => client(command.run(config)),
         Command::Wait(command) => client(command.run(config)),
         Command::Artifacts(command) => client(command.run(config)),

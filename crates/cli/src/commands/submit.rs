@@ -126,7 +126,7 @@ pub(crate) struct Submit {
     server: ServerFlags,
 }
 
-fn parse_pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("must be NAME=VALUE".into()),
@@ -185,17 +185,7 @@ impl Submit {
             }
             return Ok(Exit::Success);
         }
-        if self.json {
-            let ended = client.wait(task.id, |_| {}).await?;
-            terminal::print_json(&ended)?;
-            return Ok(Exit::of(&ended));
-        }
-        terminal::say(&format!("task {} ({})", task.id, task.job_name));
-        let (exit, ended) = follow::follow(client, task.id).await?;
-        if let Some(ended) = ended {
-            follow::say_summary(client, &ended).await;
-        }
-        Ok(exit)
+        follow::to_the_end(client, &task, self.json).await
     }
 
     fn request(&self) -> Result<CreateTaskRequest, Failure> {

@@ -13,6 +13,9 @@ const COMMANDS: &[&[&str]] = &[
     &["show"],
     &["logs"],
     &["metrics"],
+    &["manifest"],
+    &["rerun"],
+    &["diff"],
     &["cancel"],
     &["wait"],
     &["artifacts"],
@@ -80,6 +83,9 @@ fn the_list_of_commands() {
       show          Show one task or array: what it is, how it goes, why it failed
       logs          Print a task's log
       metrics       Show what a task measures, such as its loss
+      manifest      Show what ran, with what, where, and how it ended
+      rerun         Run a task again, exactly or with changes
+      diff          Compare how two runs came about, but for times and ids
       cancel        Stop tasks or whole arrays, waiting or running
       wait          Wait until a task or array is over; the exit code tells how it ended
       artifacts     List and download the files a task left

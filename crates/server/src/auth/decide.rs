@@ -18,6 +18,8 @@ pub enum Operation {
     TaskShow,
     /// `DELETE /v1/tasks/{taskId}`
     TaskDelete,
+    /// `POST /v1/tasks/{taskId}/rerun`
+    TaskRerun,
     /// `GET /v1/arrays/{arrayId}`
     ArrayShow,
     /// `DELETE /v1/arrays/{arrayId}`
@@ -34,6 +36,8 @@ pub enum Operation {
     CheckpointPut,
     /// `GET /v1/tasks/{taskId}/metrics`
     MetricsShow,
+    /// `GET /v1/tasks/{taskId}/manifest`
+    RunManifestShow,
     /// `GET /v1/datasets`
     DatasetList,
     /// `POST /v1/datasets`
@@ -117,13 +121,14 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 50] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
         Self::TaskCreate,
         Self::TaskShow,
         Self::TaskDelete,
+        Self::TaskRerun,
         Self::ArrayShow,
         Self::ArrayDelete,
         Self::LogRead,
@@ -132,6 +137,7 @@ impl Operation {
         Self::CheckpointShow,
         Self::CheckpointPut,
         Self::MetricsShow,
+        Self::RunManifestShow,
         Self::DatasetList,
         Self::DatasetCreate,
         Self::DatasetShow,
@@ -177,6 +183,7 @@ impl Operation {
             Self::TaskCreate => ("post", "/v1/tasks"),
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
             Self::TaskDelete => ("delete", "/v1/tasks/{taskId}"),
+            Self::TaskRerun => ("post", "/v1/tasks/{taskId}/rerun"),
             Self::ArrayShow => ("get", "/v1/arrays/{arrayId}"),
             Self::ArrayDelete => ("delete", "/v1/arrays/{arrayId}"),
             Self::LogRead => ("get", "/v1/tasks/{taskId}/logs"),
@@ -185,6 +192,7 @@ impl Operation {
             Self::CheckpointShow => ("get", "/v1/tasks/{taskId}/checkpoint"),
             Self::CheckpointPut => ("put", "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint"),
             Self::MetricsShow => ("get", "/v1/tasks/{taskId}/metrics"),
+            Self::RunManifestShow => ("get", "/v1/tasks/{taskId}/manifest"),
             Self::DatasetList => ("get", "/v1/datasets"),
             Self::DatasetCreate => ("post", "/v1/datasets"),
             Self::DatasetShow => ("get", "/v1/datasets/{name}"),
@@ -243,6 +251,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::ArtifactList
         | O::ArtifactRead
         | O::MetricsShow
+        | O::RunManifestShow
         | O::DatasetList
         | O::DatasetShow
         | O::DatasetCreate
@@ -264,13 +273,17 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::UsageShow | O::TaskDelete | O::JobPriority | O::ArrayDelete | O::ReservationRelease | O::DatasetDelete => {
-            match role {
-                Role::Admin => Allow,
-                Role::User => Own,
-                Role::Worker => Deny,
-            }
-        }
+        O::UsageShow
+        | O::TaskDelete
+        | O::TaskRerun
+        | O::JobPriority
+        | O::ArrayDelete
+        | O::ReservationRelease
+        | O::DatasetDelete => match role {
+            Role::Admin => Allow,
+            Role::User => Own,
+            Role::Worker => Deny,
+        },
         O::KeyList
         | O::KeyCreate
         | O::KeyRevoke
@@ -303,6 +316,7 @@ mod tests {
         TaskCreate     allow allow deny
         TaskShow       allow allow deny
         TaskDelete     allow own   deny
+        TaskRerun      allow own   deny
         ArrayShow      allow allow deny
         ArrayDelete    allow own   deny
         LogRead        allow allow deny
@@ -311,6 +325,7 @@ mod tests {
         CheckpointShow allow allow allow
         CheckpointPut  deny  deny  allow
         MetricsShow    allow allow deny
+        RunManifestShow allow allow deny
         DatasetList    allow allow deny
         DatasetCreate  allow allow deny
         DatasetShow    allow allow deny

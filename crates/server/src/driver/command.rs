@@ -23,6 +23,8 @@ pub struct NewTaskDraft {
     pub broken_by: Option<TaskId>,
     /// 1..=10.
     pub priority: u8,
+    /// Who asks for it: its user, or somebody who runs a task of theirs again.
+    pub by: String,
     /// Address of the peer, for the audit log.
     pub ip: Option<IpAddr>,
 }

@@ -419,6 +419,9 @@ impl Engine {
             }
             return Outcome::NotAllowed(refusal);
         }
+        if let Some(of) = first.rerun_of {
+            turn.writes.push(Write::Audit(rerun(&first, of, draft, now)));
+        }
         for wanted in specs.iter().filter_map(|spec| datasets_wanted(spec)) {
             self.step(now, wanted, None, turn);
         }
@@ -519,7 +522,14 @@ impl Engine {
     }
 
     fn apply_reports(&mut self, worker: WorkerId, reports: &[SpooledReport], now: Micros, turn: &mut Turn) {
-        for SpooledReport { seq, attempt, task, epoch, report } in reports {
+        for SpooledReport { seq, attempt, task, epoch, report, provenance } in reports {
+            let holds = self.core.attempt(*attempt).is_some_and(|known| {
+                (known.task_id, known.epoch) == (*task, *epoch) && self.core.holds(worker, *attempt)
+            });
+            if let Some(provenance) = provenance.as_ref().filter(|_| holds) {
+                let (node, provenance) = (self.core.rank(worker, *attempt), provenance.clone());
+                turn.writes.push(Write::ProvenancePut { attempt: *attempt, node, provenance });
+            }
             let event = Event::AttemptReported {
                 worker,
                 attempt: *attempt,
@@ -826,6 +836,21 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
         depends_on: [].into(),
         broken_by: None,
         array: spec.array.map(|array| ArrayOf { id: array.id, max_running: array.max_running }),
+    }
+}
+
+/// Who asked to run a task again: not always its user.
+fn rerun(spec: &TaskSpec, of: TaskId, draft: &NewTaskDraft, now: Micros) -> AuditDraft {
+    AuditDraft {
+        at: now,
+        kind: AuditKind::JobQueued,
+        user_id: draft.by.clone(),
+        resource: format!("tasks/{}", spec.id),
+        action: "rerun".to_owned(),
+        success: true,
+        ip_address: draft.ip.map(|ip| ip.to_string()),
+        error: None,
+        metadata: BTreeMap::from([("of".to_owned(), of.to_string()), ("owner".to_owned(), spec.user_id.clone())]),
     }
 }
 

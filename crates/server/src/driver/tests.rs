@@ -54,6 +54,7 @@ impl Bench {
 
 fn draft(job_name: &str) -> NewTaskDraft {
     NewTaskDraft {
+        by: "ann".into(),
         array: None,
         needs: Vec::new(),
         broken_by: None,
@@ -87,6 +88,8 @@ fn draft(job_name: &str) -> NewTaskDraft {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            source: None,
+            rerun_of: None,
             datasets: Vec::new(),
             depends_on: Vec::new(),
             array: None,
@@ -276,6 +279,7 @@ async fn what_a_task_used_is_stored_with_its_end() {
     bench.driver.submit(draft("one")).await.unwrap();
     let Some(ToWorker::Assign(assignment)) = outbox.recv().await else { panic!("nothing was assigned") };
     let report = |seq, report| SpooledReport {
+        provenance: None,
         seq,
         attempt: assignment.attempt,
         task: assignment.spec.id,

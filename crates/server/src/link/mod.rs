@@ -22,12 +22,13 @@ use axum::extract::ws::{Message, WebSocket};
 use fetchml_api::{
     AttemptId, Gpu, GpuUsage, WorkerId,
     limits::{
-        CPU_MAX, DATASETS_HELD_MAX, GPU_NAME_CHARS, GPU_REASON_CHARS, MEMORY_GB_MAX, NAME_CHARS, UNFIT_CHARS,
-        WORKER_GPUS_MAX,
+        CPU_MAX, DATASETS_HELD_MAX, GPU_NAME_CHARS, GPU_REASON_CHARS, MEMORY_GB_MAX, NAME_CHARS, PROVENANCE_BYTES,
+        UNFIT_CHARS, WORKER_GPUS_MAX,
     },
     link::{
         ByteStream, Heartbeat, Held, Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome,
     },
+    snapshot::is_sha256_hex,
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use logs::{Kept, LogPump};
@@ -317,6 +318,7 @@ impl Session<'_> {
             ToServer::Reports { mut reports } => {
                 debug!(worker = %self.worker, count = reports.len(), "reports");
                 for report in &mut reports {
+                    believe_provenance(report);
                     self.apply_log_rules(report).await;
                 }
                 self.app.driver.reports(self.worker, self.id, reports).await
@@ -343,5 +345,21 @@ impl Session<'_> {
             changed
         });
         *outcome = applying.await.expect("matching does not panic");
+    }
+}
+
+/// What a worker says of how it runs an attempt is kept if it can be: it is no reason to refuse a report.
+fn believe_provenance(report: &mut SpooledReport) {
+    let attempt = report.attempt;
+    report.provenance = report.provenance.take().filter(|provenance| {
+        let text = serde_json::to_string(provenance).expect("it has only string keys");
+        let is_kept = text.len() <= PROVENANCE_BYTES && !text.contains("\\u0000");
+        if !is_kept {
+            warn!(%attempt, bytes = text.len(), "what a worker says of how it runs an attempt cannot be kept");
+        }
+        is_kept
+    });
+    if let Report::Ended(outcome) = &mut report.report {
+        outcome.log_sha256 = outcome.log_sha256.take().filter(|sha256| is_sha256_hex(sha256));
     }
 }

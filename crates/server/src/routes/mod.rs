@@ -14,6 +14,7 @@ mod logs;
 mod metrics;
 mod queue;
 mod quotas;
+mod run_manifest;
 mod scheduler;
 mod secrets;
 mod snapshots;
@@ -43,6 +44,7 @@ fn route(operation: Operation) -> Route {
         Operation::Document => routes!(document),
         Operation::TaskList => routes!(tasks::list::list_tasks),
         Operation::TaskCreate => routes!(tasks::create::create_task),
+        Operation::TaskRerun => routes!(tasks::rerun::rerun_task),
         Operation::TaskShow => routes!(tasks::show::show_task),
         Operation::TaskDelete => routes!(tasks::delete::delete_task),
         Operation::ArrayShow => routes!(arrays::show_array),
@@ -54,6 +56,7 @@ fn route(operation: Operation) -> Route {
         Operation::CheckpointPut => routes!(checkpoints::put_checkpoint),
         Operation::GcRun => routes!(gc::run_gc),
         Operation::GcShow => routes!(gc::show_gc),
+        Operation::RunManifestShow => routes!(run_manifest::show_run_manifest),
         Operation::JobPriority => routes!(scheduler::priority::set_priority),
         Operation::WorkerDrain => routes!(scheduler::workers::drain_worker),
         Operation::WorkerUndrain => routes!(scheduler::workers::undrain_worker),

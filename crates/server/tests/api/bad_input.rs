@@ -66,6 +66,20 @@ fn wrong_values() -> Vec<(&'static str, Vec<Value>)> {
         ("lost_after_s", int(9, 2_592_001)),
         ("resume_from", vec![json!(7), json!("x"), json!("00000000-0000-0000-0000-000000000009")]),
         ("stall_after_s", int(9, 2_592_001)),
+        (
+            "source",
+            vec![
+                json!(null),
+                json!("main"),
+                json!({}),
+                json!({"commit": "abc"}),
+                json!({"commit": "A".repeat(40)}),
+                json!({"commit": "a".repeat(40), "dirty": 1}),
+                json!({"commit": "a".repeat(40), "branch": "a\0b"}),
+                json!({"commit": "a".repeat(40), "remote": "https://ada:pw@lab/x"}),
+                json!({"commit": "a".repeat(40), "more": 1}),
+            ],
+        ),
     ]
 }
 
@@ -196,6 +210,7 @@ pub(crate) async fn query_parameters() {
         "logs?node=-1",
         "logs?follow=maybe",
         "logs?attempt=x",
+        "manifest?attempt=x",
         "metrics?attempt=x",
         "metrics?node=-1",
         "metrics?points=9",

@@ -3,7 +3,7 @@
 
 use crate::{
     arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, gc, health, keys, logs,
-    metrics, queue, quotas, scheduler, secrets, snapshots, tasks, usage,
+    metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage,
 };
 use fetchml_server::Operation;
 
@@ -61,6 +61,16 @@ fn cases(operation: Operation) -> Cases {
             Cases { bad_input: Some(bad_input::query_parameters), ..plain(gc::deletes_what_expired_and_says_so) }
         }
         O::GcShow => plain(gc::deletes_what_expired_and_says_so),
+        O::RunManifestShow => all(
+            run_manifest::tells_how_a_run_came_about,
+            run_manifest::there_is_none_before_the_first_attempt,
+            bad_input::query_parameters,
+        ),
+        O::TaskRerun => all(
+            tasks::rerun::submits_the_same_again,
+            tasks::rerun::others_may_not_and_admins_only_as_it_is,
+            tasks::rerun::changes_are_checked_like_a_new_task,
+        ),
         O::MetricsShow => {
             all(metrics::are_answered_as_series, metrics::a_task_without_attempts_has_none, bad_input::query_parameters)
         }

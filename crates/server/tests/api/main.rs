@@ -23,6 +23,7 @@ mod metrics;
 mod queue;
 mod quotas;
 mod reports;
+mod run_manifest;
 mod scheduler;
 mod secrets;
 mod snapshots;

@@ -146,6 +146,7 @@ impl Prepared {
                 let done = Statement::new(sql::COLLECT_IS_DONE, vec![id.clone()]);
                 self.statements.push(done.must_change("its files are not all collected"));
                 self.statements.push(Statement::new(COUNTER_LEAVE, vec![id.clone()]));
+                self.statements.push(Statement::new(sql::TASK_PROVENANCE, vec![id.clone()]));
                 self.statements.extend(sql::TASK_ROWS.map(|rows| Statement::new(rows, vec![id.clone()])));
                 self.statements.push(Statement::new(sql::TASK_DELETE, vec![id]).must_change("no such ended task"));
             }

@@ -43,9 +43,16 @@ pub(super) const COLLECT_END: &str = "UPDATE collected SET done = 1 WHERE task_i
 /// Changes nothing; refuses the transaction when files of the task are left.
 pub(super) const COLLECT_IS_DONE: &str = "UPDATE collected SET done = 1 WHERE task_id = $1 AND done = 1";
 
+/// What only attempts of this task have in common. Before their own rows go.
+pub(super) const TASK_PROVENANCE: &str = "DELETE FROM provenance WHERE sha256 IN \
+    (SELECT l.sha256 FROM attempt_provenance l JOIN attempt a ON a.id = l.attempt_id WHERE a.task_id = $1) \
+    AND NOT EXISTS (SELECT 1 FROM attempt_provenance o JOIN attempt b ON b.id = o.attempt_id \
+    WHERE o.sha256 = provenance.sha256 AND b.task_id <> $1)";
+
 /// Rows of every table that refers to a task or to its attempts, in the order in which they can go. A test fails
 /// when a table is missing here.
-pub(super) const TASK_ROWS: [&str; 5] = [
+pub(super) const TASK_ROWS: [&str; 6] = [
+    "DELETE FROM attempt_provenance WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM artifact WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM checkpoint WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",
     "DELETE FROM attempt_secret WHERE attempt_id IN (SELECT id FROM attempt WHERE task_id = $1)",

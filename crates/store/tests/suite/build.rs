@@ -2,9 +2,10 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    Dependency, DependencyOn, Earmark, FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network,
-    NodeAssignment, NodeRecord, OnLost, ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind,
-    SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    Dependency, DependencyOn, Earmark, EnforcedLimits, FailureCause, GrantedGpu, Host, KeyId, KeyRecord, LogAction,
+    LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Provenance, PythonFacts, ReservationId,
+    ReservationRecord, ReservationStatus, Role, SlotKind, SnapshotRecord, Source, TaskId, TaskSpec, TaskState,
+    TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -56,6 +57,8 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         lost_after_s: Some(90),
         stall_after_s: Some(600),
         resume_from: Some(task_id(9)),
+        source: Some(Source { commit: "c".repeat(40), dirty: Some(true), ..Source::default() }),
+        rerun_of: Some(task_id(8)),
         datasets: vec![dataset()],
         depends_on: vec![Dependency { id: task_id(7), on: DependencyOn::Any }],
         array: None,
@@ -170,10 +173,24 @@ pub(crate) fn outcome(artifacts: usize) -> Outcome {
         error: Some("exit code 2".into()),
         metrics_bytes: 0,
         log_bytes: 1 << 40,
+        log_from: 7,
+        log_sha256: Some("a".repeat(64)),
         artifacts: (0..artifacts)
             .map(|n| Artifact { path: format!("out/{n:04}.bin"), size_bytes: n as u64, sha256: format!("{n:064x}") })
             .collect(),
         log_rule: None,
+    }
+}
+
+pub(crate) fn provenance(isolation: &str) -> Provenance {
+    Provenance {
+        host: Host { hostname: "größe".into(), memory_bytes: 1 << 40, ..Host::default() },
+        isolation: isolation.into(),
+        limits: EnforcedLimits { memory_bytes: Some(1 << 40), by: Some("rlimit".into()), ..EnforcedLimits::default() },
+        gpus: vec![GrantedGpu { index: 3, uuid: "GPU-3".into(), name: "H100".into(), memory_bytes: 80 << 30 }],
+        python: Some(PythonFacts { packages: vec!["numpy==1.0".into()], ..PythonFacts::default() }),
+        datasets: Vec::new(),
+        image: None,
     }
 }
 

@@ -48,6 +48,8 @@ const UNDO: &[&str] = &[
     "ALTER TABLE attempt DROP COLUMN nodes",
     "ALTER TABLE task DROP COLUMN nodes",
     "ALTER TABLE task DROP COLUMN node_count",
+    "DROP TABLE attempt_provenance",
+    "DROP TABLE provenance",
     "DROP TABLE dataset",
     "DROP TABLE attempt_secret",
     "DROP TABLE secret",

@@ -152,6 +152,24 @@ pub(crate) async fn the_latest_checkpoint_reads_back(fixture: Fixture) {
     assert_eq!(store.checkpoint(task_id(2)).await.unwrap(), None);
 }
 
+pub(crate) async fn how_an_attempt_is_run_reads_back_by_node(fixture: Fixture) {
+    let store = &fixture.store;
+    let writes = vec![insert(1, "ann", "a"), Write::AttemptPut(attempt(1, 1, 1)), Write::AttemptPut(attempt(2, 1, 2))];
+    store.commit(writes).await.unwrap();
+    assert_eq!(store.provenance(attempt_id(1)).await.unwrap(), []);
+    let put = |n, node, isolation| Write::ProvenancePut {
+        attempt: attempt_id(n),
+        node,
+        provenance: Box::new(provenance(isolation)),
+    };
+    store.commit(vec![put(1, 1, "b"), put(1, 0, "a"), put(2, 0, "a")]).await.unwrap();
+    assert_eq!(store.provenance(attempt_id(1)).await.unwrap(), [(0, provenance("a")), (1, provenance("b"))]);
+    store.commit(vec![put(1, 0, "c"), put(1, 0, "c")]).await.unwrap();
+    assert_eq!(store.provenance(attempt_id(1)).await.unwrap(), [(0, provenance("c")), (1, provenance("b"))]);
+    assert_eq!(store.provenance(attempt_id(2)).await.unwrap(), [(0, provenance("a"))], "it is its own");
+    assert!(matches!(store.commit(vec![put(9, 0, "a")]).await, Err(StoreError::Data(_))), "there is no such attempt");
+}
+
 pub(crate) async fn workers_keys_snapshots_and_meta_read_back(fixture: Fixture) {
     let store = &fixture.store;
     let mut newer = key("k2");

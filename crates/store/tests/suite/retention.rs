@@ -100,6 +100,27 @@ pub(crate) async fn a_task_is_collected_in_steps(fixture: Fixture) {
     assert_eq!(fixture.store.audit_head().0, 0, "nothing of a refused commit is written");
 }
 
+pub(crate) async fn what_tasks_have_in_common_goes_with_the_last(fixture: Fixture) {
+    let put = |n, isolation| Write::ProvenancePut {
+        attempt: attempt_id(n),
+        node: 0,
+        provenance: Box::new(provenance(isolation)),
+    };
+    let writes = [ended(1, "ann", 0), ended(2, "ann", 0), vec![put(1, "same"), put(2, "same")]].concat();
+    fixture.store.commit(writes).await.unwrap();
+    let collect = |n| vec![begin(n, LATER), Write::Collect(Collect::End { task: task_id(n) })];
+    let delete = |n| vec![Write::Collect(Collect::Task { task: task_id(n) })];
+    fixture.store.commit([collect(1), collect(2), delete(1)].concat()).await.unwrap();
+    assert_eq!(fixture.store.provenance(attempt_id(1)).await.unwrap(), []);
+    assert_eq!(fixture.store.provenance(attempt_id(2)).await.unwrap(), [(0, provenance("same"))]);
+    fixture.store.commit(delete(2)).await.unwrap();
+    fixture.store.close().await;
+    // Refused if anything were left.
+    fixture.execute("CREATE TABLE none_left (n BIGINT CHECK (n = 0))").await.unwrap();
+    fixture.execute("INSERT INTO none_left (n) SELECT COUNT(*) FROM provenance").await.unwrap();
+    fixture.execute("DROP TABLE none_left").await.unwrap();
+}
+
 pub(crate) async fn what_is_needed_is_not_collected(fixture: Fixture) {
     let store = &fixture.store;
     store.commit([ended(1, "ann", 1), vec![insert(2, "ann", "waits")]].concat()).await.unwrap();

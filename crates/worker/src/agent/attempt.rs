@@ -10,6 +10,7 @@ use crate::{
         lease::Lease,
         logs::{self, Logs},
         metrics::Metrics,
+        provenance::Begun,
         secrets::Learning,
         stall::StallWatch,
     },
@@ -27,7 +28,7 @@ use crate::{
     usage::Table,
 };
 use fetchml_api::{
-    AttemptId, FailureCause, OnLost, WorkerId,
+    AttemptId, FailureCause, Host, OnLost, Provenance, WorkerId,
     link::{Assignment, ByteStream, Outcome},
 };
 use fetchml_client::Client;
@@ -64,6 +65,7 @@ pub(crate) struct Workshop {
     pub(crate) logs: Logs,
     pub(crate) metrics: Logs,
     pub(crate) processes: Table,
+    pub(crate) host: Host,
 }
 
 /// What the core wants of an attempt. The latest counts.
@@ -92,6 +94,8 @@ pub(crate) enum Progress {
     Staged,
     /// A node of a gang waits for its release; this port is free.
     Ready(u16),
+    /// How it is run: goes with the next report.
+    Begun(Box<Provenance>),
     /// The process was started.
     Started,
     /// The process tree is dead, or there never was one; with the outcome when nothing is to be collected.
@@ -131,6 +135,8 @@ pub(crate) struct Runner {
     pub(crate) ran: bool,
     /// Whether this agent started it.
     pub(crate) is_new: bool,
+    /// Length of its log when user code started, bytes.
+    pub(crate) log_from: u64,
     /// Keeps its environment while it runs.
     pub(crate) environment: Option<Kept>,
     /// Keeps its data sets while it runs.
@@ -140,6 +146,13 @@ pub(crate) struct Runner {
 impl Runner {
     /// To the end. Dropping it leaves a started process to its shim.
     pub(crate) async fn run(mut self, begin: Begin) {
+        if !matches!(begin, Begin::Staging)
+            && let Some(Begun { provenance, log_from }) = Begun::recall(&self.dir)
+        {
+            self.log_from = log_from;
+            // Once more: an earlier agent may have died before it could say so.
+            self.tell(Progress::Begun(Box::new(provenance))).await;
+        }
         let learning = self.learn_secrets(&begin);
         let mut outcome = match begin {
             Begin::Staging => match self.stage_and_start().await {
@@ -226,8 +239,12 @@ impl Runner {
             _ => executor::process(&execution, &self.shop.sandboxes).map_err(|error| error.outcome())?,
         };
         let spec = LaunchSpec { fence: self.fence(), ..spec };
+        let begun = Begun::now(&self.shop, &self.dir, staged.python.as_ref(), &granted.gpus, spec.confinement.as_ref());
+        begun.keep(&self.shop, &self.dir);
         match self.shop.helper.launch(spec).await {
             Ok(running) => {
+                self.log_from = begun.log_from;
+                self.tell(Progress::Begun(Box::new(begun.provenance))).await;
                 self.tell(Progress::Started).await;
                 Ok(running)
             }
@@ -340,12 +357,17 @@ impl Runner {
             }
         };
         let metrics = async { if no_metrics { Some(0) } else { self.metrics.finish(self.ran).await } };
-        let (log, files, (), metrics) = tokio::join!(log, files, checkpoint, metrics);
+        let digest = self.shop.logs.digest(self.dir.root(), self.log_from, self.redactor.clone());
+        let (log, files, (), metrics, digest) = tokio::join!(log, files, checkpoint, metrics, digest);
         let (Ok(log_bytes), Some(metrics_bytes)) = (log, metrics) else {
             // Their task dropped it: the attempt was forgotten meanwhile.
             return;
         };
         (outcome.log_bytes, outcome.metrics_bytes) = (log_bytes, metrics_bytes);
+        match digest {
+            Ok(sha256) => (outcome.log_from, outcome.log_sha256) = (self.log_from.min(log_bytes), sha256),
+            Err(error) => tracing::warn!(attempt = %self.assignment.attempt, %error, "the log cannot be hashed"),
+        }
         match files {
             Ok(artifacts) => outcome.artifacts = artifacts,
             Err(failure) => add_failure(&mut outcome, &failure),

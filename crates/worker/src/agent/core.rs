@@ -22,7 +22,7 @@ use crate::{
     staging::StagedDatasets,
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, DatasetKey, FailureCause, OnLost, TaskId,
+    AttemptEpoch, AttemptId, DatasetKey, FailureCause, OnLost, Provenance, TaskId,
     link::{Assignment, Held, Hello, Outcome, Report, SpooledReport, Welcome},
 };
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,8 @@ struct Attempt {
     phase: Phase,
     orders: watch::Sender<Orders>,
     runner: Option<AbortHandle>,
+    /// How it is run, until the next report takes it along.
+    provenance: Option<Box<Provenance>>,
     /// Lengths of its streams, all of them at the server, when an earlier agent reported its end.
     ends: Option<Ends>,
     /// It goes back to the server, unreported otherwise, once nothing of it runs: not even a builder.
@@ -259,6 +261,7 @@ impl Core {
             phase,
             orders,
             runner: None,
+            provenance: None,
             ends: None,
             returning: false,
             forgotten: false,
@@ -290,6 +293,7 @@ impl Core {
             redactor: None,
             ran: false,
             is_new: false,
+            log_from: 0,
             // Before anything is evicted for another.
             environment: if matches!(begin, Begin::Running(_)) {
                 attempt::keep_environment(&self.shop, &held.dir)
@@ -509,6 +513,7 @@ impl Core {
                     self.report(attempt, task, epoch, Report::Ready { address, port });
                 }
             }
+            Progress::Begun(provenance) => held.provenance = Some(provenance),
             Progress::Started => {
                 if !held.forgotten {
                     self.report(attempt, task, epoch, Report::Running);
@@ -544,7 +549,8 @@ impl Core {
     }
 
     fn report(&mut self, attempt: AttemptId, task: TaskId, epoch: AttemptEpoch, report: Report) {
-        let appended = self.spool.lock().append(|seq| SpooledReport { seq, attempt, task, epoch, report });
+        let provenance = self.attempts.get_mut(&attempt).and_then(|held| held.provenance.take());
+        let appended = self.spool.lock().append(|seq| SpooledReport { seq, attempt, task, epoch, report, provenance });
         if let Err(error) = appended {
             tracing::error!(%attempt, %error, "a report cannot be spooled; it is kept in memory");
         }

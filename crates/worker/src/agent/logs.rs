@@ -20,6 +20,7 @@ use fetchml_api::{
     limits::LINK_LOG_CHUNK_BYTES,
     link::{ByteStream, LogChunk},
 };
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -69,6 +70,8 @@ enum Tell {
 #[derive(Clone, Debug)]
 pub(crate) struct Logs {
     tell: mpsc::UnboundedSender<Tell>,
+    kind: ByteStream,
+    quota_bytes: u64,
 }
 
 impl Logs {
@@ -76,7 +79,7 @@ impl Logs {
     pub(crate) fn start(stream: ByteStream, quota_bytes: u64) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
         tokio::spawn(Streams::new(stream, quota_bytes).run(told));
-        Self { tell }
+        Self { tell, kind: stream, quota_bytes }
     }
 
     fn tell(&self, what: Tell) {
@@ -123,6 +126,19 @@ impl Logs {
         self.tell(Tell::Disconnected);
     }
 
+    /// SHA-256 of the stream of a file that grows no more, from `from` on, with secrets hidden as they are in what is
+    /// sent; none of an empty one.
+    pub(crate) async fn digest(
+        &self,
+        dir: &Path,
+        from: u64,
+        redactor: Option<Arc<Redactor>>,
+    ) -> io::Result<Option<String>> {
+        let (path, quota_bytes) = (dir.join(file_name(self.kind)), self.quota_bytes);
+        let mask = redactor.map_or(Mask::Open, Mask::Hides);
+        tokio::task::spawn_blocking(move || digest(&path, quota_bytes, from, &mask)).await.map_err(io::Error::other)?
+    }
+
     /// Acknowledged bytes of every attempt that has any.
     pub(crate) async fn offsets(&self) -> BTreeMap<AttemptId, u64> {
         let (ask, answer) = oneshot::channel();
@@ -154,6 +170,31 @@ fn stream_of(file_bytes: u64, quota_bytes: u64) -> (u64, Bytes) {
     let marker =
         format!("\n[fetchml: the log is longer than {quota_bytes} bytes; {dropped} bytes were dropped here]\n");
     (quota_bytes + marker.len() as u64, Bytes::from(marker))
+}
+
+fn digest(path: &Path, quota_bytes: u64, from: u64, mask: &Mask) -> io::Result<Option<String>> {
+    let file = match open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (end, marker) = stream_of(file.metadata()?.len(), quota_bytes);
+    if end == 0 {
+        return Ok(None);
+    }
+    let (mut at, of_file) = (from.min(end), end - marker.len() as u64);
+    let mut hasher = Sha256::new();
+    while at < of_file {
+        let want = (of_file - at).min(limits::HASH_BUFFER_BYTES as u64) as usize;
+        let bytes = Part { from: at, want, ends_at: Some(of_file) }.read(&file, mask)?;
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        hasher.update(&bytes);
+        at += bytes.len() as u64;
+    }
+    hasher.update(&marker[(at - of_file) as usize..]);
+    Ok(Some(hex::encode(hasher.finalize())))
 }
 
 #[derive(Debug)]
@@ -476,6 +517,36 @@ mod tests {
         let (stored, end) = drain(&logs, received, done).await;
         assert_eq!(end, bytes.len() as u64);
         assert!(stored == bytes);
+    }
+
+    #[tokio::test]
+    async fn the_digest_is_that_of_the_stream() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(file_name(ByteStream::Log));
+        let logs = Logs::start(ByteStream::Log, 300_000);
+        assert_eq!(logs.digest(dir.path(), 0, None).await.unwrap(), None);
+        let secret = Arc::new(Redactor::new(["canary-in-a-log"]).unwrap());
+        for (redactor, length) in [
+            (None, 1_usize),
+            (None, 300_000),
+            (None, 300_001),
+            (Some(secret.clone()), 900_000),
+            (Some(secret), 200_000),
+        ] {
+            std::fs::write(&file, &b"canary-in-a-log. ".repeat(length / 17 + 1)[..length]).unwrap();
+            let (frames, received) = mpsc::channel(2);
+            logs.connected(frames, Vec::new());
+            logs.redact(ATTEMPT, redactor.clone()).await;
+            let done = logs.finish(ATTEMPT, dir.path());
+            let (stored, _) = drain(&logs, received, done).await;
+            assert_eq!(stored.starts_with(b"***"), redactor.is_some(), "hidden in what is sent");
+            for from in [0, 1, 299_999, stored.len() - 1, stored.len(), stored.len() + 9] {
+                let part = &stored[from.min(stored.len())..];
+                let digest = logs.digest(dir.path(), from as u64, redactor.clone()).await.unwrap();
+                assert_eq!(digest, Some(hex::encode(Sha256::digest(part))), "{length} from {from}");
+            }
+            logs.forget(ATTEMPT);
+        }
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ mod log_part;
 mod logs;
 mod metrics;
 mod outbox;
+mod provenance;
 mod recovery;
 mod secrets;
 mod spare;
@@ -231,6 +232,9 @@ impl Worker {
             Sandboxes::probe(options.isolation, &helper, data.path()).await.map_err(StartError::Isolation)?;
         capabilities.isolation = sandboxes.name().into();
         let isolation = sandboxes.describe();
+        let host = tokio::task::spawn_blocking(hardware::host)
+            .await
+            .map_err(|error| in_data_dir(io::Error::other(format!("the hardware probe failed: {error}"))))?;
         let (containers, said) = find_containers(&options.containers, &data).await?;
         if let Some(containers) = &containers {
             capabilities.executors.push(containers.kind().to_string());
@@ -275,6 +279,7 @@ impl Worker {
             logs: logs.clone(),
             metrics: metrics.clone(),
             processes: Table::default(),
+            host,
         });
         let caches = disk::Caches { files: Arc::clone(&shop.cache), datasets: Arc::clone(&shop.datasets) };
         let room = Room::of(&capabilities, batch_slots, options.service_slots);

@@ -372,6 +372,7 @@ mod tests {
     fn add(spool: &mut Spool, n: u128, report: Report) {
         spool
             .append(|seq| SpooledReport {
+                provenance: None,
                 seq,
                 attempt: attempt(n),
                 task: TaskId(Uuid::from_u128(n)),

@@ -103,7 +103,11 @@ impl Containers {
     async fn find_or_pull(&self, engine: &Engine, name: &ImageName, log: &Path) -> Result<Image, StageError> {
         let full = name.to_string();
         let look = async || engine.image(&full).await.map_err(|error| silent(&error));
-        let here = look().await?;
+        let mut here = look().await?;
+        if let (None, Some(digest)) = (&here, name.digest()) {
+            // Of an image that no registry has, its id is all there is.
+            here = engine.image(digest).await.map_err(|error| silent(&error))?;
+        }
         let shown = name.familiar();
         match here {
             Some(image) if !name.is_latest() || name.is_local() => return Ok(image),

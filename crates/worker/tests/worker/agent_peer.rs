@@ -375,6 +375,8 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         lost_after_s: None,
         stall_after_s: None,
         resume_from: None,
+        source: None,
+        rerun_of: None,
         datasets: Vec::new(),
         depends_on: Vec::new(),
         array: None,

@@ -57,6 +57,8 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            source: None,
+            rerun_of: None,
             datasets: Vec::new(),
             depends_on: Vec::new(),
             array: None,

@@ -19,7 +19,7 @@ use axum::{
     http::StatusCode,
 };
 use fetchml_api::{
-    CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec,
+    CreateTaskRequest, Demand, Problem, Role, SlotKind, Task, TaskId, TaskSpec,
     limits::{ARRAY_BYTES, JSON_BODY_BYTES},
     time::Micros,
     validate::{self, Submission},
@@ -52,9 +52,9 @@ pub(crate) async fn create_task(
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let registry = registry(&app, &body).await?;
     let read = validate::create_task(body, strict, &registry).map_err(AppError::Invalid)?;
-    let mut problems = missing(&app, &caller, &read.request.request).await?;
+    let mut problems = missing(&app, &caller.user_id, &read.request.request).await?;
     problems.extend(too_much(&read.request.request, body_bytes));
-    let task = submit(&app, draft(read.request, &caller), problems).await?;
+    let task = submit(&app, draft(read.request, Owner::of(&caller), &caller), problems).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
     Ok((StatusCode::CREATED, Json(view)))
@@ -62,7 +62,7 @@ pub(crate) async fn create_task(
 
 /// Submits what nothing is wrong with. What it depends on may end between the look-up and the turn of the core, which
 /// then refuses it: by then how it ended is stored.
-async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> Result<StoredTask, AppError> {
+pub(super) async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> Result<StoredTask, AppError> {
     let mut tries_left = limits::DEPENDENCY_LOOK_UPS_MAX;
     loop {
         let needs = dependencies::look_up(app, &draft.spec.depends_on).await?;
@@ -83,7 +83,7 @@ async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> R
 }
 
 /// An array of so many tasks that the server would have to keep the request too often.
-fn too_much(request: &CreateTaskRequest, body_bytes: usize) -> Option<Problem> {
+pub(super) fn too_much(request: &CreateTaskRequest, body_bytes: usize) -> Option<Problem> {
     let count = request.array.as_ref()?.count();
     let most = ARRAY_BYTES / count.max(1);
     (body_bytes > most).then(|| {
@@ -96,8 +96,8 @@ fn too_much(request: &CreateTaskRequest, body_bytes: usize) -> Option<Problem> {
 }
 
 /// What the request names and the server does not have.
-async fn missing(app: &App, caller: &Caller, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
-    let mut missing = app.secrets.problems(&caller.user_id, &request.secrets).await?;
+pub(super) async fn missing(app: &App, owner: &str, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
+    let mut missing = app.secrets.problems(owner, &request.secrets).await?;
     if let Some(id) = &request.snapshot_id
         && snapshots::claim(app, id).await?.is_none()
     {
@@ -130,8 +130,21 @@ async fn claim_checkpoint(app: &App, task: TaskId) -> Result<bool, AppError> {
     }
 }
 
+/// Whose task it is.
+pub(super) struct Owner {
+    pub(super) user_id: String,
+    /// The role in which it is submitted.
+    pub(super) role: Role,
+}
+
+impl Owner {
+    fn of(caller: &Caller) -> Self {
+        Self { user_id: caller.user_id.clone(), role: caller.role }
+    }
+}
+
 /// The task with the defaults filled in. Validation has bounded every number.
-fn draft(submission: Submission, caller: &Caller) -> NewTaskDraft {
+pub(super) fn draft(submission: Submission, owner: Owner, caller: &Caller) -> NewTaskDraft {
     let Submission { request, datasets } = submission;
     let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(0) as u32;
     NewTaskDraft {
@@ -139,11 +152,12 @@ fn draft(submission: Submission, caller: &Caller) -> NewTaskDraft {
         needs: Vec::new(),
         broken_by: None,
         priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
+        by: caller.user_id.clone(),
         ip: caller.ip,
         spec: TaskSpec {
             id: TaskId(uuid::Uuid::nil()),
             created_at: Micros::default(),
-            user_id: caller.user_id.clone(),
+            user_id: owner.user_id,
             job_name: request.job_name,
             demand: Demand {
                 slot: SlotKind::Batch,
@@ -162,7 +176,7 @@ fn draft(submission: Submission, caller: &Caller) -> NewTaskDraft {
             env: request.env,
             secrets: request.secrets,
             metadata: request.metadata,
-            role: caller.role,
+            role: owner.role,
             max_retries: count(request.max_retries, 0),
             time_limit_s: request.time_limit_s.map(|s| s as u32),
             network: request.network.unwrap_or_default(),
@@ -171,6 +185,8 @@ fn draft(submission: Submission, caller: &Caller) -> NewTaskDraft {
             stall_after_s: request.stall_after_s.map(|s| s as u32),
             datasets,
             resume_from: request.resume_from,
+            source: request.source,
+            rerun_of: None,
             depends_on: request.depends_on,
             array: None,
         },

@@ -5,6 +5,7 @@
 //! that stopping one leaves no process behind, even across a restart of the agent.
 
 pub(super) mod marker;
+mod packages;
 mod requirements;
 mod tools;
 
@@ -16,7 +17,7 @@ use crate::{
     limits,
     shim::{Exit, ExitCause, Helper, LaunchSpec, Reattached, reattach},
 };
-use fetchml_api::{AttemptId, FailureCause};
+use fetchml_api::{AttemptId, FailureCause, PythonFacts};
 use requirements::Requirements;
 use rustix::fs::{FlockOperation, flock};
 use std::{
@@ -47,6 +48,14 @@ impl PythonEnvironment {
     /// Its programs.
     pub fn bin(&self) -> PathBuf {
         self.root.join("bin")
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn facts(&self) -> io::Result<PythonFacts> {
+        packages::read(&self.root)
     }
 
     /// Its interpreter.
@@ -193,6 +202,7 @@ impl Build<'_> {
         self.wanted.write_to(&work).map_err(|error| local(&work, &error))?;
         let began = fs::metadata(log).map_or(0, |m| m.len());
         let deadline = tokio::time::Instant::now() + limits::ENVIRONMENT_BUILD;
+        let file_name = self.wanted.file_name();
         for (number, argv) in steps.commands().iter().enumerate() {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             let exit = self.step(&work.join(number.to_string()), argv, left).await?;
@@ -203,7 +213,14 @@ impl Build<'_> {
                 return Err(self.failure(&exit, began));
             }
         }
-        let size_bytes = blocking(self.root, seal).await?;
+        let facts = PythonFacts {
+            environment: self.hash.to_owned(),
+            version: self.python.version.clone(),
+            requirements: file_name.to_owned(),
+            packages: Vec::new(),
+        };
+        let size_bytes =
+            blocking(self.root, move |root| packages::record(root, facts).and_then(|()| seal(root))).await?;
         blocking(&work, remove_tree).await?;
         note(log, &format!("environment {short}: ready"))?;
         Ok(size_bytes)
@@ -281,7 +298,10 @@ fn seal(root: &Path) -> io::Result<u64> {
 }
 
 /// Does what takes long on a big directory off the runtime's threads.
-async fn blocking<T: Send + 'static>(path: &Path, work: fn(&Path) -> io::Result<T>) -> Result<T, StageError> {
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, StageError> {
     let own = path.to_owned();
     let done = tokio::task::spawn_blocking(move || work(&own)).await.map_err(io::Error::other);
     done.flatten().map_err(|error| local(path, &error))

@@ -39,7 +39,7 @@ const SERVER_GROWTH_MIB: f64 = 16.0;
 const UNHINDERED: f64 = 0.8;
 
 /// Block number `n` of the log: no two are alike, and lines are long.
-fn block(n: usize, bytes: &mut [u8]) {
+pub(crate) fn block(n: usize, bytes: &mut [u8]) {
     let mut state = n as u64;
     for chunk in bytes.chunks_mut(8) {
         // SplitMix64 (Steele, Lea, Flood 2014).

@@ -1,6 +1,7 @@
 //! Measures a built `fetchml` as a user meets it: real processes, a real disk, HTTP on loopback, the
 //! load generator on the same cores. `cargo xtask bench` builds and runs it; docs/bench.md explains it.
 
+mod dataset;
 mod http;
 mod idle;
 mod log;
@@ -17,7 +18,7 @@ use report::Report;
 use std::{env, fs, path::PathBuf};
 
 /// What can be measured, in the order in which it is.
-const ALL: [&str; 5] = ["start", "idle", "submit", "tasks", "log"];
+const ALL: [&str; 6] = ["start", "idle", "submit", "tasks", "log", "dataset"];
 
 /// What every measurement needs.
 struct Setup {
@@ -69,6 +70,7 @@ fn main() -> Result<()> {
             "submit" => submit::measure(&setup, &mut report),
             "tasks" => tasks::measure(&setup, &mut report),
             "log" => log::measure(&setup, &mut report),
+            "dataset" => dataset::measure(&setup, &mut report),
             _ => unreachable!("every name of ALL is matched"),
         }
         .with_context(|| format!("measuring {name}"))?;

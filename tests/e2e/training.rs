@@ -1,7 +1,8 @@
-//! Real trainings: the examples, in a sandbox, and killed half way.
+//! Real trainings: the examples, in a sandbox and in podman, and killed half way.
 
 use crate::support::{DEADLINE, Lab, eventually};
 use fetchml_api::{FailureCause, Task, TaskId, TaskStatus};
+use fetchml_testkit::engine::{HOST_IMAGE, TestEngine};
 use serde_json::Value;
 use std::{fs, path::PathBuf};
 
@@ -11,10 +12,15 @@ fn example(name: &str) -> PathBuf {
 
 /// Submits the torch example.
 async fn submit(lab: &Lab, epochs: u32) -> TaskId {
+    submit_with(lab, epochs, &[]).await
+}
+
+/// The same with further options.
+async fn submit_with(lab: &Lab, epochs: u32, more: &[&str]) -> TaskId {
     let (dir, epochs) = (example("torch-digits"), epochs.to_string());
     let dir = dir.to_str().expect("UTF-8");
     let options = ["submit", "--dir", dir, "--cpu", "1", "--retries", "1", "--env", "OMP_NUM_THREADS=1", "--json"];
-    let task = lab.output(&[&options[..], &["--", "train.py", "--epochs", &epochs]].concat()).await;
+    let task = lab.output(&[&options[..], more, &["--", "train.py", "--epochs", &epochs]].concat()).await;
     let task: Value = serde_json::from_str(&task).expect("JSON");
     task["id"].as_str().expect("an id").parse().expect("an id")
 }
@@ -55,7 +61,7 @@ async fn assert_resumed(lab: &Lab, ended: &Task, undisturbed: &Value, after: u64
     let first = summary["first_epoch"].as_u64().expect("a number");
     assert!(first > after, "it began at epoch {first}, though {after} were over");
     let log = lab.log(ended.id).await;
-    assert!(log.starts_with(&format!("resumed after epoch {}\n", first - 1)), "{log}");
+    assert!(log.contains(&format!("resumed after epoch {}\n", first - 1)), "{log}");
     assert!(summary["accuracy"].as_f64() > Some(0.9), "{summary}");
     assert_eq!((&summary["weights"], &summary["accuracy"]), (&undisturbed["weights"], &undisturbed["accuracy"]));
 }
@@ -106,9 +112,30 @@ async fn a_torch_training_killed_half_way_goes_on_at_its_step() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torch_training_in_podman_killed_half_way_goes_on_at_its_step() {
+    const EPOCHS: u32 = 30;
+    // Its image has the machine's own /usr, torch in it.
+    let engine = TestEngine::podman();
+    let mut lab = Lab::new().containers(&engine);
+    lab.serve().await;
+    lab.worker(1).await;
+    let boxed = ["--image", HOST_IMAGE, "--network", "none"];
+    let undisturbed = submit_with(&lab, EPOCHS, &boxed).await;
+    lab.until(undisturbed, TaskStatus::Completed).await;
+    let undisturbed = summary(&lab, undisturbed).await;
+
+    let task = submit_with(&lab, EPOCHS, &boxed).await;
+    trained(&lab, task, 5).await;
+    kill(&lab.client().task(task).await.expect("an answer").attempt_id.expect("it runs").to_string());
+    let ended = lab.until(task, TaskStatus::Completed).await;
+    assert_eq!((ended.retry_count, ended.requeue_count), (1, 0));
+    assert_resumed(&lab, &ended, &undisturbed, 5).await;
+    eventually("no container is left", DEADLINE, async || engine.containers().is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_digits_example_trains_in_a_sandbox() {
-    let cache = format!("PIP_CACHE_DIR={}/pip-cache", env!("CARGO_TARGET_TMPDIR"));
-    let mut lab = Lab::new().worker_wrapped(&["/usr/bin/env", &cache]).sandboxed();
+    let mut lab = Lab::new().sandboxed();
     lab.serve().await;
     lab.worker(1).await;
     let dir = example("digits");

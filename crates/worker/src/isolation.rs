@@ -189,7 +189,6 @@ impl Sandboxes {
             None if contents.resources.memory_bytes.is_some() || !contents.network => Layer::Open,
             None => return None,
         };
-        let id = limits::SANDBOX_ID_FIRST + slot;
         let mut mounts = vec![Mount::writable(dir.tmp())];
         if self.remaps() {
             mounts[0].target = "/tmp".into();
@@ -197,12 +196,12 @@ impl Sandboxes {
         mounts.extend([dir.work(), dir.output(), dir.checkpoint(), dir.home(), dir.metrics()].map(Mount::writable));
         if let Some(python) = contents.python {
             mounts.push(Mount::read_only(&python.root));
-            mounts.extend(interpreters(&python.root).into_iter().map(Mount::read_only));
+            mounts.extend(python.prefixes.iter().map(Mount::read_only));
         }
         mounts.extend(contents.mounts);
         Some(Confinement {
             layer,
-            identity: self.drops_user.then_some(Identity { uid: id, gid: id }),
+            identity: self.identity(slot),
             mounts,
             devices: contents.devices,
             network: contents.network,
@@ -210,6 +209,25 @@ impl Sandboxes {
             cgroups: self.cgroups.clone(),
             hidden: self.data_dir.clone(),
         })
+    }
+
+    /// The sandbox of what builds the environment of an attempt: as its user, with a network; none without isolation.
+    pub(crate) fn confine_builder(&self, slot: u32, mounts: Vec<Mount>, resources: Resources) -> Option<Confinement> {
+        Some(Confinement {
+            layer: self.layer.clone()?,
+            identity: self.identity(slot),
+            mounts,
+            devices: Vec::new(),
+            network: true,
+            resources,
+            cgroups: self.cgroups.clone(),
+            hidden: self.data_dir.clone(),
+        })
+    }
+
+    fn identity(&self, slot: u32) -> Option<Identity> {
+        let id = limits::SANDBOX_ID_FIRST + slot;
+        self.drops_user.then_some(Identity { uid: id, gid: id })
     }
 
     /// The control group of an attempt, if this worker made one for it.
@@ -250,57 +268,5 @@ impl Sandboxes {
             ExitCause::Timeout => Err("a trial run did not end".to_owned()),
             _ => Err(exit.error.unwrap_or_else(|| "a trial run could not write its output".to_owned())),
         }
-    }
-}
-
-/// Where the interpreter behind an environment has its own files, as far as they are not the system's.
-fn interpreters(environment: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut add = |program: &Path| {
-        // <prefix>/bin/python
-        if let Some(prefix) = program.parent().and_then(Path::parent) {
-            let own = ["/usr", "/opt", "/bin", "/"].iter().any(|dir| prefix == Path::new(dir))
-                || prefix.starts_with("/usr")
-                || prefix.starts_with("/opt")
-                || prefix.starts_with(environment);
-            if !own && !found.contains(&prefix.to_owned()) {
-                found.push(prefix.to_owned());
-            }
-        }
-    };
-    // Each link on the way: the interpreter looks for its library beside any of them.
-    let mut program = environment.join("bin").join("python");
-    for _ in 0..limits::LINKS_MAX {
-        add(&program);
-        match fs::read_link(&program) {
-            Ok(target) => program = program.parent().unwrap_or(Path::new("/")).join(target),
-            Err(_) => break,
-        }
-    }
-    if let Ok(program) = fs::canonicalize(&program) {
-        add(&program);
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    #[test]
-    fn an_interpreter_outside_the_system_is_found_through_its_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let (real, alias, environment) =
-            (dir.path().join("py3.11.4"), dir.path().join("py3.11"), dir.path().join("env"));
-        fs::create_dir_all(real.join("bin")).unwrap();
-        fs::create_dir_all(environment.join("bin")).unwrap();
-        fs::write(real.join("bin/python3.11"), "").unwrap();
-        symlink("py3.11.4", &alias).unwrap();
-        symlink(alias.join("bin/python3.11"), environment.join("bin/python")).unwrap();
-        assert_eq!(interpreters(&environment), [alias, real.clone()]);
-        fs::remove_file(environment.join("bin/python")).unwrap();
-        symlink("/usr/bin/python3", environment.join("bin/python")).unwrap();
-        assert_eq!(interpreters(&environment), Vec::<PathBuf>::new());
     }
 }

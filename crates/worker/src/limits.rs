@@ -177,6 +177,10 @@ pub const ENVIRONMENT_ERROR_LINES: usize = 5;
 pub const ENVIRONMENT_ERROR_TAIL_BYTES: u64 = 16 << 10;
 /// Longest line of it that is shown whole, characters.
 pub const ENVIRONMENT_ERROR_LINE_CHARS: usize = 400;
+/// Processes and threads of what builds an environment.
+pub const BUILDER_PROCESSES: u32 = 4_096;
+/// Directories above a file of an environment.
+pub const ENVIRONMENT_DEPTH_MAX: usize = 100;
 /// Blobs of one snapshot fetched at the same time.
 pub const BLOB_FETCHES: usize = 8;
 /// Files at the snapshot's top named in the error about a missing script.

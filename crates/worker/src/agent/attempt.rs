@@ -196,7 +196,7 @@ impl Runner {
     async fn stage_and_start(&mut self) -> Result<Running, Outcome> {
         let cancel = CancellationToken::new();
         let staged = {
-            let staging = stage(&self.shop, &self.assignment, &self.dir, &cancel);
+            let staging = stage(&self.shop, &self.assignment, &self.dir, self.slot, &cancel);
             tokio::pin!(staging);
             tokio::select! {
                 staged = &mut staging => staged.map_err(|error| error.outcome()),
@@ -431,6 +431,7 @@ async fn stage(
     shop: &Workshop,
     assignment: &Assignment,
     dir: &AttemptDir,
+    slot: u32,
     cancel: &CancellationToken,
 ) -> Result<Staged, StageError> {
     let local = |error: io::Error| StageError {
@@ -467,7 +468,7 @@ async fn stage(
         return Ok(staged);
     }
     let Some(snapshot_id) = snapshot_id else { return Ok(staged) };
-    let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel };
+    let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, slot, cancel };
     let Some((python, kept)) = shop.environments.prepare(request).await? else { return Ok(staged) };
     fs::write(dir.environment(), &python.hash).map_err(local)?;
     (staged.python, staged.kept) = (Some(python), Some(kept));

@@ -265,7 +265,7 @@ impl Worker {
             worker_id: id,
             client,
             blobs: BlobCache::new(Arc::clone(&cache)),
-            environments: Environments::new(Arc::clone(&cache), data.path(), Arc::clone(&helper)),
+            environments: Environments::new(Arc::clone(&cache), data.path(), Arc::clone(&helper), sandboxes.clone()),
             cache,
             datasets,
             helper,

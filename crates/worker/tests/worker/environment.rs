@@ -4,8 +4,13 @@
 use crate::rig::{helper, until};
 use fetchml_api::FailureCause;
 use fetchml_worker::staging::{Cache, EnvironmentRequest, Environments, PythonEnvironment, StageError};
+use fetchml_worker::{
+    isolation::{Isolation, Sandboxes},
+    shim::Helper,
+};
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -21,9 +26,14 @@ struct Lab {
 
 impl Lab {
     async fn new() -> Self {
+        Self::with(async |_, data| Sandboxes::none(data)).await
+    }
+
+    async fn with(sandboxes: impl AsyncFnOnce(&Helper, &Path) -> Sandboxes) -> Self {
         let data = TempDir::new().unwrap();
-        let cache = Cache::open(data.path(), None).unwrap();
-        let environments = Environments::new(cache, data.path(), Arc::new(helper().await));
+        let (cache, helper) = (Cache::open(data.path(), None).unwrap(), helper().await);
+        let sandboxes = sandboxes(&helper, data.path()).await;
+        let environments = Environments::new(cache, data.path(), Arc::new(helper), sandboxes);
         Self { data, environments, cancel: CancellationToken::new() }
     }
 
@@ -42,6 +52,7 @@ impl Lab {
             snapshot_root: root,
             snapshot_id: "sha256:00",
             log: &root.join("log"),
+            slot: 1,
             cancel: &self.cancel,
         };
         Ok(self.environments.prepare(request).await?.map(|(environment, _)| environment))
@@ -70,12 +81,13 @@ async fn two_requests_build_once_and_a_later_one_reuses() {
 
     // An agent started anew.
     let cache = Cache::open(lab.data.path(), None).unwrap();
-    let again = Environments::new(cache, lab.data.path(), Arc::new(helper().await));
+    let again = Environments::new(cache, lab.data.path(), Arc::new(helper().await), Sandboxes::none(lab.data.path()));
     let three = lab.snapshot("three", &files);
     let request = EnvironmentRequest {
         snapshot_root: &three,
         snapshot_id: "sha256:01",
         log: &three.join("log"),
+        slot: 1,
         cancel: &lab.cancel,
     };
     assert!(again.prepare(request).await.unwrap().unwrap().0.reused);
@@ -145,4 +157,104 @@ async fn cancelling_kills_the_builders_whole_tree() {
     assert_eq!(result.unwrap_err().cause, FailureCause::Cancelled);
     let stat = fs::read_to_string(format!("/proc/{child}/stat"));
     assert!(stat.is_err(), "{stat:?}");
+}
+
+/// A package whose build looks around, leaves what it should not, and tells what it saw.
+const CURIOUS: &str = r"
+import json, os, zipfile
+
+def tries(what, act):
+    try:
+        act()
+        return [what]
+    except OSError:
+        return []
+
+def build_wheel(into, config_settings=None, metadata_directory=None):
+    root = os.environ['UV_PROJECT_ENVIRONMENT']
+    seen = tries('key', lambda: open('@DATA@/agent.key').read())
+    seen += tries('others', lambda: os.listdir('@DATA@/attempts'))
+    seen += tries('blobs', lambda: open('@DATA@/blobs/planted', 'w'))
+    tries('tools', lambda: os.makedirs('@DATA@/tools/uv/bin'))
+    seen += tries('system', lambda: open('/usr/planted', 'w'))
+    seen += tries('shadow', lambda: open('/etc/shadow').read())
+    seen += [name for name in os.environ if 'SECRET' in name]
+    # It is asked twice: what it is, and to make it.
+    if not os.path.lexists(root + '/.ready'):
+        os.symlink('@DATA@/overwritten', root + '/.ready')
+        open(root + '/setuid', 'w').close()
+        os.chmod(root + '/setuid', 0o6755)
+        os.mkdir(root + '/closed', 0)
+    with zipfile.ZipFile(os.path.join(into, 'curious-1-py3-none-any.whl'), 'w') as wheel:
+        wheel.writestr('curious.py', 'SEEN = %r' % json.dumps(seen))
+        wheel.writestr('curious-1.dist-info/METADATA', 'Metadata-Version: 2.1\nName: curious\nVersion: 1\n')
+        wheel.writestr('curious-1.dist-info/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
+        wheel.writestr('curious-1.dist-info/RECORD', '')
+    return 'curious-1-py3-none-any.whl'
+";
+
+const PACKAGE: &str = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n[project]\nname = \"curious\"\nversion = \"1\"\n";
+
+async fn builds_in_its_place(lab: &Lab) {
+    let data = lab.data.path();
+    fs::write(data.join("agent.key"), "the key").unwrap();
+    fs::create_dir_all(data.join("attempts/other")).unwrap();
+    let backend = CURIOUS.replace("@DATA@", data.to_str().unwrap());
+    let files =
+        [("requirements.txt", "./package\n"), ("package/pyproject.toml", PACKAGE), ("package/backend.py", &backend)];
+    let root = lab.snapshot("one", &files);
+    let built = lab.prepare(&root).await.unwrap_or_else(|error| panic!("{error}\n{}", log(&root))).unwrap();
+    let seen = Command::new(built.python()).args(["-c", "import curious; print(curious.SEEN)"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&seen.stdout), "[]\n", "{}", String::from_utf8_lossy(&seen.stderr));
+    for planted in ["overwritten", "blobs/planted", "tools"] {
+        assert!(!data.join(planted).exists(), "{planted}");
+    }
+    let own = rustix::process::geteuid().as_raw();
+    for name in ["bin/python", ".ready", "setuid", "closed", "pyvenv.cfg"] {
+        let metadata = fs::symlink_metadata(built.root.join(name)).unwrap();
+        assert_eq!(metadata.uid(), own, "{name}");
+        assert!(metadata.is_symlink() || metadata.mode() & 0o6022 == 0, "{name}: {:o}", metadata.mode());
+    }
+    assert!(lab.prepare(&root).await.unwrap().unwrap().reused);
+}
+
+#[tokio::test]
+async fn a_build_in_bubblewrap_sees_and_changes_nothing_but_its_own() {
+    let lab = Lab::with(async |helper, data| Sandboxes::probe(Isolation::Required, helper, data).await.unwrap()).await;
+    builds_in_its_place(&lab).await;
+}
+
+#[tokio::test]
+async fn a_build_in_landlock_sees_and_changes_nothing_but_its_own() {
+    builds_in_its_place(&Lab::with(async |helper, data| Sandboxes::landlock(helper, data).await.unwrap()).await).await;
+}
+
+#[tokio::test]
+async fn a_build_with_a_second_name_for_one_of_its_files_is_refused() {
+    let lab = Lab::with(async |helper, data| Sandboxes::probe(Isolation::Required, helper, data).await.unwrap()).await;
+    let link = "os.link(root + '/pyvenv.cfg', root + '/second')";
+    let backend =
+        CURIOUS.replace("os.mkdir(root + '/closed', 0)", link).replace("@DATA@", lab.data.path().to_str().unwrap());
+    let files =
+        [("requirements.txt", "./package\n"), ("package/pyproject.toml", PACKAGE), ("package/backend.py", &backend)];
+    let error = lab.prepare(&lab.snapshot("one", &files)).await.unwrap_err();
+    assert!(error.message.contains("second name"), "{error}");
+}
+
+/// The environment of a list of requirements is that of everybody with the same list: what else lies in a snapshot has
+/// no say in it.
+#[tokio::test]
+async fn files_beside_the_requirements_have_no_say() {
+    let lab = Lab::new().await;
+    let planted = "import os; open('planted', 'w'); raise SystemExit('planted')\n";
+    let files = [
+        ("requirements.txt", "# nothing\n"),
+        ("pip.py", planted),
+        ("venv.py", planted),
+        ("sitecustomize.py", planted),
+        ("uv.toml", "not toml at all"),
+    ];
+    let root = lab.snapshot("one", &files);
+    assert!(!lab.prepare(&root).await.unwrap().unwrap().reused);
+    assert!(!root.join("planted").exists() && !log(&root).contains("planted"), "{}", log(&root));
 }

@@ -102,7 +102,8 @@ fn argv(entrypoint: Option<&str>, args: Option<&str>, python: Option<&PythonEnvi
 
 #[test]
 fn entry_points_become_commands() {
-    let environment = PythonEnvironment { root: "/envs/1".into(), hash: "1".repeat(64), reused: true };
+    let environment =
+        PythonEnvironment { root: "/envs/1".into(), hash: "1".repeat(64), reused: true, prefixes: Vec::new() };
     let python = Some(&environment);
     for (entrypoint, args, expected) in [
         (
@@ -161,7 +162,7 @@ fn the_environment_is_an_allow_list_with_fetchmls_own_on_top() {
     env.insert("HOME".into(), "/mine".into());
     env.insert("FETCHML_TASK_ID".into(), "forged".into());
     let gpu = Gpu { index: 1, uuid: "GPU-1".into(), name: "H100".into(), memory_bytes: 1, ..Gpu::default() };
-    let python = PythonEnvironment { root: "/envs/1".into(), hash: "1".repeat(64), reused: true };
+    let python = PythonEnvironment { root: "/envs/1".into(), hash: "1".repeat(64), reused: true, prefixes: Vec::new() };
     let spec = process(&attempt, Some(&python), &[gpu]).unwrap();
     let last = |name: &str| spec.env.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_os_str());
     for (name, value) in [

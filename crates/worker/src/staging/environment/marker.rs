@@ -17,7 +17,13 @@ pub(in crate::staging) fn path(root: &Path) -> PathBuf {
 
 /// Says that all of `root`, which takes so many bytes, is there, once all of it is on disk.
 pub(in crate::staging) fn write(root: &Path, size_bytes: u64) -> io::Result<()> {
-    let marker = File::create(path(root))?;
+    let path = path(root);
+    // Builders may have left anything under that name.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let marker = File::create_new(path)?;
     writeln!(&marker, "{}\n{size_bytes}", boot_id()?)?;
     syncfs(&marker)?;
     Ok(())
@@ -27,16 +33,21 @@ pub(in crate::staging) fn write(root: &Path, size_bytes: u64) -> io::Result<()> 
 /// it is measured.
 pub(in crate::staging) fn read(root: &Path) -> io::Result<Option<(fs::Metadata, u64)>> {
     let path = path(root);
-    let text = match fs::read_to_string(&path) {
+    let metadata = match fs::symlink_metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text?,
+        metadata => metadata?,
     };
+    if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+        // A builder's, not ours.
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path)?;
     let noted = text.lines().nth(1).and_then(|line| line.parse().ok());
     let size_bytes = match noted {
         Some(size_bytes) => size_bytes,
         None => size_of(root)?,
     };
-    Ok(Some((fs::metadata(path)?, size_bytes)))
+    Ok(Some((metadata, size_bytes)))
 }
 
 /// What a tree takes on the disk, bytes.

@@ -4,6 +4,7 @@
 //! the directory is wiped and built again. Builders run under shims of their own (`<hash>.build`), so
 //! that stopping one leaves no process behind, even across a restart of the agent.
 
+mod builder;
 pub(super) mod marker;
 mod packages;
 mod requirements;
@@ -14,21 +15,21 @@ use super::{
     cache::{Cache, Kept, Key},
 };
 use crate::{
+    isolation::Sandboxes,
     limits,
     shim::{Exit, ExitCause, Helper, LaunchSpec, Reattached, reattach},
 };
+use builder::Places;
 use fetchml_api::{AttemptId, FailureCause, PythonFacts};
 use requirements::Requirements;
 use rustix::fs::{FlockOperation, flock};
 use std::{
     collections::HashMap,
-    ffi::OsString,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 use tools::Tools;
@@ -42,6 +43,8 @@ pub struct PythonEnvironment {
     pub hash: String,
     /// Whether it was there already.
     pub reused: bool,
+    /// Where the interpreter behind it has its own files, as far as they are not the system's.
+    pub prefixes: Vec<PathBuf>,
 }
 
 impl PythonEnvironment {
@@ -78,6 +81,8 @@ pub struct EnvironmentRequest<'a> {
     pub snapshot_id: &'a str,
     /// The attempt's log: what builders say is appended as they say it.
     pub log: &'a Path,
+    /// A small number that no other attempt at hand has.
+    pub slot: u32,
     /// Stops the build.
     pub cancel: &'a CancellationToken,
 }
@@ -88,13 +93,15 @@ pub struct Environments {
     cache: Arc<Cache>,
     tools: Tools,
     helper: Arc<Helper>,
+    sandboxes: Sandboxes,
     building: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Environments {
-    /// Environments kept in `cache`, the builders' tools below `data_dir`; builders are started through `helper`.
-    pub fn new(cache: Arc<Cache>, data_dir: &Path, helper: Arc<Helper>) -> Self {
-        Self { cache, tools: Tools::new(data_dir), helper, building: Mutex::default() }
+    /// Environments kept in `cache`, the builders' tools below `data_dir`; builders are started through `helper`, in a
+    /// sandbox of `sandboxes`.
+    pub fn new(cache: Arc<Cache>, data_dir: &Path, helper: Arc<Helper>, sandboxes: Sandboxes) -> Self {
+        Self { cache, tools: Tools::new(data_dir), helper, sandboxes, building: Mutex::default() }
     }
 
     /// The environment that the snapshot asks for, built if it is not there; `None` when it asks for
@@ -111,7 +118,9 @@ impl Environments {
         let hash = wanted.hash(&python, request.snapshot_id);
         let key = Key::Environment(hash.clone());
         let root = self.cache.path(&key);
-        let environment = |reused| PythonEnvironment { root: root.clone(), hash: hash.clone(), reused };
+        let prefixes = || python.prefixes.clone();
+        let environment =
+            |reused| PythonEnvironment { root: root.clone(), hash: hash.clone(), reused, prefixes: prefixes() };
         let short = &hash[..12];
         if let Some(pin) = self.cache.pin(&key) {
             note(request.log, &format!("environment {short}: reused"))?;
@@ -199,13 +208,38 @@ impl Build<'_> {
         let log = self.request.log;
         let short = &self.hash[..12];
         note(log, &format!("environment {short}: building from {} with {}", self.wanted.file_name(), steps.builder()))?;
-        self.wanted.write_to(&work).map_err(|error| local(&work, &error))?;
+        let places = Places {
+            root: self.root,
+            work: &work,
+            snapshot: self.request.snapshot_root,
+            own_uv: self.environments.tools.own_uv(),
+        };
+        places.create().and_then(|()| self.wanted.write_to(&work)).map_err(|error| local(&work, &error))?;
         let began = fs::metadata(log).map_or(0, |m| m.len());
         let deadline = tokio::time::Instant::now() + limits::ENVIRONMENT_BUILD;
         let file_name = self.wanted.file_name();
-        for (number, argv) in steps.commands().iter().enumerate() {
+        let sandboxes = &self.environments.sandboxes;
+        for (number, step) in steps.commands().iter().enumerate() {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let exit = self.step(&work.join(number.to_string()), argv, left).await?;
+            let confinement = if step.is_own {
+                None
+            } else {
+                places.confinement(sandboxes, self.request.slot, self.wanted, self.python, steps.uv())
+            };
+            let mut env = places.variables(confinement.as_ref(), sandboxes.remaps());
+            env.push(("UV_PROJECT_ENVIRONMENT".into(), self.root.into()));
+            let spec = LaunchSpec {
+                attempt: AttemptId(uuid::Uuid::new_v4()),
+                dir: work.join(number.to_string()),
+                argv: step.argv.clone(),
+                env,
+                cwd: if step.is_own { work.clone() } else { places.cwd(self.wanted) },
+                time_limit_s: Some(u32::try_from(left.as_secs().max(1)).unwrap_or(u32::MAX)),
+                grace_s: limits::ENVIRONMENT_BUILD_GRACE_S,
+                confinement,
+                fence: None,
+            };
+            let exit = self.step(spec).await?;
             if self.request.cancel.is_cancelled() {
                 return Err(cancelled());
             }
@@ -219,6 +253,7 @@ impl Build<'_> {
             requirements: file_name.to_owned(),
             packages: Vec::new(),
         };
+        let seal = if sandboxes.is_on() { take_over } else { seal };
         let size_bytes =
             blocking(self.root, move |root| packages::record(root, facts).and_then(|()| seal(root))).await?;
         blocking(&work, remove_tree).await?;
@@ -247,22 +282,9 @@ impl Build<'_> {
         Ok(())
     }
 
-    async fn step(&self, dir: &Path, argv: &[OsString], time_left: Duration) -> Result<Exit, StageError> {
-        let attempt = AttemptId(uuid::Uuid::new_v4());
-        let mut env = Tools::variables();
-        env.push((crate::executor::ATTEMPT_ID_VARIABLE.into(), attempt.to_string().into()));
-        env.push(("UV_PROJECT_ENVIRONMENT".into(), self.root.into()));
-        let spec = LaunchSpec {
-            attempt,
-            dir: dir.to_owned(),
-            argv: argv.to_vec(),
-            env,
-            cwd: self.request.snapshot_root.to_owned(),
-            time_limit_s: Some(u32::try_from(time_left.as_secs().max(1)).unwrap_or(u32::MAX)),
-            grace_s: limits::ENVIRONMENT_BUILD_GRACE_S,
-            confinement: None,
-            fence: None,
-        };
+    async fn step(&self, mut spec: LaunchSpec) -> Result<Exit, StageError> {
+        spec.env.push((crate::executor::ATTEMPT_ID_VARIABLE.into(), spec.attempt.to_string().into()));
+        let dir = &spec.dir.clone();
         let mut running = self.environments.helper.launch(spec).await.map_err(|error| local(dir, &error))?;
         tokio::select! {
             exit = running.wait() => return Ok(exit),
@@ -287,6 +309,40 @@ impl Build<'_> {
             message: format!("the environment of {file} could not be built:\n{what}"),
         }
     }
+}
+
+/// Makes what a sandbox built the worker's own, then seals it.
+fn take_over(root: &Path) -> io::Result<u64> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    own(root, (uid, gid), limits::ENVIRONMENT_DEPTH_MAX)?;
+    seal(root)
+}
+
+/// No process of the builder lives any more. What has a further name elsewhere could be changed there.
+fn own(path: &Path, owner: (u32, u32), depth_left: usize) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    let kind = metadata.file_type();
+    let odd = |what: &str| io::Error::other(format!("{} {what}", path.display()));
+    if kind.is_file() && metadata.nlink() > 1 {
+        return Err(odd("has a second name, which an environment must not have"));
+    }
+    if !kind.is_file() && !kind.is_dir() && !kind.is_symlink() {
+        return Err(odd("is neither a file nor a directory"));
+    }
+    lchown(path, Some(owner.0), Some(owner.1))?;
+    if kind.is_file() {
+        // Tasks read it as other users.
+        let mode = if metadata.permissions().mode() & 0o111 == 0 { 0o444 } else { 0o555 };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    if kind.is_dir() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        let depth_left = depth_left.checked_sub(1).ok_or_else(|| odd("lies too deep"))?;
+        for entry in fs::read_dir(path)? {
+            own(&entry?.path(), owner, depth_left)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the files read-only, then marks the environment as ready; its size, bytes.
@@ -365,7 +421,7 @@ fn make_read_only(dir: &Path) -> io::Result<()> {
             make_read_only(&entry.path())?;
         } else if kind.is_file() {
             let mode = entry.metadata()?.permissions().mode();
-            fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode & !0o222))?;
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode & 0o555))?;
         }
     }
     Ok(())

@@ -80,17 +80,35 @@ impl Requirements {
         hex::encode(hash.finalize())
     }
 
-    /// Writes what the builder needs and the snapshot does not hold as a file.
-    pub(super) fn write_to(&self, dir: &Path) -> io::Result<()> {
+    /// Whether code of the snapshot itself is installed: its builder needs all of the snapshot.
+    pub(super) fn has_local_code(&self) -> bool {
         match self {
-            Self::Project(text) => fs::write(Self::written(dir), text),
-            Self::Lock(_) | Self::Text(_) => Ok(()),
+            Self::Project(_) => false,
+            Self::Lock(files) | Self::Text(files) => files.local_code,
         }
     }
 
-    /// Where [`Self::write_to`] puts it.
-    pub(super) fn written(dir: &Path) -> PathBuf {
-        dir.join("requirements.txt")
+    /// Writes what was hashed, so that the builder sees this and nothing that another snapshot would have otherwise.
+    pub(super) fn write_to(&self, work: &Path) -> io::Result<()> {
+        let dir = Self::sources(work);
+        match self {
+            Self::Project(text) => fs::write(Self::written(work), text),
+            Self::Lock(files) | Self::Text(files) => files.bytes.iter().try_for_each(|(path, bytes)| {
+                let path = dir.join(path);
+                fs::create_dir_all(path.parent().unwrap_or(&dir))?;
+                fs::write(path, bytes)
+            }),
+        }
+    }
+
+    /// Where [`Self::write_to`] puts it, in a build's own directory.
+    pub(super) fn sources(work: &Path) -> PathBuf {
+        work.join("sources")
+    }
+
+    /// Where the lines of a project are put.
+    pub(super) fn written(work: &Path) -> PathBuf {
+        Self::sources(work).join("requirements.txt")
     }
 }
 
@@ -173,7 +191,7 @@ mod tests {
     use super::*;
 
     fn python(version: &str) -> Python {
-        Python { program: "/usr/bin/python3".into(), version: version.into() }
+        Python { program: "/usr/bin/python3".into(), version: version.into(), prefixes: Vec::new() }
     }
 
     fn hash_of(root: &Path, version: &str, snapshot: &str) -> String {

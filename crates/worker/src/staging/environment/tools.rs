@@ -1,9 +1,11 @@
 //! The programs that build environments: uv where it is on PATH, else `venv` and pip.
 
 use super::{StageError, definite, requirements::Requirements};
+use crate::limits;
 use std::{
     env,
     ffi::{OsStr, OsString},
+    fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -19,6 +21,8 @@ pub(super) struct Python {
     pub(super) program: PathBuf,
     /// Implementation and version, such as `cpython 3.11.7`.
     pub(super) version: String,
+    /// Where it has its own files, as far as they are not the system's.
+    pub(super) prefixes: Vec<PathBuf>,
 }
 
 /// Finds the programs once.
@@ -35,7 +39,27 @@ pub(super) struct Tools {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Steps {
     builder: &'static str,
-    commands: Vec<Vec<OsString>>,
+    commands: Vec<Step>,
+    /// A uv of the worker's own that is used.
+    uv: Option<PathBuf>,
+}
+
+/// One command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Step {
+    pub(super) argv: Vec<OsString>,
+    /// Whether nothing of a user's has a say in it: it makes what all builds use.
+    pub(super) is_own: bool,
+}
+
+impl Step {
+    fn of_user(argv: Vec<OsString>) -> Self {
+        Self { argv, is_own: false }
+    }
+
+    fn own(argv: Vec<OsString>) -> Self {
+        Self { argv, is_own: true }
+    }
 }
 
 impl Steps {
@@ -44,8 +68,13 @@ impl Steps {
         self.builder
     }
 
-    pub(super) fn commands(&self) -> &[Vec<OsString>] {
+    pub(super) fn commands(&self) -> &[Step] {
         &self.commands
+    }
+
+    /// The program that must be seen where it is not the system's.
+    pub(super) fn uv(&self) -> Option<&Path> {
+        self.uv.as_deref()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -58,19 +87,28 @@ impl Tools {
         Self { own_uv: data_dir.join("tools").join("uv"), installing_uv: Mutex::new(()), python: OnceCell::new() }
     }
 
-    /// The worker's Python 3.
+    /// Where a uv that FetchML installed lies.
+    pub(super) fn own_uv(&self) -> &Path {
+        &self.own_uv
+    }
+
+    /// The worker's Python 3: the interpreter itself, not what may stand for it on the PATH.
     pub(super) async fn python(&self) -> Result<Python, StageError> {
-        const SHOW: &str = "import sys; print(sys.implementation.name, '.'.join(map(str, sys.version_info[:3])))";
+        const SHOW: &str = "import sys; print(sys.implementation.name, '.'.join(map(str, sys.version_info[:3]))); \
+                            print(getattr(sys, '_base_executable', None) or sys.executable)";
         let find = || async {
             let missing = || definite("this worker has no Python 3: install python3 and its venv module".to_owned());
             let program = on_path("python3").or_else(|| on_path("python")).ok_or_else(missing)?;
-            let answer = Command::new(&program).args(["-c", SHOW]).stdin(Stdio::null()).output().await;
+            let answer = Command::new(&program).args(["-I", "-c", SHOW]).stdin(Stdio::null()).output().await;
             let answer = answer.map_err(|error| super::local(&program, &error))?;
-            let version = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
-            if !answer.status.success() || version.is_empty() {
-                return Err(definite(format!("{} does not work on this worker", program.display())));
+            let answered = String::from_utf8_lossy(&answer.stdout);
+            match answered.trim().split_once('\n') {
+                Some((version, base)) if answer.status.success() && Path::new(base).is_absolute() => {
+                    let program = PathBuf::from(base);
+                    Ok(Python { prefixes: prefixes(&program), program, version: version.to_owned() })
+                }
+                _ => Err(definite(format!("{} does not work on this worker", program.display()))),
             }
-            Ok(Python { program, version })
         };
         self.python.get_or_try_init(find).await.cloned()
     }
@@ -85,7 +123,8 @@ impl Tools {
 
     /// The commands that build `root`, run from the snapshot's root; `work` is a scratch directory.
     pub(super) fn steps(&self, wanted: &Requirements, python: &Python, root: &Path, work: &Path) -> Steps {
-        let uv = on_path("uv");
+        // The file itself: links on the way to it are not in a sandbox.
+        let uv = on_path("uv").map(|uv| uv.canonicalize().unwrap_or(uv));
         let text = match wanted {
             Requirements::Lock(_) => return self.lock_steps(uv, python),
             Requirements::Text(_) => PathBuf::from("requirements.txt"),
@@ -95,7 +134,7 @@ impl Tools {
         match uv {
             Some(uv) => Steps {
                 builder: "uv",
-                commands: vec![
+                commands: [
                     words([
                         uv.as_os_str(),
                         "venv".as_ref(),
@@ -112,14 +151,17 @@ impl Tools {
                         "-r".as_ref(),
                         text.as_ref(),
                     ]),
-                ],
+                ]
+                .map(Step::of_user)
+                .into(),
+                uv: Some(uv),
             },
             None => Steps {
                 builder: "pip",
-                commands: vec![
-                    words([python.program.as_os_str(), "-m".as_ref(), "venv".as_ref(), root.as_ref()]),
-                    pip_install(&own_python, ["-r".as_ref(), text.as_os_str()]),
-                ],
+                commands: [venv(python, root), pip_install(&own_python, ["-r".as_ref(), text.as_os_str()])]
+                    .map(Step::of_user)
+                    .into(),
+                uv: None,
             },
         }
     }
@@ -130,56 +172,33 @@ impl Tools {
         let own = own_bin.join("uv");
         let mut commands = Vec::new();
         if uv.is_none() && !is_executable(&own) {
-            commands.push(words([python.program.as_os_str(), "-m".as_ref(), "venv".as_ref(), self.own_uv.as_ref()]));
-            commands.push(pip_install(&own_bin.join("python"), ["uv".as_ref()]));
+            commands.push(Step::own(venv(python, &self.own_uv)));
+            let words = ["--only-binary".as_ref(), ":all:".as_ref(), "uv".as_ref()];
+            commands.push(Step::own(pip_install(&own_bin.join("python"), words)));
         }
-        let uv = uv.unwrap_or(own);
+        let program = uv.as_ref().unwrap_or(&own);
         let python = python.program.as_os_str();
-        commands.push(words([
-            uv.as_os_str(),
+        commands.push(Step::of_user(words([
+            program.as_os_str(),
             "sync".as_ref(),
             "--frozen".as_ref(),
             "--no-install-project".as_ref(),
             "--python".as_ref(),
             python,
-        ]));
-        Steps { builder: "uv", commands }
+        ])));
+        Steps { builder: "uv", commands, uv }
     }
+}
 
-    /// Variables of builders: few, but with the settings by which a site names its mirrors, proxies
-    /// and certificates. HOME stays the worker's: pip's and uv's own settings and caches are there.
-    pub(super) fn variables() -> Vec<(OsString, OsString)> {
-        const NAMES: [&str; 16] = [
-            "PATH",
-            "HOME",
-            "USER",
-            "LANG",
-            "TMPDIR",
-            "XDG_CACHE_HOME",
-            "XDG_CONFIG_HOME",
-            "HTTP_PROXY",
-            "HTTPS_PROXY",
-            "ALL_PROXY",
-            "NO_PROXY",
-            "http_proxy",
-            "https_proxy",
-            "all_proxy",
-            "no_proxy",
-            "REQUESTS_CA_BUNDLE",
-        ];
-        const PREFIXES: [&str; 3] = ["PIP_", "UV_", "SSL_CERT_"];
-        env::vars_os()
-            .filter(|(name, _)| {
-                name.to_str()
-                    .is_some_and(|name| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-            })
-            .collect()
-    }
+/// `-I`: no module of the directory it is started in stands in for Python's own.
+fn venv(python: &Python, root: &Path) -> Vec<OsString> {
+    words([python.program.as_os_str(), "-I".as_ref(), "-m".as_ref(), "venv".as_ref(), root.as_ref()])
 }
 
 fn pip_install<const N: usize>(python: &Path, what: [&OsStr; N]) -> Vec<OsString> {
     let mut command = words([
         python.as_os_str(),
+        "-I".as_ref(),
         "-m".as_ref(),
         "pip".as_ref(),
         "install".as_ref(),
@@ -204,4 +223,51 @@ fn on_path(program: &str) -> Option<PathBuf> {
 
 fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// Where an interpreter has its own files, as far as they are not the system's. Asked of the worker's own one only: an
+/// environment could name any place.
+fn prefixes(interpreter: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut add = |program: &Path| {
+        // <prefix>/bin/python
+        if let Some(prefix) = program.parent().and_then(Path::parent) {
+            let own = ["/usr", "/opt", "/bin", "/"].iter().any(|dir| prefix == Path::new(dir))
+                || prefix.starts_with("/usr")
+                || prefix.starts_with("/opt");
+            if !own && !found.contains(&prefix.to_owned()) {
+                found.push(prefix.to_owned());
+            }
+        }
+    };
+    // Each link on the way: the interpreter looks for its library beside any of them.
+    let mut program = interpreter.to_owned();
+    for _ in 0..limits::LINKS_MAX {
+        add(&program);
+        match fs::read_link(&program) {
+            Ok(target) => program = program.parent().unwrap_or(Path::new("/")).join(target),
+            Err(_) => break,
+        }
+    }
+    if let Ok(program) = fs::canonicalize(&program) {
+        add(&program);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn an_interpreter_outside_the_system_is_found_through_its_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, alias) = (dir.path().join("py3.11.4"), dir.path().join("py3.11"));
+        fs::create_dir_all(real.join("bin")).unwrap();
+        fs::write(real.join("bin/python3.11"), "").unwrap();
+        symlink("py3.11.4", &alias).unwrap();
+        assert_eq!(prefixes(&alias.join("bin/python3.11")), [alias, real]);
+        assert_eq!(prefixes(Path::new("/usr/bin/python3")), Vec::<PathBuf>::new());
+    }
 }

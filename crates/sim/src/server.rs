@@ -9,7 +9,7 @@ use crate::{
     world::{Happening, World},
 };
 use fetchml_api::{
-    AttemptId, Capabilities, Micros, Quota, ReservationId, ReservationStatus, Role, TaskId, WorkerId,
+    AttemptId, Capabilities, Micros, Quota, QuotaScope, ReservationId, ReservationStatus, Role, TaskId, WorkerId,
     link::{Held, SpooledReport},
 };
 use fetchml_scheduler::{Answer, Drain, Effect, Event, Message, NewReservation, NewTask, Scheduler, Settings};
@@ -169,7 +169,7 @@ fn settings(incarnation: u64, epochs_used: u64) -> Settings {
         // Short enough to be seen in a short run.
         hold_after_s: 120,
         prepare_timeout_s: 240,
-        quotas: BTreeMap::from([(Role::User, quota)]),
+        quotas: BTreeMap::from([(QuotaScope::Role(Role::User), quota)]),
         ..Settings::default()
     }
 }

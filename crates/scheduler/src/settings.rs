@@ -1,6 +1,6 @@
 //! What an operator or the driver may set for the core.
 
-use fetchml_api::{Quota, Role, time::SECOND};
+use fetchml_api::{Quota, QuotaScope, Role, time::SECOND};
 use std::collections::BTreeMap;
 
 /// Settings of the core. Fixed for its life.
@@ -25,8 +25,8 @@ pub struct Settings {
     pub hold_after_s: i64,
     /// Time in which all nodes of a gang must be ready, seconds.
     pub prepare_timeout_s: i64,
-    /// Quotas of roles, where none are set.
-    pub quotas: BTreeMap<Role, Quota>,
+    /// Quotas of roles and users, where none are set.
+    pub quotas: BTreeMap<QuotaScope, Quota>,
     /// Only workers whose mean slot occupancy is below this get work ahead, milliseconds.
     pub prefetch_short_ms: i64,
 }
@@ -44,7 +44,10 @@ impl Default for Settings {
             prefetch_short_ms: 2_000,
             hold_after_s: 900,
             prepare_timeout_s: 1_800,
-            quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
+            quotas: BTreeMap::from([(
+                QuotaScope::Role(Role::User),
+                Quota { max_priority: Some(7), ..Quota::default() },
+            )]),
         }
     }
 }

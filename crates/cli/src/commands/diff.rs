@@ -47,7 +47,7 @@ impl Diff {
         let a = session.client.run_manifest(session.task_id(&self.a).await?, None).await?;
         let b = session.client.run_manifest(session.task_id(&self.b).await?, None).await?;
         for manifest in [&a, &b] {
-            self.say_what_is_missing(manifest);
+            Self::say_what_is_missing(manifest);
         }
         let differences = differences(&fields(&a)?, &fields(&b)?, self.all);
         let same = differences.is_empty();
@@ -66,7 +66,7 @@ impl Diff {
         Ok(if same { Exit::Success } else { Exit::DIFFERENT })
     }
 
-    fn say_what_is_missing(&self, manifest: &RunManifest) {
+    fn say_what_is_missing(manifest: &RunManifest) {
         let id = manifest.task.id;
         if manifest.outcome.is_none() {
             terminal::say_warning(&format!("task {id} has not ended: what follows is not known yet"));

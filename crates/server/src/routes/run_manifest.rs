@@ -51,7 +51,9 @@ pub(super) async fn show_run_manifest(
     let mut manifest = facts.manifest();
     if caller.user_id != task.spec.user_id {
         for values in [&mut manifest.spec.env, &mut manifest.seeds] {
-            values.values_mut().for_each(|value| "***".clone_into(value));
+            for value in values.values_mut() {
+                "***".clone_into(value);
+            }
         }
     }
     let bytes = serde_json_canonicalizer::to_vec(&manifest).map_err(AppError::internal)?;

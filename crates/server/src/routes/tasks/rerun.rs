@@ -81,7 +81,9 @@ async fn again(app: &App, task: &StoredTask) -> Result<CreateTaskRequest, AppErr
     for attempt in attempts.iter().rev() {
         let found = app.store.provenance(attempt.id).await?;
         if !found.is_empty() {
-            found.iter().for_each(|(_, found)| again.pin(found));
+            for (_, found) in &found {
+                again.pin(found);
+            }
             break;
         }
     }

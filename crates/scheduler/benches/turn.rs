@@ -226,6 +226,7 @@ impl<'a> Bench<'a> {
             shares: state.shares.into_values().collect(),
             quotas: Vec::new(),
             ended: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
         };
         let started = Instant::now();
         let core = Scheduler::restore(Settings { incarnation: 2, ..Settings::default() }, self.now, rows);

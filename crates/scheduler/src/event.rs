@@ -184,6 +184,11 @@ pub enum Event {
         /// What happened.
         report: Report,
     },
+    /// An attempt left a checkpoint, which is stored.
+    CheckpointSaved {
+        /// The attempt.
+        attempt: AttemptId,
+    },
     /// Nothing but time passed.
     TimePassed,
     /// The batch is complete: place what can be placed. The driver ends every turn with this.

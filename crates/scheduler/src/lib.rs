@@ -21,6 +21,7 @@ mod intern;
 mod invariants;
 pub mod limits;
 mod placement;
+mod preemption;
 mod queue;
 mod quota;
 mod report;
@@ -56,7 +57,7 @@ use timers::Timers;
 /// The core. Holds every task that has not ended, their current attempts, and all workers.
 ///
 /// Volatile, and so not in [`Scheduler::durable_state`]: link state, last sign of life and leases of
-/// workers, holds, their mean slot occupancy, which attempts are assigned ahead, and patience with those.
+/// workers, holds, when attempts left checkpoints, mean slot occupancy, which attempts are assigned ahead, and patience with those.
 #[derive(Debug)]
 pub struct Scheduler {
     settings: Settings,
@@ -76,6 +77,10 @@ pub struct Scheduler {
     attempts: BTreeMap<AttemptId, Attempt>,
     fleet: Fleet,
     holds: BTreeMap<TaskId, Hold>,
+    /// When it was last looked for whom something has to be stopped.
+    preempted_at: Option<Micros>,
+    /// When it is looked again, because it is too early now.
+    preempts_at: Option<Micros>,
     timers: Timers,
 }
 
@@ -95,6 +100,8 @@ impl Scheduler {
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
             holds: BTreeMap::new(),
+            preempted_at: None,
+            preempts_at: None,
             timers: Timers::default(),
             settings,
         }
@@ -133,6 +140,7 @@ impl Scheduler {
                 let fence = report::Fence { worker, attempt, task, epoch };
                 self.on_attempt_reported(fence, report, effects)
             }
+            Event::CheckpointSaved { attempt } => self.on_checkpoint_saved(attempt),
             Event::TimePassed => self.on_time_passed(effects),
             Event::TurnEnded => {
                 self.on_time_passed(effects);
@@ -151,9 +159,12 @@ impl Scheduler {
     }
 
     /// The earliest instant at which [`Event::TimePassed`] will do something: the end of a backoff, of
-    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence. At once while something is
+    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence, or when to look again for whom something has to be stopped. At once while something is
     /// left to follow from what has ended.
     pub fn next_deadline(&self) -> Option<Micros> {
-        if self.groups.are_settled() { self.timers.next() } else { Some(self.now) }
+        if !self.groups.are_settled() {
+            return Some(self.now);
+        }
+        self.timers.next().into_iter().chain(self.preempts_at).min()
     }
 }

@@ -167,6 +167,7 @@ impl Database {
             shares: self.shares.values().cloned().collect(),
             quotas: Vec::new(),
             ended: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
         };
         Scheduler::restore(settings, now, rows)
     }

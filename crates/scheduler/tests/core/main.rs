@@ -10,6 +10,7 @@ mod fairness;
 mod gang;
 mod hold;
 mod placement;
+mod preemption;
 mod prefetch;
 mod priority;
 mod quota;

@@ -39,6 +39,7 @@ mod logs;
 mod metrics;
 mod namespace;
 mod network;
+mod preemption;
 mod proxy;
 mod restarts;
 mod retention;

@@ -26,6 +26,12 @@ pub(crate) const RATE_LIMITS: &str = "FETCHML_RATE_LIMITS";
 pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
 /// Time queued that is worth one level of priority, seconds.
 pub(crate) const AGING_INTERVAL: &str = "FETCHML_AGING_INTERVAL";
+/// Whether tasks in batch slots may be stopped for others.
+pub(crate) const PREEMPT_BATCH: &str = "FETCHML_PREEMPT_BATCH";
+/// Whether those in service slots may be.
+pub(crate) const PREEMPT_SERVICE: &str = "FETCHML_PREEMPT_SERVICE";
+/// How long what was stopped so is spared, seconds.
+pub(crate) const PREEMPT_COOLDOWN: &str = "FETCHML_PREEMPT_COOLDOWN";
 /// Allows plain HTTP off loopback.
 pub(crate) const ALLOW_PLAIN_HTTP: &str = "FETCHML_ALLOW_PLAIN_HTTP";
 /// Days that the files of ended tasks are kept.

@@ -156,7 +156,9 @@ impl Worker {
         gpu_tokens: &[String],
     ) -> Option<Vec<u32>> {
         let mut used = self.used;
-        gone.values().for_each(|demand| used.subtract(demand));
+        for demand in gone.values() {
+            used.subtract(demand);
+        }
         let has = &self.record.capabilities;
         let slots = self.slots_total(demand.slot).saturating_sub(*used.slots.of(demand.slot));
         let cpu = u64::from(has.cpu_cores).saturating_sub(used.cpu);

@@ -1,6 +1,6 @@
 //! What a server is started with.
 
-use crate::{log_rules::LogRule, retention::Retention};
+use crate::{driver::Preemption, log_rules::LogRule, retention::Retention};
 use fetchml_api::{Quota, Role};
 use std::{
     collections::BTreeMap,
@@ -27,6 +27,8 @@ pub struct Options {
     pub allow_plain_http: bool,
     /// How much those who act in a role may have at once, where the API sets nothing.
     pub quotas: BTreeMap<Role, Quota>,
+    /// Which tasks may be stopped for others of higher priority.
+    pub preemption: Preemption,
     /// Rules on the lines of failed attempts' logs.
     pub log_rules: Vec<LogRule>,
     /// What is kept, and for how long.
@@ -45,6 +47,7 @@ impl Options {
             rate_limits: Some(RateLimits::default()),
             allow_plain_http: false,
             quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
+            preemption: Preemption::default(),
             log_rules: Vec::new(),
             retention: Retention::default(),
         }

@@ -132,6 +132,7 @@ impl Server {
         let settings = DriverSettings {
             aging_interval_s: i64::from(options.aging_interval_s),
             lost_after_s: i64::from(options.lost_after_s),
+            preemption: options.preemption,
             quotas: options.quotas.clone(),
             incarnation_file: data_dir.join("incarnation"),
         };

@@ -11,7 +11,7 @@ use crate::{
     terminal,
 };
 use fetchml_client::Client;
-use fetchml_server::{Options, RateLimits, Server, StartError};
+use fetchml_server::{Options, RateLimits, Server, StartError, driver::Preemption};
 use std::{
     env,
     ffi::OsString,
@@ -91,6 +91,11 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         database: settings.database.clone(),
         lost_after_s: settings.lost_after_s,
         aging_interval_s: settings.aging_interval_s,
+        preemption: Preemption {
+            batch: settings.preempt_batch,
+            service: settings.preempt_service,
+            cooldown_s: settings.preempt_cooldown_s.into(),
+        },
         rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
         allow_plain_http: settings.allow_plain_http,
         log_rules: settings.log_rules.clone(),

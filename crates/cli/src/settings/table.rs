@@ -42,6 +42,19 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("server.rate_limits", env::RATE_LIMITS, Kind::Text, "request rates per key: on or off"),
     setting("server.lost_after_s", env::LOST_AFTER, Kind::Integer, "a worker silent for this long has lost its tasks"),
     setting("server.aging_interval_s", env::AGING_INTERVAL, Kind::Integer, "time queued worth one level of priority"),
+    setting(
+        "server.preempt_batch",
+        env::PREEMPT_BATCH,
+        Kind::Boolean,
+        "tasks may be stopped for others of higher priority that fit nowhere",
+    ),
+    setting("server.preempt_service", env::PREEMPT_SERVICE, Kind::Boolean, "notebooks and tools may be"),
+    setting(
+        "server.preempt_cooldown_s",
+        env::PREEMPT_COOLDOWN,
+        Kind::Integer,
+        "what was stopped so runs for this long before it is stopped again",
+    ),
     setting("server.allow_plain_http", env::ALLOW_PLAIN_HTTP, Kind::Boolean, "allow plain HTTP off loopback"),
     setting(
         "server.retention_days",

@@ -73,6 +73,9 @@ fn explain_shows_every_setting() {
     server.rate_limits             on                     default                                FETCHML_RATE_LIMITS             request rates per key: on or off
     server.lost_after_s            600                    default                                FETCHML_LOST_AFTER              a worker silent for this long has lost its tasks
     server.aging_interval_s        1800                   default                                FETCHML_AGING_INTERVAL          time queued worth one level of priority
+    server.preempt_batch           false                  default                                FETCHML_PREEMPT_BATCH           tasks may be stopped for others of higher priority that fit nowhere
+    server.preempt_service         false                  default                                FETCHML_PREEMPT_SERVICE         notebooks and tools may be
+    server.preempt_cooldown_s      600                    default                                FETCHML_PREEMPT_COOLDOWN        what was stopped so runs for this long before it is stopped again
     server.allow_plain_http        false                  default                                FETCHML_ALLOW_PLAIN_HTTP        allow plain HTTP off loopback
     server.retention_days          90                     default                                FETCHML_RETENTION_DAYS          days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever
     server.task_retention_days     90                     default                                FETCHML_TASK_RETENTION_DAYS     days that ended tasks stay in lists, at least as long as their files; 0: for ever

@@ -144,6 +144,7 @@ pub(super) enum Input {
     Join { hello: Arc<Hello>, session: SessionHandle },
     Heard { worker: WorkerId, session: u64, beat: Arc<Heartbeat> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
+    Checkpoint { attempt: AttemptId },
     Closed { worker: WorkerId, session: u64 },
 }
 

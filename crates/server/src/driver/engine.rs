@@ -143,6 +143,7 @@ impl Engine {
             shares: restored.shares,
             quotas: restored.quotas,
             ended: restored.ended,
+            checkpoints: restored.checkpoints,
         };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
         self.core = Scheduler::restore(settings, self.clock.now(), rows);
@@ -319,6 +320,10 @@ impl Engine {
                 if self.is_current(*worker, *session, turn) {
                     self.apply_reports(*worker, reports, now, turn);
                 }
+                Outcome::Nothing
+            }
+            Input::Checkpoint { attempt } => {
+                self.step(now, Event::CheckpointSaved { attempt: *attempt }, None, turn);
                 Outcome::Nothing
             }
             Input::Closed { worker, session } => {
@@ -737,6 +742,9 @@ fn core_settings(settings: &DriverSettings, incarnation: u64, epochs_used: u64) 
         aging_interval_s: settings.aging_interval_s,
         lost_after_s: settings.lost_after_s,
         quotas: settings.quotas.clone(),
+        preempt_batch: settings.preemption.batch,
+        preempt_service: settings.preemption.service,
+        preempt_cooldown_s: settings.preemption.cooldown_s,
         ..Settings::default()
     }
 }

@@ -21,13 +21,30 @@ use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Reply};
 use fetchml_api::{
-    HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId, link::Heartbeat,
-    link::Hello, link::SpooledReport,
+    AttemptId, HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId,
+    link::Heartbeat, link::Hello, link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use views::Views;
+
+/// Which tasks may be stopped for others of higher priority that fit nowhere: none unless set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Preemption {
+    /// Those in batch slots.
+    pub batch: bool,
+    /// Those in service slots.
+    pub service: bool,
+    /// What was stopped so runs for at least so long before it is stopped again, seconds.
+    pub cooldown_s: i64,
+}
+
+impl Default for Preemption {
+    fn default() -> Self {
+        Self { batch: false, service: false, cooldown_s: 600 }
+    }
+}
 
 /// What the driver needs to know.
 #[derive(Clone, Debug)]
@@ -38,6 +55,8 @@ pub struct DriverSettings {
     pub lost_after_s: i64,
     /// Quotas of roles, where none are set by the API.
     pub quotas: BTreeMap<Role, Quota>,
+    /// Which tasks may be stopped for others.
+    pub preemption: Preemption,
     /// Keeps the incarnation outside the database, so that a restored backup cannot reissue epochs.
     pub incarnation_file: PathBuf,
 }
@@ -247,6 +266,12 @@ impl Driver {
     ) -> Result<(), CommandError> {
         let input = Input::Reports { worker, session, reports: reports.into() };
         self.push(Item { input, reply: Reply::None }).await
+    }
+
+    /// Notes that an attempt has left a checkpoint, which is stored: what is stopped for others loses what came after.
+    pub(crate) fn checkpoint_saved(&self, attempt: AttemptId) {
+        // Only an estimate hangs on it: a driver that is overloaded has better things to do.
+        let _ = self.offer(Item { input: Input::Checkpoint { attempt }, reply: Reply::None });
     }
 
     /// Notes that a session ended.

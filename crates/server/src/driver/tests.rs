@@ -29,6 +29,7 @@ impl Bench {
             aging_interval_s: 1_800,
             lost_after_s: 600,
             quotas: BTreeMap::new(),
+            preemption: Preemption::default(),
             incarnation_file: dir.path().join("incarnation"),
         };
         let (driver, task) = Driver::start(store.clone(), settings).await.unwrap();

@@ -576,6 +576,7 @@ async fn a_second_collection_is_refused_until_the_first_has_ended() {
         aging_interval_s: 1_800,
         lost_after_s: 600,
         quotas: BTreeMap::new(),
+        preemption: crate::driver::Preemption::default(),
         incarnation_file: lab.dir.path().join("incarnation"),
     };
     let (driver, task) = Driver::start(lab.shelves.store.clone(), settings).await.unwrap();

@@ -1,10 +1,15 @@
 //! Tasks that name an image, from submit to files: by podman as root and as a user, through deaths of everything.
 
 use crate::support::{DEADLINE, Lab, eventually};
-use fetchml_api::{CreateTaskRequest, FailureCause, TaskId, TaskStatus};
+use fetchml_api::{CreateTaskRequest, DatasetSpec, FailureCause, TaskId, TaskStatus};
 use fetchml_testkit::engine::{HOST_IMAGE, TestEngine};
 use serde_json::Value;
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::PathBuf,
+    process::Command,
+};
 
 const TRAIN: &str = "\
 import json, os, pathlib, sys
@@ -244,6 +249,55 @@ async fn a_secret_reaches_the_process_and_not_its_engine() {
     lab.until(id, TaskStatus::Completed).await;
     let log = lab.log(id).await;
     assert!(log.contains(&"*".repeat(SECRET.len())) && !log.contains(SECRET), "{log}");
+}
+
+/// Data sets are seen where they are wanted, whatever isolates the worker's other tasks, and changed by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_in_podman_reads_its_data_sets_and_cannot_change_them() {
+    const SCRIPT: &str = "sh -c '
+        cat /data/iris.csv $FETCHML_DATASET_DIR/tree/train/iris.csv
+        for file in /data/iris.csv $FETCHML_DATASET_DIR/tree/train/iris.csv; do
+            (echo x >> $file) 2>/dev/null && echo CHANGED
+            rm -f $file 2>/dev/null && echo REMOVED
+            chmod u+w $file 2>/dev/null && echo UNLOCKED
+        done
+        touch $FETCHML_DATASET_DIR/tree/new 2>/dev/null && echo ADDED
+        exit 0'";
+    let files = tempfile::tempdir().unwrap();
+    fs::create_dir_all(files.path().join("set/train")).unwrap();
+    let file = files.path().join("set/train/iris.csv");
+    fs::write(&file, "5.1,3.5\n").unwrap();
+    let archive = files.path().join("set.tar");
+    let packed = Command::new("tar").arg("-C").arg(files.path().join("set")).arg("-cf").arg(&archive).arg(".").status();
+    assert!(packed.unwrap().success());
+    // One of the workers is another user's.
+    fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let set = |name: &str, source: &std::path::Path, mount_path: Option<&str>, unpack| DatasetSpec {
+        name: Some(name.into()),
+        source: Some(format!("file://{}", source.display())),
+        mount_path: mount_path.map(Into::into),
+        unpack: Some(unpack),
+        ..Default::default()
+    };
+    let request = CreateTaskRequest {
+        job_name: "boxed".into(),
+        image: Some(HOST_IMAGE.into()),
+        args: Some(SCRIPT.into()),
+        dataset_specs: vec![set("iris", &file, Some("/data/iris.csv"), false), set("tree", &archive, None, true)],
+        ..Default::default()
+    };
+    for engine in [TestEngine::podman(), TestEngine::rootless()] {
+        let dir = files.path().to_str().unwrap();
+        let mut lab = Lab::new().containers_with(&engine, &["--container-limits", "auto", "--dataset-dir", dir]);
+        lab.serve().await;
+        lab.worker(1).await;
+        for _ in 0..2 {
+            let id = lab.client().submit(&request, true).await.expect("the task is accepted").id;
+            lab.until(id, TaskStatus::Completed).await;
+            let log = lab.log(id).await;
+            assert!(log.ends_with("\n5.1,3.5\n5.1,3.5\n"), "{log}");
+        }
+    }
 }
 
 /// Whether a process with an attempt's mark lives.

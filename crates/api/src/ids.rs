@@ -51,6 +51,10 @@ uuid_id!(
     WorkerId
 );
 uuid_id!(
+    /// GPUs set aside for one task.
+    ReservationId
+);
+uuid_id!(
     /// Correlates an answer with the log lines of its request.
     TraceId
 );

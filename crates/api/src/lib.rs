@@ -5,6 +5,7 @@
 pub mod array;
 pub mod artifact;
 pub mod checkpoint;
+pub mod dataset;
 pub mod dependency;
 pub mod error;
 pub mod failure;
@@ -18,6 +19,7 @@ pub mod link;
 pub mod log_rule;
 pub mod metrics;
 pub mod record;
+pub mod reservation;
 pub mod retention;
 pub mod scheduler;
 pub mod secret;
@@ -30,6 +32,9 @@ pub mod worker;
 pub use array::*;
 pub use artifact::*;
 pub use checkpoint::*;
+pub use dataset::{
+    CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset, is_bucket_name,
+};
 pub use dependency::*;
 pub use error::*;
 pub use failure::*;
@@ -40,6 +45,7 @@ pub use key::*;
 pub use log_rule::*;
 pub use metrics::{BadLine, MetricPoint, MetricSeries, TaskMetrics};
 pub use record::*;
+pub use reservation::*;
 pub use retention::*;
 pub use scheduler::*;
 pub use secret::*;

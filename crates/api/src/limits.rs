@@ -59,6 +59,8 @@ pub const ARRAY_CHARS: usize = 64 << 10;
 pub const ARRAY_BYTES: usize = 64 << 20;
 /// Longest `gpu_type`, code points.
 pub const GPU_TYPE_CHARS: usize = 64;
+/// Longest time that a reservation waits for a task, minutes: a week.
+pub const RESERVATION_MINUTES_MAX: i64 = 7 * 24 * 60;
 /// Most retries a task may ask for.
 pub const MAX_RETRIES_MAX: i64 = 10;
 /// Longest `time_limit_s`: 365 days, seconds.
@@ -93,6 +95,14 @@ pub const ARTIFACT_BYTES: u64 = 50 << 30;
 pub const CHECKPOINT_FILES_MAX: usize = 1_000;
 /// Body that lists the files of a checkpoint, bytes.
 pub const CHECKPOINT_BODY_BYTES: usize = 8 << 20;
+/// Most data sets of one task.
+pub const DATASETS_PER_TASK: usize = 64;
+/// Longest source of a data set, code points.
+pub const DATASET_SOURCE_CHARS: usize = 2_048;
+/// Most data sets that can be registered.
+pub const DATASETS_MAX: usize = 10_000;
+/// Most data sets a worker says that it holds: those used last.
+pub const DATASETS_HELD_MAX: usize = 256;
 /// Largest text message on the worker link, bytes.
 pub const LINK_MESSAGE_BYTES: usize = 8 << 20;
 /// Largest run of log bytes in one link message.

@@ -9,6 +9,7 @@
 
 use crate::{
     artifact::Artifact,
+    dataset::DatasetKey,
     failure::FailureCause,
     ids::{AttemptEpoch, AttemptId, TaskId, WorkerId},
     log_rule::LogRuleMatch,
@@ -32,6 +33,11 @@ pub enum ToServer {
     Reports {
         /// With strictly growing `seq`.
         reports: Vec<SpooledReport>,
+    },
+    /// What it holds of data sets has changed.
+    Datasets {
+        /// See [`Hello::datasets`].
+        held: Vec<DatasetKey>,
     },
 }
 
@@ -59,6 +65,9 @@ pub struct Hello {
     /// What its own checks found wrong, one sentence: it takes nothing new. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfit: Option<String>,
+    /// Data sets in its cache, the last used first, at most [`crate::limits::DATASETS_HELD_MAX`].
+    #[serde(default)]
+    pub datasets: Vec<DatasetKey>,
 }
 
 /// An attempt the worker holds.

@@ -3,9 +3,10 @@
 
 use crate::{
     array::ArrayMember,
+    dataset::Dataset,
     dependency::Dependency,
     failure::FailureCause,
-    ids::{AttemptEpoch, AttemptId, KeyId, TaskId, WorkerId},
+    ids::{AttemptEpoch, AttemptId, KeyId, ReservationId, TaskId, WorkerId},
     key::Role,
     link::Outcome,
     log_rule::LogRuleMatch,
@@ -38,6 +39,9 @@ pub struct Demand {
     /// Whether it runs in a container.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub image: bool,
+    /// It runs on the GPUs of this reservation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<ReservationId>,
 }
 
 const fn one() -> u32 {
@@ -103,6 +107,9 @@ pub struct TaskSpec {
     /// Longest time without a word in its log or metrics, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_after_s: Option<u32>,
+    /// Its data sets, in the order of the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<Dataset>,
     /// The task whose checkpoint the first attempt starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,

@@ -2,9 +2,10 @@
 
 use crate::{
     array::ArraySpec,
+    dataset::{Dataset, DatasetSpec},
     dependency::Dependency,
     failure::{Failure, RetryRule},
-    ids::{AttemptId, TaskId, WorkerId},
+    ids::{AttemptId, ReservationId, TaskId, WorkerId},
     log_rule::LogAction,
     record::{TaskSpec, TaskState},
     retention::FilesDeleted,
@@ -133,6 +134,9 @@ pub struct Task {
     /// Names of its data sets.
     #[serde(default)]
     pub datasets: Vec<String>,
+    /// The same as it gets them: names are looked up once, at the submit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dataset_specs: Vec<DatasetSpec>,
     /// Cores.
     pub cpu: i32,
     /// Memory, GiB; 0: nothing reserved.
@@ -168,6 +172,10 @@ pub struct Task {
     /// The task from whose checkpoint it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_from: Option<TaskId>,
+    /// The reservation on whose GPUs it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub reservation_id: Option<ReservationId>,
     /// What must have ended before it is placed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<Dependency>,
@@ -280,23 +288,6 @@ pub struct QueueStats {
     pub workers: i64,
 }
 
-/// A data set named in a task.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-pub struct DatasetSpec {
-    /// Name for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Where it comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// Expected SHA-256, lower-case hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
-    /// Where the task sees it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mount_path: Option<String>,
-}
-
 /// Asks for a new task. On the wire this is read by [`crate::validate::create_task`], which reports
 /// every problem at once; the derive serves clients and the document.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -326,10 +317,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 512, nullable = false, example = "python:3.12-slim")]
     pub image: Option<String>,
-    /// Names of data sets. Not supported yet: must be empty.
+    /// Names of data sets: of `GET /v1/datasets`, or of `dataset_specs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<String>,
-    /// Data sets with their sources. Not supported yet: must be empty.
+    /// Data sets with their sources; without a source, a registered one under another `mount_path`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dataset_specs: Vec<DatasetSpec>,
     /// CPU cores requested; absent: 1.
@@ -384,6 +375,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub resume_from: Option<TaskId>,
+    /// An own reservation (`POST /v1/scheduler/reservations`) on whose GPUs it runs. It keeps them until it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reservation_id: Option<ReservationId>,
     /// Tasks and arrays that must have ended before this one is placed: ids, which means that they must have ended
     /// well, or objects of `id` and `on`. When one that must end well does not, this task ends as `failed`, cause
     /// `dependency`.
@@ -472,7 +467,8 @@ impl Task {
             args: spec.args.clone(),
             snapshot_id: spec.snapshot_id.clone(),
             image: spec.image.clone(),
-            datasets: Vec::new(),
+            datasets: spec.datasets.iter().map(|dataset| dataset.name.clone()).collect(),
+            dataset_specs: spec.datasets.iter().map(Dataset::to_spec).collect(),
             cpu: spec.demand.cpu as i32,
             memory_gb: spec.demand.memory_gb as i32,
             gpu: spec.demand.gpu as i32,
@@ -487,6 +483,7 @@ impl Task {
             lost_after_s: spec.lost_after_s.map(i64::from),
             stall_after_s: spec.stall_after_s.map(i64::from),
             resume_from: spec.resume_from,
+            reservation_id: spec.demand.reservation,
             depends_on: spec.depends_on.clone(),
             blocked: state.blocked && state.status == TaskStatus::Queued,
             array_id: spec.array.map(|array| array.id),

@@ -2,13 +2,14 @@
 //! fields are named with the nearest known one.
 
 use crate::{
+    dataset::{self, Dataset, Registry},
     dependency::{Dependency, DependencyOn},
     error::Problem,
     image::ImageName,
     limits,
     secret::variable_name_problem,
     snapshot::is_snapshot_id,
-    task::{CreateTaskRequest, DatasetSpec, Network, OnLost},
+    task::{CreateTaskRequest, Network, OnLost},
 };
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ pub struct Read<T> {
 
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
-pub const NOT_SUPPORTED_YET: &[&str] = &["experiment_id", "plugin_configs", "reservation_id"];
+pub const NOT_SUPPORTED_YET: &[&str] = &["experiment_id", "plugin_configs"];
 
 const CREATE_TASK_FIELDS: &[&str] = &[
     "job_name",
@@ -50,16 +51,28 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "lost_after_s",
     "stall_after_s",
     "resume_from",
+    "reservation_id",
     "depends_on",
     "array",
 ];
 
-/// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems.
+/// A new task as it was read.
+#[derive(Debug)]
+pub struct Submission {
+    /// The request; its data sets stand beside it.
+    pub request: CreateTaskRequest,
+    /// The data sets that it names or describes, looked up.
+    pub datasets: Vec<Dataset>,
+}
+
+/// Reads a [`CreateTaskRequest`]. With `strict`, unknown fields are problems. `registry` holds the data sets that
+/// the body names (see [`Registry::wanted`]).
 ///
 /// # Errors
 /// Every problem of the body.
-pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>, Vec<Problem>> {
+pub fn create_task(body: Value, strict: bool, registry: &Registry) -> Result<Read<Submission>, Vec<Problem>> {
     let mut fields = Fields::new(body)?;
+    let (datasets, warnings) = dataset::take(&mut fields, strict, registry);
     let request = CreateTaskRequest {
         job_name: fields.required("job_name", |f, name| {
             let text = f.text(name, limits::JOB_NAME_CHARS)?;
@@ -78,7 +91,7 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             name.ok().map(|name| name.to_string())
         }),
         datasets: Vec::new(),
-        dataset_specs: Vec::<DatasetSpec>::new(),
+        dataset_specs: Vec::new(),
         cpu: fields.int("cpu", 0, limits::CPU_MAX).map(|n| n as i32),
         memory_gb: fields.int("memory_gb", 0, limits::MEMORY_GB_MAX).map(|n| n as i32),
         gpu: fields.int("gpu", 0, limits::GPU_MAX).map(|n| n as i32),
@@ -100,6 +113,13 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             let id = text.parse();
             if id.is_err() {
                 fields.problem("resume_from", "must be the id of a task");
+            }
+            id.ok()
+        }),
+        reservation_id: fields.text("reservation_id", 36).and_then(|text| {
+            let id = text.parse();
+            if id.is_err() {
+                fields.problem("reservation_id", "must be the id of a reservation");
             }
             id.ok()
         }),
@@ -141,21 +161,19 @@ pub fn create_task(body: Value, strict: bool) -> Result<Read<CreateTaskRequest>,
             fields.problem(format!("env.{name}"), problem);
         }
     }
-    check_secrets(&mut fields, &request);
-    for name in ["datasets", "dataset_specs"] {
-        match fields.take(name) {
-            None => {}
-            Some(Value::Array(items)) if items.is_empty() => {}
-            Some(Value::Array(_)) => fields.problem(name, "not supported yet"),
-            Some(other) => fields.wrong_type(name, "an array", &other),
-        }
+    if request.reservation_id.is_some() && request.array.is_some() {
+        fields.problem("reservation_id", "is for one task; leave it out, or array");
     }
+    check_secrets(&mut fields, &request);
     for name in NOT_SUPPORTED_YET {
         if fields.take(name).is_some() {
             fields.problem(*name, "not supported yet");
         }
     }
-    fields.finish(request, strict, &[CREATE_TASK_FIELDS, NOT_SUPPORTED_YET])
+    let submission = Submission { request, datasets };
+    let mut read = fields.finish(submission, strict, &[CREATE_TASK_FIELDS, NOT_SUPPORTED_YET])?;
+    read.warnings.extend(warnings);
+    Ok(read)
 }
 
 /// Reads `depends_on`: ids, or objects of `id` and `on`.
@@ -245,11 +263,11 @@ impl Fields {
         self.problems.push(Problem::new(field, problem));
     }
 
-    fn saw_problem(&self, field: &str) -> bool {
+    pub(crate) fn saw_problem(&self, field: &str) -> bool {
         self.problems.iter().any(|p| p.field == field)
     }
 
-    fn wrong_type(&mut self, name: &str, wanted: &str, got: &Value) {
+    pub(crate) fn wrong_type(&mut self, name: &str, wanted: &str, got: &Value) {
         self.problem(name, format!("must be {wanted}, got {}", kind(got)));
     }
 
@@ -262,6 +280,11 @@ impl Fields {
             self.problem(name, format!("must be one of {}, got {value}", names.join(", ")));
         }
         found.map(|(_, meaning)| *meaning)
+    }
+
+    /// Whether it is there and not taken yet.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.object.contains_key(name)
     }
 
     /// The raw value; `null` counts as present.
@@ -475,7 +498,7 @@ mod tests {
     use serde_json::json;
 
     fn problems(body: Value) -> Vec<(String, String)> {
-        create_task(body, false).unwrap_err().into_iter().map(|p| (p.field, p.problem)).collect()
+        create_task(body, false, &Registry::default()).unwrap_err().into_iter().map(|p| (p.field, p.problem)).collect()
     }
 
     #[test]
@@ -499,7 +522,7 @@ mod tests {
             "env.FETCHML_X",
             "env.OK",
             "metadata",
-            "datasets",
+            "datasets[0]",
             "node_count",
             "depends_on[0]",
             "array",
@@ -522,14 +545,14 @@ mod tests {
     fn something_must_be_run() {
         assert_eq!(problems(json!({"job_name": "a"}))[0].0, "entrypoint");
         assert_eq!(problems(json!({"job_name": "a", "entrypoint": "  "})).len(), 1);
-        assert!(create_task(json!({"job_name": "a", "args": "true"}), true).is_ok());
+        assert!(create_task(json!({"job_name": "a", "args": "true"}), true, &Registry::default()).is_ok());
     }
 
     #[test]
     fn secrets_are_names_and_a_slip_is_not_repeated() {
         let with = |secrets: Value| json!({"job_name": "a", "args": "x", "env": {"E": "1"}, "secrets": secrets});
-        let read = create_task(with(json!(["API_TOKEN", "B"])), true).unwrap();
-        assert_eq!(read.request.secrets, ["API_TOKEN", "B"]);
+        let read = create_task(with(json!(["API_TOKEN", "B"])), true, &Registry::default()).unwrap();
+        assert_eq!(read.request.request.secrets, ["API_TOKEN", "B"]);
         let found = problems(with(json!(["A", "A", "E", "FETCHML_X", "hunter2!"])));
         let fields: Vec<_> = found.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields, ["secrets[1]", "secrets[2]", "secrets[3]", "secrets[4]"]);
@@ -543,7 +566,8 @@ mod tests {
     fn dependencies_are_ids_or_objects() {
         let (a, b) = ("01920000-0000-7000-8000-000000000001", "01920000-0000-7000-8000-000000000002");
         let with = |depends_on: Value| json!({"job_name": "a", "args": "x", "depends_on": depends_on});
-        let read = create_task(with(json!([a, {"id": b, "on": "any"}])), true).unwrap().request.depends_on;
+        let with_two = with(json!([a, {"id": b, "on": "any"}]));
+        let read = create_task(with_two, true, &Registry::default()).unwrap().request.request.depends_on;
         assert_eq!(
             read.iter().map(|d| (d.id.to_string(), d.on.as_str())).collect::<Vec<_>>(),
             [(a.to_owned(), "ok"), (b.to_owned(), "any")]
@@ -559,14 +583,17 @@ mod tests {
     #[test]
     fn unknown_fields_warn_or_fail_with_the_nearest_name() {
         let body = json!({"job_name": "a", "args": "x", "priorty": 3});
-        let read = create_task(body.clone(), false).unwrap();
+        let read = create_task(body.clone(), false, &Registry::default()).unwrap();
         assert_eq!(read.warnings, ["unknown field \"priorty\"; did you mean \"priority\"? It was ignored."]);
-        assert_eq!(create_task(body, true).unwrap_err()[0].field, "priorty");
+        assert_eq!(create_task(body, true, &Registry::default()).unwrap_err()[0].field, "priorty");
     }
 
     #[test]
     fn lengths_count_code_points() {
         let ok = "é".repeat(limits::METADATA_VALUE_CHARS);
-        assert!(create_task(json!({"job_name": "a", "args": "x", "metadata": {"k": ok}}), true).is_ok());
+        assert!(
+            create_task(json!({"job_name": "a", "args": "x", "metadata": {"k": ok}}), true, &Registry::default())
+                .is_ok()
+        );
     }
 }

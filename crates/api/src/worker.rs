@@ -1,6 +1,7 @@
 //! Workers as the API shows them and as they describe themselves.
 
 use crate::{
+    dataset::DatasetKey,
     ids::{TaskId, WorkerId},
     time::Micros,
 };
@@ -190,4 +191,9 @@ pub struct Worker {
     pub active_tasks: Vec<TaskId>,
     /// Whether it takes work.
     pub status: WorkerStatus,
+    /// Data sets in its cache, by SHA-256 (of the source, where a task declares no hash): tasks that need them are
+    /// placed here rather than on a worker that fits as well; not in streams
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub datasets: Vec<DatasetKey>,
 }

@@ -76,6 +76,16 @@ pub(crate) const CONTAINER_LIMITS: &str = "FETCHML_CONTAINER_LIMITS";
 pub(crate) const ALLOW_IMAGES: &str = "FETCHML_ALLOW_IMAGES";
 /// Disk that the worker's cache may take.
 pub(crate) const CACHE: &str = "FETCHML_CACHE";
+/// Directories of `file://` data sets.
+pub(crate) const DATASET_DIRS: &str = "FETCHML_DATASET_DIRS";
+/// Networks that data sets may be fetched from.
+pub(crate) const DATASET_ALLOW_NET: &str = "FETCHML_DATASET_ALLOW_NET";
+/// Buckets that data sets may be read from.
+pub(crate) const DATASET_STORES: &str = "FETCHML_DATASET_STORES";
+/// What data sets may take on disk.
+pub(crate) const DATASET_CACHE: &str = "FETCHML_DATASET_CACHE";
+/// How the variables begin by which programs are told how to reach stores that speak S3.
+const OBJECT_STORES: &str = "AWS_";
 /// Filter of the server's and worker's log, such as `debug`.
 pub(crate) const LOG: &str = "FETCHML_LOG";
 /// Any value but the empty one turns colours off.
@@ -84,6 +94,12 @@ pub(crate) const NO_COLOR: &str = "NO_COLOR";
 /// A variable that is set and not empty.
 pub(crate) fn var(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The variables of object stores: credentials among them.
+pub(crate) fn of_object_stores() -> Vec<(String, String)> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    env::vars_os().filter_map(text).filter(|(name, _)| name.starts_with(OBJECT_STORES)).collect()
 }
 
 fn home() -> Option<PathBuf> {

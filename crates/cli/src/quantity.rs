@@ -45,6 +45,15 @@ pub(crate) fn parse_time_limit(text: &str) -> Result<i64, String> {
     }
 }
 
+/// Reads `reserve --for`: whole minutes, rounded up.
+pub(crate) fn parse_minutes(text: &str) -> Result<i32, String> {
+    let max = fetchml_api::limits::RESERVATION_MINUTES_MAX;
+    match parse_seconds(text)? {
+        seconds if (1..=max * 60).contains(&seconds) => i32::try_from((seconds + 59) / 60).map_err(|e| e.to_string()),
+        seconds => Err(format!("must be between 1 minute and {} days, got {seconds} s", max / (24 * 60))),
+    }
+}
+
 /// Reads `--timeout`.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     parse_seconds(text).map(|seconds| Duration::from_secs(seconds.unsigned_abs()))

@@ -7,10 +7,11 @@ use crate::{
     limits,
 };
 use fetchml_api::{
-    ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateKeyRequest,
-    CreateTaskRequest, CreatedKey, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PutSecretRequest,
-    QueueStats, SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList,
-    TaskListQuery, Worker, WorkerId,
+    ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateDatasetRequest,
+    CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList, GcReport, GcStatus,
+    HealthResponse, KeyId, KeyInfo, KeyList, PutSecretRequest, QueueStats, RegisteredDataset, Reservation,
+    ReservationId, SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId,
+    TaskList, TaskListQuery, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -145,6 +146,56 @@ impl Client {
         self.get_json("/v1/admin/gc", NO_QUERY).await
     }
 
+    /// All registered data sets, by name.
+    pub async fn datasets(&self) -> Result<Vec<RegisteredDataset>, ClientError> {
+        let list: DatasetList = self.get_json("/v1/datasets", NO_QUERY).await?;
+        Ok(list.datasets)
+    }
+
+    /// A registered data set.
+    pub async fn dataset(&self, name: &str) -> Result<RegisteredDataset, ClientError> {
+        self.get_json(&dataset_path(name), NO_QUERY).await
+    }
+
+    /// Registers a data set. Doing it again changes nothing.
+    pub async fn dataset_create(&self, request: &CreateDatasetRequest) -> Result<RegisteredDataset, ClientError> {
+        let response = self
+            .send(Repeat::Idempotent, || {
+                self.request(Method::POST, "/v1/datasets").timeout(limits::ANSWER_TIMEOUT).json(request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Forgets a registered data set.
+    pub async fn dataset_delete(&self, name: &str) -> Result<(), ClientError> {
+        self.delete_path(&dataset_path(name), NO_QUERY).await
+    }
+
+    /// Reservations that are active or claimed.
+    pub async fn reservations(&self) -> Result<Vec<Reservation>, ClientError> {
+        self.get_json("/v1/scheduler/reservations", NO_QUERY).await
+    }
+
+    /// Sets GPUs aside. Unknown fields are refused.
+    pub async fn reserve(&self, request: &CreateReservationRequest) -> Result<Reservation, ClientError> {
+        let key = uuid::Uuid::new_v4().to_string();
+        let response = self
+            .send(Repeat::OnlyIfRefused, || {
+                self.request(Method::POST, "/v1/scheduler/reservations?strict=true")
+                    .header("idempotency-key", &key)
+                    .timeout(limits::ANSWER_TIMEOUT)
+                    .json(request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Gives a reservation up.
+    pub async fn release(&self, id: ReservationId) -> Result<(), ClientError> {
+        self.delete_path(&format!("/v1/scheduler/reservations/{id}"), NO_QUERY).await
+    }
+
     /// Own secrets, without their values.
     pub async fn secrets(&self) -> Result<Vec<SecretInfo>, ClientError> {
         let list: SecretList = self.get_json("/v1/secrets", NO_QUERY).await?;
@@ -277,4 +328,9 @@ impl Client {
         }
         Ok(ByteStream::of(self.url(), response))
     }
+}
+
+fn dataset_path(name: &str) -> String {
+    // A slash would lead to another path.
+    format!("/v1/datasets/{}", encode_path(name).replace('/', "%2F"))
 }

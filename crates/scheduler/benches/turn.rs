@@ -163,6 +163,7 @@ impl<'a> Bench<'a> {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             priority: 3 + (n % 5) as u8,
             role: Role::Admin,
@@ -225,6 +226,7 @@ impl<'a> Bench<'a> {
             workers: state.workers.into_values().collect(),
             shares: state.shares.into_values().collect(),
             quotas: Vec::new(),
+            reservations: Vec::new(),
             ended: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
         };

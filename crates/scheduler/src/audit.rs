@@ -2,8 +2,8 @@
 //! replaying them gives the tasks' final states.
 
 use fetchml_api::{
-    AttemptRecord, AuditDraft, AuditKind, FailureCause, Gpu, GpuState, Micros, QuotaRecord, QuotaScope, TaskState,
-    WorkerId, WorkerRecord,
+    AttemptRecord, AuditDraft, AuditKind, FailureCause, Gpu, GpuState, Micros, QuotaRecord, QuotaScope,
+    ReservationRecord, TaskId, TaskState, WorkerId, WorkerRecord,
 };
 use std::collections::BTreeMap;
 
@@ -152,6 +152,34 @@ pub(crate) fn worker_draft(
         ip_address: None,
         error: None,
         metadata,
+    }
+}
+
+/// The event for a reservation that was made, claimed, completed, or has expired.
+pub(crate) fn reservation_draft(
+    now: Micros,
+    user: &str,
+    action: &str,
+    record: &ReservationRecord,
+    task: Option<TaskId>,
+) -> AuditDraft {
+    let facts = [
+        ("status", Some(record.status.as_str().to_owned())),
+        ("gpus", Some(record.gpu_count.to_string())),
+        ("nodes", Some(record.node_count.to_string())),
+        ("gpu_type", record.gpu_type.clone()),
+        ("task", task.map(|task| task.to_string())),
+    ];
+    AuditDraft {
+        at: now,
+        kind: AuditKind::JobQueued,
+        user_id: user.to_owned(),
+        resource: format!("reservations/{}", record.id),
+        action: action.to_owned(),
+        success: true,
+        ip_address: None,
+        error: None,
+        metadata: facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect(),
     }
 }
 

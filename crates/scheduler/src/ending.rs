@@ -121,6 +121,7 @@ impl Scheduler {
         task.history_mut().attempt = None;
         let user = task.user;
         self.users.value_mut(user).queued += 1;
+        self.reservations.look_again();
         self.enqueue(id);
         self.put_task(id, effects);
     }
@@ -239,6 +240,7 @@ impl Scheduler {
         history.not_before = not_before;
         history.fail(failing);
         self.users.value_mut(user).queued += 1;
+        self.reservations.look_again();
         match not_before {
             Some(at) => self.begin_backoff(id, at),
             None => self.enqueue(id),
@@ -304,15 +306,20 @@ impl Scheduler {
         effects: &mut Vec<Effect>,
     ) {
         let mut task = self.tasks.remove(&id).expect("a task ends once");
+        self.datasets.forget(id);
         let history = task.history_mut();
         history.ended_at = Some(self.now);
         history.not_before = None;
         let state = task.state(id);
+        let reservation = self.queues.demand(task.shape).reservation;
         self.leave_group(id, &task);
         self.queues.shapes.release(task.shape);
         self.users.release(task.user);
         effects.push(Effect::Audit(audit::draft(self.now, user, action, &state, attempt)));
         effects.push(Effect::UpdateTask(state));
+        if let Some(reservation) = reservation {
+            self.end_claim(reservation, id, effects);
+        }
     }
 
     pub(crate) fn begin_backoff(&mut self, id: TaskId, until: Micros) {

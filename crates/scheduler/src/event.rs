@@ -3,8 +3,9 @@
 
 use crate::dependency::ArrayOf;
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, Dependency, FailureCause, Gpu, Quota,
-    QuotaRecord, QuotaScope, Role, ShareRecord, TaskId, TaskState, WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, DatasetKey, Demand, Dependency, FailureCause,
+    Gpu, Quota, QuotaRecord, QuotaScope, ReservationId, ReservationRecord, Role, ShareRecord, TaskId, TaskState,
+    WorkerId, WorkerRecord,
     link::{Held, Report},
 };
 use std::sync::Arc;
@@ -35,6 +36,25 @@ pub struct NewTask {
     pub broken_by: Option<TaskId>,
     /// The array it is of.
     pub array: Option<ArrayOf>,
+}
+
+/// GPUs that a user wants set aside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewReservation {
+    /// The reservation; ids order by when they were made.
+    pub id: ReservationId,
+    /// Who made it.
+    pub user_id: String,
+    /// Role in which the user acted, for quotas.
+    pub role: Role,
+    /// GPUs per node; at least 1.
+    pub gpu_count: u32,
+    /// Token that the device names must hold, any case.
+    pub gpu_type: Option<String>,
+    /// Nodes; at least 1.
+    pub node_count: u32,
+    /// How long it waits for a task once all GPUs are held; at least 1.
+    pub expires_minutes: u32,
 }
 
 /// How long an attempt outlives the silence of its worker before it is given up.
@@ -114,6 +134,15 @@ pub enum Event {
         /// Who asked.
         by: String,
     },
+    /// A user asked for GPUs to be set aside.
+    ReservationRequested(NewReservation),
+    /// A user asked to give up a reservation.
+    ReleaseRequested {
+        /// The reservation.
+        reservation: ReservationId,
+        /// Who asked.
+        by: String,
+    },
     /// An operator asked that a worker takes nothing new.
     DrainRequested {
         /// The worker.
@@ -189,6 +218,20 @@ pub enum Event {
         /// The attempt.
         attempt: AttemptId,
     },
+    /// A task, just submitted or restored, needs data sets: it goes rather where they are.
+    DatasetsWanted {
+        /// The task.
+        task: TaskId,
+        /// What it needs.
+        datasets: Vec<DatasetKey>,
+    },
+    /// A worker said which data sets it holds.
+    DatasetsHeld {
+        /// The worker.
+        worker: WorkerId,
+        /// All of them, the last used first.
+        datasets: Vec<DatasetKey>,
+    },
     /// Nothing but time passed.
     TimePassed,
     /// The batch is complete: place what can be placed. The driver ends every turn with this.
@@ -210,6 +253,8 @@ pub enum Effect {
     PutShare(ShareRecord),
     /// Write a quota that was set.
     PutQuota(QuotaRecord),
+    /// Insert or update a reservation. Also tells streams.
+    PutReservation(ReservationRecord),
     /// Add to what the store counts as used by a task's user and experiment.
     AddUsage {
         /// The task.
@@ -305,6 +350,45 @@ pub enum Refusal {
     Priority {
         /// The highest.
         limit: u8,
+    },
+    /// With what the user has already it would be more GPUs than this.
+    GpusInUse {
+        /// The quota.
+        limit: u32,
+        /// What the user has.
+        has: u64,
+    },
+    /// No workers that take work have as many GPUs that are not reserved.
+    NotEnough {
+        /// How many of the type there are, on all workers together.
+        unreserved: u32,
+    },
+    /// A reservation cannot be had, or not be released.
+    Claim(ClaimRefusal),
+}
+
+/// Why a task may not have a reservation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClaimRefusal {
+    /// It has expired, or never was.
+    Unknown,
+    /// It is another user's.
+    Foreign,
+    /// A task has it already.
+    Claimed {
+        /// The task.
+        task: TaskId,
+    },
+    /// It is for one task.
+    Several,
+    /// The task asks for something else.
+    DoesNotFit {
+        /// The GPUs per node, when the task asks for more or for none.
+        gpus: Option<u32>,
+        /// The nodes, when the task asks for more.
+        nodes: Option<u32>,
+        /// Whether the GPUs may be of another type.
+        other_type: bool,
     },
 }
 

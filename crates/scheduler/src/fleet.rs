@@ -6,7 +6,7 @@ use crate::{
     share::Amounts,
     worker::Worker,
 };
-use fetchml_api::{SlotKind, TaskId, WorkerId};
+use fetchml_api::{ReservationId, SlotKind, TaskId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A worker for a node, and its devices.
@@ -31,6 +31,9 @@ pub(crate) struct Fleet {
     ahead: BTreeSet<(usize, WorkerId)>,
     generation: u64,
     roster: u64,
+    shuffles: u64,
+    /// Workers with devices set aside, by reservation.
+    earmarked: BTreeMap<ReservationId, BTreeSet<WorkerId>>,
     /// Workers with more room than when all that waits was last known to fit nowhere, by kind of slot.
     grown: PerSlot<BTreeSet<WorkerId>>,
     /// The generation in which that was known.
@@ -50,12 +53,17 @@ struct Standing {
     memory: u64,
     ahead: Option<usize>,
     totals: Amounts,
+    /// Devices that nobody uses, those included that are set aside.
+    unused: usize,
+    works: bool,
+    gone: bool,
 }
 
 impl Standing {
     fn of(worker: &Worker, per_slot: u32, short_ms: i64) -> Self {
         if !worker.takes_work() {
-            return Self::default();
+            let unused = worker.devices_unused_count();
+            return Self { unused, gone: worker.is_gone(), ..Self::default() };
         }
         // While attempts wait ahead, a slot that becomes free is theirs.
         let batch = worker.slots_free(SlotKind::Batch) > 0 && worker.ahead.is_empty();
@@ -70,6 +78,9 @@ impl Standing {
                 memory_gb: worker.record.capabilities.memory_gb.into(),
                 gpu: worker.devices().count() as u64,
             },
+            unused: worker.devices_unused_count(),
+            works: true,
+            gone: false,
         }
     }
 
@@ -78,6 +89,7 @@ impl Standing {
         (self.open.batch && !before.open.batch)
             || (self.open.service && !before.open.service)
             || self.gpus > before.gpus
+            || (self.works && self.unused > before.unused)
             || self.cpu > before.cpu
             || self.memory > before.memory
     }
@@ -92,6 +104,8 @@ impl Fleet {
             ahead: BTreeSet::new(),
             generation: 0,
             roster: 0,
+            shuffles: 0,
+            earmarked: BTreeMap::new(),
             grown: PerSlot::default(),
             settled_at: PerSlot::default(),
             totals: Amounts::default(),
@@ -126,7 +140,13 @@ impl Fleet {
     /// What a worker has may have changed in a way the indexes do not show, such as its kind of GPU.
     pub(crate) fn has_changed(&mut self, id: WorkerId) {
         self.roster += 1;
+        self.shuffles += 1;
         self.has_room(id);
+    }
+
+    /// Grows whenever devices are used by others than before, or set aside, or workers come or go.
+    pub(crate) const fn shuffles(&self) -> u64 {
+        self.shuffles
     }
 
     /// Something may fit that did not, for a reason the indexes do not show.
@@ -186,7 +206,7 @@ impl Fleet {
         };
         let workers = grown.iter().filter_map(|&id| Some((id, self.workers.get(&id)?))).filter(fits);
         let fitting = workers.filter_map(|(id, worker)| {
-            let gpus = if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand.gpu, gpu_tokens)? };
+            let gpus = if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand, gpu_tokens)? };
             // In the order of the lists, so that it is the same that any search finds.
             let free = worker.devices_free_count();
             let rank = if demand.gpu > 0 {
@@ -214,6 +234,9 @@ impl Fleet {
         if after.totals != before.totals {
             self.roster += 1;
         }
+        if (after.unused, after.works, after.gone) != (before.unused, before.works, before.gone) {
+            self.shuffles += 1;
+        }
         if after != before {
             if after.has_more_than(&before) {
                 self.has_room(id);
@@ -231,7 +254,10 @@ impl Fleet {
 
     /// The workers that fit a task best, one for each node, and their devices.
     pub(crate) fn pick(&self, task: TaskId, needs: &Needs, gpu_tokens: &[String]) -> Option<Vec<Place>> {
-        enough(self.fitting(task, needs, gpu_tokens), needs)
+        match needs.demand.reservation {
+            Some(reservation) => enough(self.fitting_reserved(reservation, task, needs, gpu_tokens), needs),
+            None => enough(self.fitting(task, needs, gpu_tokens), needs),
+        }
     }
 
     /// The workers that fit a task now, best first, and their devices.
@@ -253,13 +279,89 @@ impl Fleet {
             })
         });
         let candidates = with_gpus.into_iter().flatten().chain(without.into_iter().flatten());
-        candidates.filter(|id| !excluded.contains(id)).filter_map(move |id| {
-            let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= memory)?;
-            if !worker.may_take(task, demand) || !worker.supports(demand) {
-                return None;
+        candidates.filter(|id| !excluded.contains(id)).filter_map(move |id| self.place(id, task, needs, gpu_tokens))
+    }
+
+    /// A task's place on a worker whose slots and cores fit, if the rest fits too.
+    fn place(&self, id: WorkerId, task: TaskId, needs: &Needs, gpu_tokens: &[String]) -> Option<Place> {
+        let demand = &needs.demand;
+        let worker = self.workers.get(&id).filter(|worker| worker.memory_free() >= u64::from(demand.memory_gb))?;
+        if !worker.may_take(task, demand) || !worker.supports(demand) {
+            return None;
+        }
+        Some((id, if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand, gpu_tokens)? }))
+    }
+
+    /// Another place that fits as well as this one, on the worker with most `at_hand`; this one unless another has
+    /// more.
+    pub(crate) fn rather(
+        &self,
+        place: Place,
+        task: TaskId,
+        needs: &Needs,
+        gpu_tokens: &[String],
+        at_hand: impl Fn(WorkerId) -> usize,
+    ) -> Place {
+        let Needs { demand, excluded } = needs;
+        let Some(fit) = self.workers.get(&place.0) else { return place };
+        let (gpus, cpu, memory) = (fit.devices_free_count(), fit.cpu_free(), fit.memory_free());
+        let (first, last) = (WorkerId(uuid::Uuid::nil()), WorkerId(uuid::Uuid::max()));
+        let with_gpus = (demand.gpu > 0)
+            .then(|| self.open_gpu.of(demand.slot).range((gpus, cpu, first)..=(gpus, cpu, last)).map(|&(_, _, id)| id));
+        let without = (demand.gpu == 0).then(|| {
+            let equal = (gpus > 0, cpu, memory, first)..=(gpus > 0, cpu, memory, last);
+            self.open.of(demand.slot).range(equal).map(|&(_, _, _, id)| id)
+        });
+        let equals = with_gpus.into_iter().flatten().chain(without.into_iter().flatten());
+        let mut most = (at_hand(place.0), place);
+        for id in equals.take(limits::DATASET_EQUALS_MAX).filter(|id| !excluded.contains(id)) {
+            let has = at_hand(id);
+            if has > most.0
+                && let Some(place) = self.place(id, task, needs, gpu_tokens)
+            {
+                most = (has, place);
             }
-            Some((id, if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand.gpu, gpu_tokens)? }))
+        }
+        most.1
+    }
+
+    /// The workers that fit the task of a reservation now, and devices that are set aside for it.
+    fn fitting_reserved(
+        &self,
+        reservation: ReservationId,
+        task: TaskId,
+        needs: &Needs,
+        gpu_tokens: &[String],
+    ) -> impl Iterator<Item = Place> {
+        let Needs { demand, excluded } = needs;
+        let workers = self.earmarked.get(&reservation).into_iter().flatten();
+        workers.filter(|id| !excluded.contains(id)).filter_map(move |&id| {
+            let worker = self.workers.get(&id).filter(|worker| {
+                worker.takes_work()
+                    && (demand.slot != SlotKind::Batch || worker.ahead.is_empty())
+                    && worker.has_room(demand)
+                    && worker.may_take(task, demand)
+                    && worker.supports(demand)
+            })?;
+            Some((id, worker.devices_free(demand, gpu_tokens)?))
         })
+    }
+
+    /// Sets these devices of a worker aside for a reservation, and no others.
+    pub(crate) fn earmark(&mut self, id: WorkerId, reservation: ReservationId, gpus: &[u32]) {
+        if self.change(id, |worker| worker.earmark(reservation, gpus)).is_none() {
+            return;
+        }
+        if gpus.is_empty() {
+            let workers = self.earmarked.entry(reservation).or_default();
+            workers.remove(&id);
+            if workers.is_empty() {
+                self.earmarked.remove(&reservation);
+            }
+        } else {
+            self.earmarked.entry(reservation).or_default().insert(id);
+        }
+        self.has_changed(id);
     }
 
     /// Those of these workers that fit now whatever they are held for, one for each node, and their
@@ -269,7 +371,7 @@ impl Fleet {
         let fitting = workers.iter().filter(|id| !excluded.contains(id)).filter_map(|&id| {
             let fits = |worker: &&Worker| worker.takes_work() && worker.ahead.is_empty() && worker.has_room(demand);
             let worker = self.workers.get(&id).filter(fits)?;
-            Some((id, worker.devices_free(demand.gpu, gpu_tokens)?))
+            Some((id, worker.devices_free(demand, gpu_tokens)?))
         });
         enough(fitting, needs)
     }
@@ -288,11 +390,16 @@ impl Fleet {
             ahead: BTreeSet::new(),
             totals: Amounts::default(),
             grown: PerSlot::default(),
+            earmarked: BTreeMap::new(),
             ..*self
         };
         for (&id, worker) in &self.workers {
             rebuilt.list(id, &Standing::of(worker, self.prefetch_per_slot, self.prefetch_short_ms));
+            for &reservation in worker.earmarks().values() {
+                rebuilt.earmarked.entry(reservation).or_default().insert(id);
+            }
         }
+        assert_eq!(rebuilt.earmarked, self.earmarked, "index of devices set aside");
         assert_eq!(rebuilt.open, self.open, "index of free slots");
         assert_eq!(rebuilt.open_gpu, self.open_gpu, "index of free GPUs");
         assert_eq!(rebuilt.totals, self.totals, "what all workers have");

@@ -19,6 +19,7 @@ impl Scheduler {
         self.assert_stopped();
         self.assert_accounts();
         self.assert_holds();
+        self.assert_reservations();
     }
 
     fn assert_waiting(&self) {
@@ -43,6 +44,7 @@ impl Scheduler {
         let depth = |kind| self.queue_depth(kind);
         let depths = depth(fetchml_api::SlotKind::Batch) + depth(fetchml_api::SlotKind::Service);
         assert_eq!(depths, waiting.len(), "depths count what waits");
+        assert!(self.datasets.tasks().all(|task| self.tasks.contains_key(&task)), "who needs data sets has not ended");
         assert!(self.tasks.values().all(|task| !task.status.is_terminal()), "ended tasks leave");
     }
 
@@ -156,6 +158,7 @@ impl Scheduler {
                 expected.insert((patience_ends, Timer::PatienceEnds(id)));
             }
         }
+        expected.extend(self.reservation_timers());
         let is_backoff = |timer: Timer| matches!(timer, Timer::BackoffEnds(_));
         let set: BTreeSet<_> = self.timers.iter().filter(|&(_, timer)| !is_backoff(timer)).collect();
         assert_eq!(set, expected, "timers");

@@ -9,6 +9,7 @@
 mod attempt;
 mod audit;
 mod contest;
+mod datasets;
 mod dependency;
 mod drain;
 mod ending;
@@ -25,6 +26,7 @@ mod preemption;
 mod queue;
 mod quota;
 mod report;
+mod reservation;
 mod restore;
 mod session;
 mod settings;
@@ -42,6 +44,7 @@ pub use settings::Settings;
 pub use task::priority_aged;
 
 use attempt::Attempt;
+use datasets::Datasets;
 use dependency::Groups;
 use fetchml_api::{AttemptId, Micros, TaskId};
 use fleet::Fleet;
@@ -49,6 +52,7 @@ use hold::Hold;
 use intern::Interner;
 use queue::{PerSlot, Queues};
 use quota::Quotas;
+use reservation::Reservations;
 use share::Account;
 use std::collections::{BTreeMap, BTreeSet};
 use task::Task;
@@ -57,7 +61,8 @@ use timers::Timers;
 /// The core. Holds every task that has not ended, their current attempts, and all workers.
 ///
 /// Volatile, and so not in [`Scheduler::durable_state`]: link state, last sign of life and leases of
-/// workers, holds, when attempts left checkpoints, mean slot occupancy, which attempts are assigned ahead, and patience with those.
+/// workers, holds, when attempts left checkpoints, mean slot occupancy, which attempts are assigned ahead, patience
+/// with those, and data sets.
 #[derive(Debug)]
 pub struct Scheduler {
     settings: Settings,
@@ -76,11 +81,13 @@ pub struct Scheduler {
     delayed: PerSlot<usize>,
     attempts: BTreeMap<AttemptId, Attempt>,
     fleet: Fleet,
+    datasets: Datasets,
     holds: BTreeMap<TaskId, Hold>,
     /// When it was last looked for whom something has to be stopped.
     preempted_at: Option<Micros>,
     /// When it is looked again, because it is too early now.
     preempts_at: Option<Micros>,
+    reservations: Reservations,
     timers: Timers,
 }
 
@@ -99,9 +106,11 @@ impl Scheduler {
             delayed: PerSlot::default(),
             attempts: BTreeMap::new(),
             fleet: Fleet::new(&settings),
+            datasets: Datasets::default(),
             holds: BTreeMap::new(),
             preempted_at: None,
             preempts_at: None,
+            reservations: Reservations::default(),
             timers: Timers::default(),
             settings,
         }
@@ -126,6 +135,8 @@ impl Scheduler {
                 self.on_priority_requested(task, priority, &by, role, effects)
             }
             Event::QuotaRequested { scope, quota, by } => self.on_quota_requested(scope, quota, &by, effects),
+            Event::ReservationRequested(new) => self.on_reservation_requested(&new, effects),
+            Event::ReleaseRequested { reservation, by } => self.on_release_requested(reservation, &by, effects),
             Event::DrainRequested { worker, mode, by } => self.on_drain_requested(worker, mode, &by, effects),
             Event::UndrainRequested { worker, by } => self.on_undrain_requested(worker, &by, effects),
             Event::WorkerChecked { worker, unfit } => self.on_worker_checked(worker, unfit, effects),
@@ -141,6 +152,8 @@ impl Scheduler {
                 self.on_attempt_reported(fence, report, effects)
             }
             Event::CheckpointSaved { attempt } => self.on_checkpoint_saved(attempt),
+            Event::DatasetsWanted { task, datasets } => self.on_datasets_wanted(task, datasets),
+            Event::DatasetsHeld { worker, datasets } => self.on_datasets_held(worker, datasets),
             Event::TimePassed => self.on_time_passed(effects),
             Event::TurnEnded => {
                 self.on_time_passed(effects);
@@ -159,7 +172,8 @@ impl Scheduler {
     }
 
     /// The earliest instant at which [`Event::TimePassed`] will do something: the end of a backoff, of
-    /// a lease, of patience with an attempt assigned ahead, or of a worker's silence, or when to look again for whom something has to be stopped. At once while something is
+    /// a lease, of patience with an attempt assigned ahead, of a reservation, or of a worker's silence, or when to look
+    /// again for whom something has to be stopped. At once while something is
     /// left to follow from what has ended.
     pub fn next_deadline(&self) -> Option<Micros> {
         if !self.groups.are_settled() {

@@ -13,12 +13,18 @@ pub const OCCUPANCY_SAMPLES_MIN: u32 = 4;
 pub const OCCUPANCY_WEIGHT: i64 = 8;
 /// Shapes looked at in one prefetch pass that found no worker to take them; bounds the pass.
 pub const PREFETCH_MISSES_MAX: usize = 64;
+/// Workers that fit equally well among which one is sought that holds a task's data sets; bounds the search.
+pub const DATASET_EQUALS_MAX: usize = 64;
 /// How long a worker that is gone stays listed, microseconds.
 pub const GONE_WORKER_LISTED: i64 = 24 * 3_600 * SECOND;
 /// Workers with more room than before, up to which only these are tried for what fitted nowhere.
 pub const GROWN_MAX: usize = 256;
 /// Tasks that have workers held for them at the same time.
 pub const HOLDS_MAX: usize = 4;
+/// How long a reservation collects GPUs before it is given up, seconds.
+pub const RESERVATION_COLLECTS_S: i64 = 24 * 3_600;
+/// Looks at all reservations in one turn: what a younger one gives up may be what an older one needs.
+pub const COLLECT_PASSES_MAX: usize = 3;
 /// Heads looked at in one turn for whether they need a hold.
 pub const HOLD_LOOKS_MAX: usize = 64;
 /// How often it is looked for whom something has to be stopped, microseconds.

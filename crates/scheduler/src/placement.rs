@@ -22,6 +22,7 @@ impl Scheduler {
         let epochs_before = self.epochs_used;
         let settled = self.groups.are_settled();
         self.follow_ends(effects);
+        self.review_reservations(effects);
         self.review_holds();
         self.place_held(effects);
         self.review_preemptions();
@@ -80,10 +81,20 @@ impl Scheduler {
     fn find_places(&self, head: Head, kind: SlotKind, most: Option<Amounts>) -> Option<Vec<Place>> {
         let needs = self.queues.shapes.key(head.shape);
         let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
-        match (self.fleet.grown_since(kind, self.queues.stopped_at(head.shape)), most) {
+        if needs.demand.reservation.is_some() {
+            return self.fleet.pick(head.task(), needs, tokens);
+        }
+        let places = match (self.fleet.grown_since(kind, self.queues.stopped_at(head.shape)), most) {
             (Some(_), Some(most)) if !most.covers(&needs.demand) => None,
             (Some(grown), _) => self.fleet.pick_grown(grown, head.task(), needs, tokens),
             (None, _) => self.fleet.pick(head.task(), needs, tokens),
+        };
+        match (places, self.datasets.wanted_by(head.task())) {
+            (Some(mut places), Some(wanted)) if places.len() == 1 => {
+                let at_hand = |worker| self.datasets.at_hand(wanted, worker);
+                Some(vec![self.fleet.rather(places.remove(0), head.task(), needs, tokens, at_hand)])
+            }
+            (places, _) => places,
         }
     }
 

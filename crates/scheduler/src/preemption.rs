@@ -92,13 +92,15 @@ impl Scheduler {
     fn may_go(&self, attempt: &Attempt) -> bool {
         let record = &attempt.record;
         let task = &self.tasks[&record.task_id];
-        let switched = match self.queues.demand(task.shape).slot {
+        let demand = self.queues.demand(task.shape);
+        let switched = match demand.slot {
             SlotKind::Batch => self.settings.preempt_batch,
             SlotKind::Service => self.settings.preempt_service,
         };
         let holds = matches!(attempt.holding, Holding::Room { .. }) && record.phase < AttemptPhase::Collecting;
         let ends_anyhow = record.outcome.is_some() || task.cancelled_by().is_some() || self.was_evicted(record);
-        switched && holds && !ends_anyhow && !self.is_spared(attempt)
+        // What was promised to its user is not taken away.
+        switched && holds && !ends_anyhow && demand.reservation.is_none() && !self.is_spared(attempt)
     }
 
     /// Whether it was stopped lately and has not run for long enough since.

@@ -50,8 +50,10 @@ pub(crate) fn stops(quota: &Quota, account: &Account, demand: &Demand) -> Option
     if let Some(limit) = quota.running.filter(|&limit| account.attempts >= limit) {
         return Some(Refusal::Running { limit });
     }
-    let gpus = account.held.gpu + Amounts::of(demand).gpu;
-    quota.gpus.filter(|&limit| demand.gpu > 0 && gpus > u64::from(limit)).map(|limit| Refusal::Gpus { limit })
+    // Those of a reservation count already.
+    let counts = demand.gpu > 0 && demand.reservation.is_none();
+    let gpus = account.gpus() + Amounts::of(demand).gpu;
+    quota.gpus.filter(|&limit| counts && gpus > u64::from(limit)).map(|limit| Refusal::Gpus { limit })
 }
 
 impl Scheduler {

@@ -10,8 +10,8 @@ use crate::{
     worker::Worker,
 };
 use fetchml_api::{
-    AttemptId, AttemptPhase, AttemptRecord, Demand, Dependency, Micros, Quota, QuotaRecord, QuotaScope, ShareRecord,
-    TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    AttemptId, AttemptPhase, AttemptRecord, Demand, Dependency, Micros, Quota, QuotaRecord, QuotaScope, ReservationId,
+    ReservationRecord, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -29,6 +29,8 @@ pub struct Rows {
     pub shares: Vec<ShareRecord>,
     /// Quotas that were set.
     pub quotas: Vec<QuotaRecord>,
+    /// Reservations that have not expired.
+    pub reservations: Vec<ReservationRecord>,
     /// Tasks and arrays that blocked tasks depend on and that have ended, and arrays of which some tasks have: whether all
     /// of that ended well.
     pub ended: BTreeMap<TaskId, bool>,
@@ -50,6 +52,8 @@ pub struct DurableState {
     pub shares: BTreeMap<String, ShareRecord>,
     /// Quotas that were set.
     pub quotas: BTreeMap<QuotaScope, Quota>,
+    /// Reservations that have not expired.
+    pub reservations: BTreeMap<ReservationId, ReservationRecord>,
 }
 
 /// A task as far as it outlives a restart.
@@ -85,6 +89,7 @@ impl Scheduler {
             let account = Account::from_record(&record);
             core.users.take(record.user_id, |_| account);
         }
+        rows.reservations.into_iter().for_each(|record| core.restore_reservation(record));
         let mut waiting = BTreeMap::new();
         for (task, state) in rows.tasks {
             waiting.extend(core.restore_task(&task, state, &rows.ended));
@@ -119,6 +124,7 @@ impl Scheduler {
             attempts: self.attempts.iter().map(|(&id, attempt)| (id, attempt.record.clone())).collect(),
             workers: self.fleet.iter().map(|(id, worker)| (id, worker.record.clone())).collect(),
             quotas: self.quotas.set().clone(),
+            reservations: self.reservations.live().clone(),
             shares: (self.users.iter())
                 .filter_map(|(_, name, account, _)| Some((name.clone(), account.record(name)?)))
                 .collect(),

@@ -116,6 +116,7 @@ impl Scheduler {
                 Timer::LeaseEnds(worker) => self.lease_ended(worker, effects),
                 Timer::PatienceEnds(attempt) => self.ask_back(attempt, effects),
                 Timer::PrepareEnds(attempt) => self.prepare_ended(attempt, effects),
+                Timer::ReservationEnds(reservation) => self.reservation_ended(reservation, effects),
             }
         }
         answer
@@ -128,6 +129,7 @@ impl Scheduler {
             worker.last_heard = Some(now);
             worker.lease_from = now;
             worker.online = true;
+            worker.lost = false;
         });
         self.arm(id);
     }
@@ -135,7 +137,8 @@ impl Scheduler {
     /// When the first of what a worker holds is given up, if it stays silent.
     pub(crate) fn lease_ends(&self, id: WorkerId) -> Option<Micros> {
         let worker = self.fleet.get(id)?;
-        worker.attempts.iter().filter_map(|&attempt| self.given_up_at(attempt, id)).min()
+        let attempts = worker.attempts.iter().filter_map(|&attempt| self.given_up_at(attempt, id));
+        attempts.chain(self.earmarks_given_up_at(id)).min()
     }
 
     /// When what a worker holds of an attempt is given up, if it stays silent.
@@ -200,8 +203,10 @@ impl Scheduler {
 
     /// A worker was silent for too long: what it holds may run elsewhere now, and not there.
     fn lease_ended(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+        let (now, lost_after_s) = (self.now, self.settings.lost_after_s);
         let name = self.fleet.change(id, |worker| {
             worker.lease_timer = None;
+            worker.lost |= worker.lease_from.plus_seconds(lost_after_s) <= now;
             // Where leases are shorter than the time to be shown offline: no new work either way.
             worker.online = false;
             worker.record.name.clone()

@@ -86,8 +86,10 @@ pub(crate) struct Account {
     pub(crate) queued: u32,
     /// In which the user submitted last.
     pub(crate) role: Role,
-    /// What these attempts hold, or will.
+    /// What these attempts hold, or will, without the GPUs of reservations.
     pub(crate) held: Amounts,
+    /// GPUs of reservations, held or not.
+    pub(crate) reserved: u64,
     /// The part of it that is charged.
     charged: Amounts,
     /// Decayed use at `as_of`, each amount times milliseconds.
@@ -103,6 +105,7 @@ impl Default for Account {
             queued: 0,
             role: Role::User,
             held: Amounts::default(),
+            reserved: 0,
             charged: Amounts::default(),
             used: Amounts::default(),
             as_of: None,
@@ -127,6 +130,11 @@ impl Account {
             gpu_ms: self.used.gpu,
             as_of: self.as_of?,
         })
+    }
+
+    /// GPUs of attempts and of reservations.
+    pub(crate) const fn gpus(&self) -> u64 {
+        self.held.gpu + self.reserved
     }
 
     /// Decayed use at `now`.
@@ -160,7 +168,7 @@ impl Account {
         };
         let cpu = of(used.cpu, self.held.cpu, totals.cpu);
         let memory = of(used.memory_gb, self.held.memory_gb, totals.memory_gb);
-        let gpu = of(used.gpu, self.held.gpu, totals.gpu);
+        let gpu = of(used.gpu, self.gpus(), totals.gpu);
         u64::try_from(cpu.max(memory).max(gpu)).unwrap_or(u64::MAX)
     }
 
@@ -226,6 +234,15 @@ impl Scheduler {
     /// Charges for an attempt from now on.
     pub(crate) fn begin_charge(&mut self, task: TaskId) {
         let (user, amounts) = self.amounts(task);
+        self.charge(user, amounts);
+    }
+
+    /// Charges for GPUs that a user has to himself from now on, whatever runs on them.
+    pub(crate) fn begin_reserved_charge(&mut self, user: u32, gpus: u32) {
+        self.charge(user, Amounts { gpu: gpus.into(), ..Amounts::default() });
+    }
+
+    fn charge(&mut self, user: u32, amounts: Amounts) {
         if self.users.value(user).as_of.is_none() {
             // The account outlives the user's tasks.
             self.users.retain(user);
@@ -241,20 +258,38 @@ impl Scheduler {
     pub(crate) fn end_charge(&mut self, id: AttemptId, effects: &mut Vec<Effect>) {
         let record = &self.attempts[&id].record;
         let task = record.task_id;
-        let from = charged_from(record, self.queues.demand(self.tasks[&task].shape));
+        let demand = self.queues.demand(self.tasks[&task].shape);
+        let used = Amounts::of(demand).for_ms(milliseconds(charged_from(record, demand), self.now));
         let (user, amounts) = self.amounts(task);
+        self.uncharge(user, amounts);
+        effects.push(Effect::AddUsage { task, cpu_ms: used.cpu, gpu_ms: used.gpu });
+    }
+
+    /// Charges no more for GPUs that a user had to himself.
+    pub(crate) fn end_reserved_charge(&mut self, user: u32, gpus: u32) {
+        self.uncharge(user, Amounts { gpu: gpus.into(), ..Amounts::default() });
+    }
+
+    fn uncharge(&mut self, user: u32, amounts: Amounts) {
         let now = self.now;
         let account = self.users.value_mut(user);
         account.settle(now);
         account.charged.subtract(amounts);
         self.dirty.insert(user);
-        let used = amounts.for_ms(milliseconds(from, now));
-        effects.push(Effect::AddUsage { task, cpu_ms: used.cpu, gpu_ms: used.gpu });
     }
 
     /// The charge of an attempt that is restored: what its user used before is in the user's row.
     pub(crate) fn restore_charge(&mut self, task: TaskId) {
         let (user, amounts) = self.amounts(task);
+        self.put_back_charge(user, amounts);
+    }
+
+    /// As [`Scheduler::restore_charge`], of a reservation.
+    pub(crate) fn restore_reserved_charge(&mut self, user: u32, gpus: u32) {
+        self.put_back_charge(user, Amounts { gpu: gpus.into(), ..Amounts::default() });
+    }
+
+    fn put_back_charge(&mut self, user: u32, amounts: Amounts) {
         let account = self.users.value_mut(user);
         assert!(account.as_of.is_some(), "who is charged has a row");
         account.charged.add(amounts);
@@ -281,9 +316,13 @@ impl Scheduler {
         })
     }
 
+    /// What an attempt of a task counts for in its user's account: the GPUs of a reservation count there
+    /// by themselves.
     fn amounts(&self, task: TaskId) -> (u32, Amounts) {
         let task = &self.tasks[&task];
-        (task.user, Amounts::of(self.queues.demand(task.shape)))
+        let demand = self.queues.demand(task.shape);
+        let amounts = Amounts::of(demand);
+        (task.user, if demand.reservation.is_some() { Amounts { gpu: 0, ..amounts } } else { amounts })
     }
 
     /// Panics unless every account is what its attempts say.
@@ -302,12 +341,21 @@ impl Scheduler {
                 account.2.add(amounts);
             }
         }
+        let mut reserved: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
+        for record in self.reservations() {
+            *reserved.entry(&record.user_id).or_default() += u64::from(record.gpus());
+            if record.expires_at.is_some() {
+                let user = self.users.find(&record.user_id).expect("who has a reservation has an account");
+                accounts.entry(user).or_default().2.gpu += u64::from(record.gpus());
+            }
+        }
         let mut queued: std::collections::BTreeMap<u32, u32> = std::collections::BTreeMap::new();
         for task in self.tasks.values().filter(|task| task.status == TaskStatus::Queued) {
             *queued.entry(task.user).or_default() += 1;
         }
         for (user, name, account, _) in self.users.iter() {
             assert_eq!(account.queued, queued.remove(&user).unwrap_or(0), "tasks of {name} that wait");
+            assert_eq!(account.reserved, reserved.remove(name.as_str()).unwrap_or(0), "GPUs reserved for {name}");
             let expected = accounts.remove(&user).unwrap_or_default();
             assert_eq!((account.attempts, account.held, account.charged), expected, "the account of {name}");
         }

@@ -16,6 +16,7 @@ impl Scheduler {
             return Answer::Unchanged;
         };
         let refusal = self.refuses(new, tasks.len()).or_else(|| self.refuses_needs(&new.depends_on));
+        let refusal = refusal.or_else(|| self.refuses_claim(new, tasks.len()));
         if let Some(refusal) = refusal {
             return Answer::Refused(refusal);
         }
@@ -42,6 +43,7 @@ impl Scheduler {
         }
         effects.push(Effect::Audit(audit::draft(self.now, &new.user_id, Action::Submit, &state, None)));
         effects.push(Effect::InsertTask(state));
+        self.claim(id, effects);
     }
 
     pub(crate) fn on_cancel_requested(&mut self, id: TaskId, by: &str, effects: &mut Vec<Effect>) -> Answer {

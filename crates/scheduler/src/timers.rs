@@ -1,6 +1,6 @@
 //! Instants at which something happens though nobody speaks.
 
-use fetchml_api::{AttemptId, Micros, TaskId, WorkerId};
+use fetchml_api::{AttemptId, Micros, ReservationId, TaskId, WorkerId};
 use std::collections::BTreeSet;
 
 /// What an instant is for. Equal instants fire in this order.
@@ -16,6 +16,8 @@ pub(crate) enum Timer {
     PatienceEnds(AttemptId),
     /// The nodes of a gang must be ready.
     PrepareEnds(AttemptId),
+    /// A reservation was claimed by no task in time, or not collected.
+    ReservationEnds(ReservationId),
 }
 
 /// All set timers. Who sets one remembers its instant.

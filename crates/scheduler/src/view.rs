@@ -111,6 +111,7 @@ impl Scheduler {
             slots: worker.slots(),
             active_tasks,
             status,
+            datasets: self.datasets.held_by(id).to_vec(),
         }
     }
 }
@@ -138,6 +139,14 @@ impl fmt::Display for Scheduler {
             if let crate::timers::Timer::BackoffEnds(task) = timer {
                 writeln!(f, "delayed {task} until {at}")?;
             }
+        }
+        for record in self.reservations() {
+            let (id, status, user) = (record.id, record.status.as_str(), &record.user_id);
+            write!(f, "reservation {id} {status} {}/{} held {user}", record.gpus_held, record.gpus())?;
+            for earmark in &record.earmarks {
+                write!(f, " {} {:?}", earmark.worker_id, earmark.gpus)?;
+            }
+            writeln!(f)?;
         }
         for (id, task) in self.tasks.iter().filter(|(_, task)| task.blocked) {
             writeln!(f, "blocked {id} {}", self.users.key(task.user))?;

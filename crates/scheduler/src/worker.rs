@@ -3,7 +3,8 @@
 
 use crate::{gpu, hold::HeldFor, limits, queue::PerSlot};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, Demand, Gpu, GpuState, Micros, SlotKind, Slots, TaskId, WorkerRecord, time::SECOND,
+    AttemptEpoch, AttemptId, Demand, Gpu, GpuState, Micros, ReservationId, SlotKind, Slots, TaskId, WorkerRecord,
+    time::SECOND,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,10 +26,14 @@ pub(crate) struct Worker {
     pub(crate) ahead: BTreeMap<AttemptEpoch, AttemptId>,
     pub(crate) occupancy: Occupancy,
     pub(crate) held_for: Option<HeldFor>,
+    /// Silent for so long that nothing is expected of it any more.
+    pub(crate) lost: bool,
     pub(crate) silent_timer: Option<Micros>,
     pub(crate) lease_timer: Option<Micros>,
     used: Used,
     devices: BTreeMap<u32, Device>,
+    /// Devices set aside, whether or not they are there: only the task of the reservation gets them.
+    earmarks: BTreeMap<u32, ReservationId>,
 }
 
 /// What attempts hold of a worker. May exceed what it has after it came back smaller.
@@ -99,10 +104,12 @@ impl Worker {
             ahead: BTreeMap::new(),
             occupancy: Occupancy::default(),
             held_for: None,
+            lost: false,
             silent_timer: None,
             lease_timer: None,
             used: Used::default(),
             devices: BTreeMap::new(),
+            earmarks: BTreeMap::new(),
         };
         worker.read_devices(&BTreeMap::new());
         worker
@@ -167,8 +174,9 @@ impl Worker {
             return None;
         }
         let is_free = |device: &Device| device.available && device.owner.is_none_or(|owner| gone.contains_key(&owner));
-        let free = self.devices.iter().filter(|(_, d)| is_free(d) && gpu::matches(&d.tokens, gpu_tokens));
-        let indexes: Vec<u32> = free.map(|(&index, _)| index).take(demand.gpu as usize).collect();
+        let free = self.devices_for(demand.reservation).filter(|(_, d)| is_free(d));
+        let free = free.filter(|(_, d)| gpu::matches(&d.tokens, gpu_tokens));
+        let indexes: Vec<u32> = free.map(|(index, _)| index).take(demand.gpu as usize).collect();
         (indexes.len() == demand.gpu as usize).then_some(indexes)
     }
 
@@ -182,18 +190,23 @@ impl Worker {
         spares(self.slots_free(demand.slot).into(), 1, slot)
             && spares(self.cpu_free(), demand.cpu, waits.cpu)
             && spares(self.memory_free(), demand.memory_gb, waits.memory_gb)
-            && (demand.gpu == 0 || waits.gpu == 0)
+            && (demand.gpu == 0 || waits.gpu == 0 || demand.reservation != waits.reservation)
     }
 
-    /// Whether it could take this if it held nothing.
-    pub(crate) fn could_host(&self, demand: &Demand, gpu_tokens: &[String]) -> bool {
+    /// Whether it could take this if it held nothing, GPUs aside.
+    pub(crate) fn could_run(&self, demand: &Demand) -> bool {
         let capabilities = &self.record.capabilities;
-        let devices = self.devices.values().filter(|d| d.available && gpu::matches(&d.tokens, gpu_tokens)).count();
         self.supports(demand)
             && self.slots_total(demand.slot) > 0
             && capabilities.cpu_cores >= demand.cpu
             && capabilities.memory_gb >= demand.memory_gb
-            && (demand.gpu == 0 || devices >= demand.gpu as usize)
+    }
+
+    /// Whether it could take this if it held nothing.
+    pub(crate) fn could_host(&self, demand: &Demand, gpu_tokens: &[String]) -> bool {
+        let devices = self.devices_for(demand.reservation).filter(|(_, d)| d.available);
+        let devices = devices.filter(|(_, d)| gpu::matches(&d.tokens, gpu_tokens)).count();
+        self.could_run(demand) && (demand.gpu == 0 || devices >= demand.gpu as usize)
     }
 
     /// Whether any one slot that becomes free will do for this: then it may be assigned ahead.
@@ -207,15 +220,64 @@ impl Worker {
             && u64::from(demand.memory_gb) * slots <= u64::from(self.record.capabilities.memory_gb)
     }
 
-    /// The lowest free devices of a type, if there are as many as wanted.
-    pub(crate) fn devices_free(&self, count: u32, gpu_tokens: &[String]) -> Option<Vec<u32>> {
-        let free = self.devices.iter().filter(|(_, d)| d.is_free() && gpu::matches(&d.tokens, gpu_tokens));
-        let indexes: Vec<u32> = free.map(|(&index, _)| index).take(count as usize).collect();
-        (indexes.len() == count as usize).then_some(indexes)
+    /// The lowest free devices for this, if there are as many as wanted.
+    pub(crate) fn devices_free(&self, demand: &Demand, gpu_tokens: &[String]) -> Option<Vec<u32>> {
+        let free = self.devices_for(demand.reservation).filter(|(_, d)| d.is_free());
+        let free = free.filter(|(_, d)| gpu::matches(&d.tokens, gpu_tokens));
+        let indexes: Vec<u32> = free.map(|(index, _)| index).take(demand.gpu as usize).collect();
+        (indexes.len() == demand.gpu as usize).then_some(indexes)
     }
 
+    /// Free devices that are not set aside.
     pub(crate) fn devices_free_count(&self) -> usize {
+        self.devices_for(None).filter(|(_, device)| device.is_free()).count()
+    }
+
+    /// Free devices, those included that are set aside.
+    pub(crate) fn devices_unused_count(&self) -> usize {
         self.devices.values().filter(|device| device.is_free()).count()
+    }
+
+    /// The devices that only this reservation's task gets; none: those that are not set aside.
+    fn devices_for(&self, reservation: Option<ReservationId>) -> impl Iterator<Item = (u32, &Device)> {
+        let devices = self.devices.iter().map(|(&index, device)| (index, device));
+        devices.filter(move |(index, _)| self.earmarks.get(index).copied() == reservation)
+    }
+
+    /// Sets these devices aside for a reservation, and no others.
+    pub(crate) fn earmark(&mut self, reservation: ReservationId, gpus: &[u32]) {
+        self.earmarks.retain(|_, owner| *owner != reservation);
+        self.earmarks.extend(gpus.iter().map(|&index| (index, reservation)));
+    }
+
+    /// What is set aside.
+    pub(crate) const fn earmarks(&self) -> &BTreeMap<u32, ReservationId> {
+        &self.earmarks
+    }
+
+    /// The devices of a type that a reservation has or may get, best first, and whether each is used.
+    pub(crate) fn reservable(&self, reservation: ReservationId, gpu_tokens: &[String]) -> Vec<(u32, bool)> {
+        let own = |index: u32| self.earmarks.get(&index) == Some(&reservation);
+        let fit = self.devices.iter().filter(|(index, device)| {
+            device.available
+                && gpu::matches(&device.tokens, gpu_tokens)
+                && (own(**index) || (self.takes_work() && !self.earmarks.contains_key(index)))
+        });
+        let mut fit: Vec<_> = fit.map(|(&index, device)| (device.owner.is_some(), !own(index), index)).collect();
+        fit.sort_unstable();
+        fit.into_iter().map(|(used, _, index)| (index, used)).collect()
+    }
+
+    /// Whether a device is there, may be used, and is used by nobody but this attempt.
+    pub(crate) fn device_is_for(&self, index: u32, attempt: Option<AttemptId>) -> bool {
+        let device = self.devices.get(&index).filter(|device| device.available);
+        device.is_some_and(|device| device.owner.is_none() || device.owner == attempt)
+    }
+
+    /// Whether nothing of it is to be counted on: it is drained, unfit or lost. One that is only silent may
+    /// come back.
+    pub(crate) const fn is_gone(&self) -> bool {
+        self.lost || self.record.draining || self.record.unfit.is_some()
     }
 
     /// Devices and who holds them.

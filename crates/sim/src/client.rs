@@ -27,6 +27,7 @@ impl World {
                 gpu_type: (gpu > 0 && chance.bool()).then(|| "H100".to_owned()),
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             priority: chance.u8(1..=8),
             role: Role::User,

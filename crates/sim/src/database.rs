@@ -3,8 +3,8 @@
 
 use crate::{EPOCH, Violation, promise};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Micros, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId,
-    WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Micros, ReservationId, ReservationRecord, ReservationStatus,
+    ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
 use fetchml_scheduler::{NewTask, Rows, Scheduler, Settings};
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ pub(crate) enum Write {
     Attempt(AttemptRecord),
     Worker(WorkerRecord),
     Share(ShareRecord),
+    Reservation(ReservationRecord),
     Audit(AuditDraft),
     Incarnation(u64),
 }
@@ -38,6 +39,7 @@ pub(crate) struct Database {
     attempts: BTreeMap<AttemptId, AttemptRecord>,
     workers: BTreeMap<WorkerId, WorkerRecord>,
     shares: BTreeMap<String, ShareRecord>,
+    pub(crate) reservations: BTreeMap<ReservationId, ReservationRecord>,
     pub(crate) incarnation: u64,
     pub(crate) last_time: Micros,
     pub(crate) events: u64,
@@ -66,6 +68,7 @@ impl Database {
                 }
                 Write::Attempt(record) => self.put_attempt(record)?,
                 Write::Share(record) => drop(self.shares.insert(record.user_id.clone(), record.clone())),
+                Write::Reservation(record) => self.put_reservation(record)?,
                 Write::Worker(record) => drop(self.workers.insert(record.id, record.clone())),
                 // Below: it may come before the row that it is about.
                 Write::Audit(_) => {}
@@ -122,6 +125,18 @@ impl Database {
         Ok(())
     }
 
+    /// A reservation goes forward only, and what it sets aside is no other's.
+    fn put_reservation(&mut self, record: &ReservationRecord) -> Result<(), Violation> {
+        let id = record.id;
+        if let Some(before) = self.reservations.get(&id) {
+            promise!(before.status != ReservationStatus::Expired, "reservation {id} had expired and changes");
+            promise!(before.status <= record.status, "reservation {id} goes back to {}", record.status.as_str());
+            promise!(before.task_id.is_none() || before.task_id == record.task_id, "reservation {id} changes its task");
+        }
+        self.reservations.insert(id, record.clone());
+        Ok(())
+    }
+
     fn audit(&mut self, draft: &AuditDraft) -> Result<(), Violation> {
         self.events += 1;
         let id: Option<TaskId> = draft.resource.strip_prefix("tasks/").and_then(|id| id.parse().ok());
@@ -166,6 +181,7 @@ impl Database {
             workers: self.workers.values().cloned().collect(),
             shares: self.shares.values().cloned().collect(),
             quotas: Vec::new(),
+            reservations: self.reservations.values().cloned().collect(),
             ended: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
         };

@@ -525,6 +525,7 @@ impl World {
                 Effect::Audit(draft) => turn.writes.push(Write::Audit(draft)),
                 Effect::Send { worker, message } => turn.sends.push((worker, message)),
                 Effect::PutShare(record) => turn.writes.push(Write::Share(record)),
+                Effect::PutReservation(record) => turn.writes.push(Write::Reservation(record)),
                 Effect::PutQuota(_) => unreachable!("nobody sets quotas here"),
                 // Sums for people, of which nothing is decided.
                 Effect::AddUsage { .. } => {}

@@ -27,6 +27,8 @@ pub const PRUNE_EVERY: u64 = 1_000;
 pub const PRUNE_ROWS: u64 = 5_000;
 /// Most rows of one page of audit or change rows.
 pub const PAGE_ROWS: u32 = 10_000;
+/// How long a reservation that was no task's is kept after it expired, microseconds.
+pub const RESERVATION_KEPT: i64 = 24 * 3_600 * 1_000_000;
 /// How long SQLite waits for a lock another process holds.
 pub const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
 /// Page cache of SQLite's writer, KiB.

@@ -2,8 +2,9 @@
 
 use crate::retention::Collect;
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord, SecretInfo,
-    SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, QuotaRecord,
+    RegisteredDataset, ReservationId, ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId,
+    TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,6 +27,8 @@ pub enum Write {
     UsageAdd(UsageRow),
     /// A quota that was set.
     QuotaPut(QuotaRecord),
+    /// A new or changed reservation.
+    ReservationPut(ReservationRecord),
     /// A new key. A known id is refused for data.
     KeyInsert(KeyRecord),
     /// A key stops working. Repeating it changes nothing.
@@ -62,6 +65,15 @@ pub enum Write {
     },
     /// Something is not needed any more.
     Collect(Collect),
+    /// A data set under a new name. A known name is refused for data.
+    DatasetInsert(RegisteredDataset),
+    /// A data set is forgotten. An unknown name is refused for data.
+    DatasetDelete {
+        /// Its name.
+        name: String,
+        /// When.
+        at: Micros,
+    },
     /// A new value of a secret, which becomes the current one. The one before is kept while an attempt has it.
     SecretPut(SecretRecord),
     /// A secret is no more. Its value is kept while an attempt has it; repeating it changes nothing.
@@ -160,6 +172,8 @@ pub struct TaskFilter {
     pub job_name: Option<String>,
     /// Number of nodes.
     pub node_count: Option<i64>,
+    /// The reservation that it claimed.
+    pub reservation: Option<ReservationId>,
     /// Array.
     pub array: Option<TaskId>,
     /// Only tasks with a smaller id.
@@ -223,6 +237,8 @@ pub struct Restored {
     pub shares: Vec<ShareRecord>,
     /// Quotas that were set.
     pub quotas: Vec<QuotaRecord>,
+    /// Reservations that have not expired, in id order.
+    pub reservations: Vec<ReservationRecord>,
     /// Arrays of these tasks, and what blocked ones depend on and is not among them: whether what has ended of it ended well.
     pub ended: BTreeMap<TaskId, bool>,
     /// When these attempts left their last checkpoints.

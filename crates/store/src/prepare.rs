@@ -2,13 +2,14 @@
 //! thread has little left to do, and data that no database takes is refused before it disturbs others.
 
 use crate::{
+    limits,
     model::{ChangeDraft, StoreError, UsageRow, Write},
     retention::Collect,
     rows, sql,
     sql::Table,
     value::{Statement, Value},
 };
-use fetchml_api::{AttemptRecord, AuditDraft, SecretRecord, TaskSpec, TaskState};
+use fetchml_api::{AttemptRecord, AuditDraft, Micros, ReservationRecord, SecretRecord, TaskSpec, TaskState};
 
 /// Names in `meta` that the store itself keeps.
 pub(crate) const LOG_ID: &str = "log_id";
@@ -61,6 +62,7 @@ impl Prepared {
                 self.push(sql::USAGE_ADD, params);
             }
             Write::QuotaPut(record) => self.push(sql::QUOTA_PUT, rows::quota(&record)?),
+            Write::ReservationPut(record) => self.reservation_put(&record)?,
             Write::KeyInsert(record) => {
                 self.saw(record.created_at.0);
                 self.push(sql::KEY_INSERT, rows::key(&record)?);
@@ -94,6 +96,16 @@ impl Prepared {
                     self.saw(at.0);
                 }
                 self.collect(step)?;
+            }
+            Write::DatasetInsert(dataset) => {
+                self.saw(dataset.created_at.0);
+                let insert = Statement::new(sql::DATASET_INSERT, rows::dataset(&dataset)?);
+                self.statements.push(insert.must_change("the name of a data set is taken"));
+            }
+            Write::DatasetDelete { name, at } => {
+                self.saw(at.0);
+                let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);
+                self.statements.push(delete.must_change("no such data set"));
             }
             Write::SecretPut(record) => self.secret_put(record)?,
             Write::SecretDelete { user_id, name } => {
@@ -183,6 +195,17 @@ impl Prepared {
         self.push(sql::SECRET_RETIRE, whose.clone());
         self.push(sql::SECRET_RAISE, vec![id]);
         self.push(sql::SECRET_PRUNE, whose);
+        Ok(())
+    }
+
+    fn reservation_put(&mut self, record: &ReservationRecord) -> Result<(), StoreError> {
+        self.saw(record.created_at.0);
+        if let Some(at) = record.ended_at {
+            self.saw(at.0);
+            let before = Micros(at.0.saturating_sub(limits::RESERVATION_KEPT));
+            self.push(sql::RESERVATION_PRUNE, vec![before.into()]);
+        }
+        self.push(sql::RESERVATION_PUT, rows::reservation(record)?);
         Ok(())
     }
 

@@ -12,7 +12,8 @@ use crate::{
     value::{Row, Value},
 };
 use fetchml_api::{
-    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, SecretRecord, SnapshotRecord, TaskId, TaskStatus,
+    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, RegisteredDataset, ReservationId, ReservationRecord,
+    SecretRecord, SnapshotRecord, TaskId, TaskStatus,
 };
 use std::{fmt::Write as _, sync::Arc};
 
@@ -72,9 +73,10 @@ impl Store {
         Ok((page.into_iter().map(rows::read_task).collect::<Result<_, _>>()?, total))
     }
 
-    /// Counters answer for submitter and status; a name, a number of nodes or an array has to be counted.
+    /// Counters answer for submitter and status; by anything else tasks have to be counted.
     async fn total(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        let mut query = if filter.job_name.is_some() || filter.node_count.is_some() || filter.array.is_some() {
+        let TaskFilter { job_name, node_count, reservation, array, .. } = filter;
+        let mut query = if job_name.is_some() || node_count.is_some() || reservation.is_some() || array.is_some() {
             Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
         } else {
             Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
@@ -144,6 +146,22 @@ impl Store {
         one(self.reads().point(sql::SNAPSHOT_GET, &[id]).await?, rows::read_snapshot)
     }
 
+    /// A registered data set.
+    pub async fn dataset(&self, name: &str) -> Result<Option<RegisteredDataset>, StoreError> {
+        let Ok(name) = Value::text(name.to_owned()) else { return Ok(None) };
+        one(self.reads().point(sql::DATASET_GET, &[name]).await?, rows::read_dataset)
+    }
+
+    /// All registered data sets, by name.
+    pub async fn datasets(&self) -> Result<Vec<RegisteredDataset>, StoreError> {
+        all(self.reads().list(sql::DATASETS, Vec::new()).await?, rows::read_dataset)
+    }
+
+    /// How many data sets are registered.
+    pub async fn dataset_count(&self) -> Result<i64, StoreError> {
+        crate::migrate::first_int(self.reads().list(sql::DATASET_COUNT, Vec::new()).await?)
+    }
+
     /// What waits and runs now, and what ended since an instant. Hidden tasks are not counted.
     pub async fn queue_counts(&self, since: Micros) -> Result<QueueCounts, StoreError> {
         let mut counts = QueueCounts::default();
@@ -169,6 +187,11 @@ impl Store {
     /// What attempts that are over have used, by user.
     pub async fn usage(&self) -> Result<Vec<UsageRow>, StoreError> {
         all(self.reads().list(sql::USAGE, Vec::new()).await?, rows::read_usage)
+    }
+
+    /// A reservation, also for a while after it expired; always if it was a task's.
+    pub async fn reservation(&self, id: ReservationId) -> Result<Option<ReservationRecord>, StoreError> {
+        one(self.reads().point(sql::RESERVATION_GET, &[Value::word(id)]).await?, rows::read_reservation)
     }
 
     /// A named value of the installation.
@@ -234,6 +257,10 @@ impl Query {
         }
         if let Some(nodes) = filter.node_count {
             self.and("node_count = ", nodes.into());
+        }
+        if let Some(reservation) = filter.reservation {
+            self.and("id = (SELECT task_id FROM reservation WHERE id = ", Value::word(reservation));
+            self.text.push(')');
         }
         if let Some(array) = filter.array {
             self.and("array_id = ", Value::word(array));

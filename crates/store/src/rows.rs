@@ -5,8 +5,9 @@ use crate::{
     value::{Row, Value, unreadable},
 };
 use fetchml_api::{
-    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, KeyId, KeyRecord, QuotaRecord, QuotaScope, SecretInfo,
-    SecretRecord, ShareRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord, link::Outcome,
+    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, Dataset, KeyId, KeyRecord, QuotaRecord, QuotaScope,
+    RegisteredDataset, ReservationRecord, ReservationStatus, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord,
+    TaskSpec, TaskState, WorkerRecord, link::Outcome,
 };
 use std::sync::Arc;
 
@@ -215,6 +216,42 @@ pub(crate) fn read_quota(mut row: Row) -> Result<QuotaRecord, StoreError> {
     Ok(QuotaRecord { scope, quota: row.json()? })
 }
 
+pub(crate) fn reservation(record: &ReservationRecord) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::word(record.id),
+        Value::text(record.user_id.clone())?,
+        record.gpu_count.into(),
+        Value::optional_text(record.gpu_type.as_ref())?,
+        record.node_count.into(),
+        record.expires_minutes.into(),
+        record.status.as_str().into(),
+        record.task_id.map_or(Value::Null, Value::word),
+        record.gpus_held.into(),
+        Value::json(&record.earmarks)?,
+        record.created_at.into(),
+        record.expires_at.into(),
+        record.ended_at.into(),
+    ])
+}
+
+pub(crate) fn read_reservation(mut row: Row) -> Result<ReservationRecord, StoreError> {
+    Ok(ReservationRecord {
+        id: row.parse()?,
+        user_id: row.text()?,
+        gpu_count: row.number()?,
+        gpu_type: row.optional_text()?,
+        node_count: row.number()?,
+        expires_minutes: row.number()?,
+        status: row.word::<ReservationStatus>()?,
+        task_id: row.optional_parse()?,
+        gpus_held: row.number()?,
+        earmarks: row.json()?,
+        created_at: row.time()?,
+        expires_at: row.optional_time()?,
+        ended_at: row.optional_time()?,
+    })
+}
+
 pub(crate) fn key(record: &KeyRecord) -> Result<Vec<Value>, StoreError> {
     Ok(vec![
         Value::text(record.id.0.clone())?,
@@ -290,6 +327,21 @@ pub(crate) fn read_snapshot(mut row: Row) -> Result<SnapshotRecord, StoreError> 
         created_at: row.time()?,
         used_at: row.time()?,
     })
+}
+
+pub(crate) fn dataset(dataset: &RegisteredDataset) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::text(dataset.name.clone())?,
+        Value::text(dataset.user_id.clone())?,
+        dataset.created_at.into(),
+        Value::json(&dataset.dataset())?,
+    ])
+}
+
+pub(crate) fn read_dataset(mut row: Row) -> Result<RegisteredDataset, StoreError> {
+    let (user_id, created_at) = (row.text()?, row.time()?);
+    let Dataset { name, source, sha256, mount_path, unpack } = row.json()?;
+    Ok(RegisteredDataset { name, source, sha256, mount_path, unpack, user_id, created_at })
 }
 
 pub(crate) fn read_audit(mut row: Row) -> Result<AuditRow, StoreError> {

@@ -148,6 +148,22 @@ pub(crate) const QUOTA_PUT: &str = "INSERT INTO quota (scope, name, quota) VALUE
 
 pub(crate) const QUOTAS: &str = "SELECT scope, name, quota FROM quota ORDER BY scope, name";
 
+pub(crate) const RESERVATION_PUT: &str = "INSERT INTO reservation (id, user_id, gpu_count, gpu_type, node_count, \
+    expires_minutes, status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO UPDATE SET \
+    status = excluded.status, task_id = excluded.task_id, gpus_held = excluded.gpus_held, \
+    earmarks = excluded.earmarks, expires_at = excluded.expires_at, ended_at = excluded.ended_at";
+
+/// Takes away what expired before an instant and was no task's.
+pub(crate) const RESERVATION_PRUNE: &str = "DELETE FROM reservation WHERE task_id IS NULL AND ended_at < $1";
+
+pub(crate) const RESERVATION_GET: &str = "SELECT id, user_id, gpu_count, gpu_type, node_count, expires_minutes, \
+    status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at FROM reservation WHERE id = $1";
+
+pub(crate) const RESERVATIONS_LIVE: &str = "SELECT id, user_id, gpu_count, gpu_type, node_count, expires_minutes, \
+    status, task_id, gpus_held, earmarks, created_at, expires_at, ended_at FROM reservation \
+    WHERE status <> 'expired' ORDER BY id";
+
 pub(crate) const KEY_INSERT: &str = "INSERT INTO api_key (id, user_id, role, name, digest, created_at, expires_at, \
     revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
@@ -199,6 +215,16 @@ pub(crate) const SECRETS_OF_ATTEMPT: &str = "SELECT s.id, s.user_id, s.name, s.c
     ORDER BY s.name";
 
 pub(crate) const SECRET_KEY_LAST: &str = "SELECT COALESCE(MAX(key_version), 0) FROM secret";
+pub(crate) const DATASET_INSERT: &str = "INSERT INTO dataset (name, user_id, created_at, spec) \
+    VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
+
+pub(crate) const DATASET_DELETE: &str = "DELETE FROM dataset WHERE name = $1";
+
+pub(crate) const DATASET_GET: &str = "SELECT user_id, created_at, spec FROM dataset WHERE name = $1";
+
+pub(crate) const DATASETS: &str = "SELECT user_id, created_at, spec FROM dataset ORDER BY name";
+
+pub(crate) const DATASET_COUNT: &str = "SELECT COUNT(*) FROM dataset";
 
 pub(crate) const META_PUT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) \
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";

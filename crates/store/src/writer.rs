@@ -273,6 +273,7 @@ impl<D: Database> Writer<D> {
         let workers = self.database.query(sql::WORKERS, &[]).await?;
         let shares = self.database.query(sql::SHARES, &[]).await?;
         let quotas = self.database.query(sql::QUOTAS, &[]).await?;
+        let reservations = self.database.query(sql::RESERVATIONS_LIVE, &[]).await?;
         let last = self.database.query(sql::TASK_LAST, &[]).await?.pop();
         let day_ago = last_time.plus_seconds(-DAY_S);
         let completed = self.database.query(sql::COMPLETED_BY_MINUTE, &[day_ago.into()]).await?;
@@ -291,6 +292,7 @@ impl<D: Database> Writer<D> {
             workers: workers.into_iter().map(rows::read_worker).collect::<Result<_, _>>()?,
             shares: shares.into_iter().map(rows::read_share).collect::<Result<_, _>>()?,
             quotas: quotas.into_iter().map(rows::read_quota).collect::<Result<_, _>>()?,
+            reservations: reservations.into_iter().map(rows::read_reservation).collect::<Result<_, _>>()?,
             last_task_id: last.ok_or_else(|| unreadable("no row"))?.optional_parse()?,
             last_time,
         })

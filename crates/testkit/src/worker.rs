@@ -92,6 +92,7 @@ impl LinkWorker {
             incarnation_seen: 0,
             inventory,
             unfit: None,
+            datasets: Vec::new(),
         };
         worker.send(&ToServer::Hello(Box::new(hello))).await;
         worker

@@ -186,6 +186,60 @@ pub const ENVIRONMENT_STEPS: usize = 4;
 /// Pause between two tries for an environment that another process builds.
 pub const ENVIRONMENT_LOCK_RETRY: Duration = Duration::from_millis(200);
 
+/// Longest wait for a connection to a source of a data set.
+pub const DATASET_CONNECT: Duration = Duration::from_secs(10);
+/// Longest wait for the beginning of its answer.
+pub const DATASET_ANSWER: Duration = Duration::from_mins(1);
+/// Longest wait for its next bytes.
+pub const DATASET_IDLE: Duration = Duration::from_mins(1);
+/// A source that gives fewer than [`DATASET_SLOW_BYTES`] in this time is as good as dead.
+pub const DATASET_SLOW: Duration = Duration::from_mins(2);
+/// See [`DATASET_SLOW`].
+pub const DATASET_SLOW_BYTES: u64 = 256 << 10;
+/// How often a download that makes no progress is tried again.
+pub const DATASET_TRIES: u32 = 5;
+/// A try that brought this much, bytes, made progress.
+pub const DATASET_PROGRESS_BYTES: u64 = 1 << 20;
+/// First pause before a broken download goes on; doubles up to [`DATASET_RETRY_MAX`].
+pub const DATASET_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause before a broken download goes on.
+pub const DATASET_RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often one download is begun anew because its source changed or cannot go on in the middle.
+pub const DATASET_BEGUN_ANEW: u32 = 3;
+/// Redirects followed.
+pub const DATASET_REDIRECTS: u32 = 5;
+/// Of what an object store says about a failure, so many characters are passed on.
+pub const DATASET_STORE_WORDS: usize = 500;
+/// Data sets downloaded at the same time, over all attempts.
+pub const DATASET_DOWNLOADS: usize = 4;
+/// Pieces of a download that wait for the disk.
+pub const DATASET_CHUNKS: usize = 16;
+/// Buffer for reading data sets, bytes.
+pub const DATASET_READ_BYTES: usize = 1 << 20;
+/// Steps in which room is taken for a download of unknown length, bytes.
+pub const DATASET_ROOM_BYTES: u64 = 64 << 20;
+/// Pause between two lines that tell how far a download is.
+pub const DATASET_PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Unless set, data sets take one part in this many of their disk.
+pub const DATASET_CACHE_PART: u64 = 2;
+/// What is held of data sets is told to the server at most this often.
+pub const DATASET_TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// Files, directories and links of one archive.
+pub const UNPACK_ENTRIES_MAX: u64 = 2_000_000;
+/// What each of them is taken to cost beside its bytes, bytes.
+pub const UNPACK_ENTRY_BYTES: u64 = 512;
+/// Directories above an entry of an archive.
+pub const UNPACK_DEPTH_MAX: usize = 64;
+/// An archive may hold so many times its own size, and always [`UNPACK_RATIO_FROM_BYTES`].
+pub const UNPACK_RATIO_MAX: u64 = 200;
+/// See [`UNPACK_RATIO_MAX`].
+pub const UNPACK_RATIO_FROM_BYTES: u64 = 1 << 30;
+/// Name and attributes of one entry of a tar archive, bytes.
+pub const UNPACK_HEADER_BYTES: u64 = 1 << 20;
+/// The directory of a zip archive, bytes.
+pub const UNPACK_ZIP_DIRECTORY_BYTES: u64 = 64 << 20;
+
 /// Longest wait for a builder to be dead after it was told to stop.
 pub const STAGING_STOP_MAX: Duration = Duration::from_mins(1);
 /// Log bytes sent and not acknowledged for this long are sent again: the server may have failed to store them.

@@ -6,11 +6,14 @@ mod artifacts;
 mod cancel;
 mod completions;
 mod config;
+mod dataset_sources;
+mod datasets;
 mod follow;
 mod keys;
 mod logs;
 mod metrics;
 mod queue;
+mod reservations;
 mod secrets;
 mod serve;
 pub(crate) mod serving;
@@ -60,9 +63,13 @@ enum Command {
     Cancel(cancel::Cancel),
     Wait(wait::Wait),
     Artifacts(artifacts::Artifacts),
+    Datasets(datasets::Datasets),
     Queue(queue::Queue),
     Status(status::Status),
     Workers(workers::Workers),
+    Reserve(reservations::Reserve),
+    Reservations(reservations::Reservations),
+    Release(reservations::Release),
     Keys(keys::Keys),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
@@ -85,9 +92,13 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cancel(command) => client(command.run(config)),
         Command::Wait(command) => client(command.run(config)),
         Command::Artifacts(command) => client(command.run(config)),
+        Command::Datasets(command) => client(command.run(config)),
         Command::Queue(command) => client(command.run(config)),
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),
+        Command::Reserve(command) => client(command.run(config)),
+        Command::Reservations(command) => client(command.run(config)),
+        Command::Release(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),

@@ -4,7 +4,9 @@ use super::arrays;
 use super::tasks::{name_of, run_time, worker_name};
 use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
 use clap::Args;
-use fetchml_api::{DependencyOn, Failure, FailureCause, LogAction, LogRuleMatch, Task, TaskArray, TaskStatus, Worker};
+use fetchml_api::{
+    DatasetSpec, DependencyOn, Failure, FailureCause, LogAction, LogRuleMatch, Task, TaskArray, TaskStatus, Worker,
+};
 use std::{fmt::Write as _, path::Path};
 
 /// Show one task or array: what it is, how it goes, why it failed
@@ -78,6 +80,7 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("stalled after", task.stall_after_s.map(|s| format!("{s} s without a word")));
     line("when lost", (!task.on_lost.is_default()).then(|| "kept".to_owned()));
     line("resumed from", task.resume_from.map(|id| id.to_string()));
+    line("reservation", task.reservation_id.map(|id| id.to_string()));
     let array = task.array_id.map(|id| format!("index {} of {id}", task.array_index.unwrap_or_default()));
     line("array", array);
     for need in &task.depends_on {
@@ -85,6 +88,9 @@ fn details(task: &Task, workers: &[Worker]) -> String {
         line("after", Some(format!("{}{any}", need.id)));
     }
     line("snapshot", task.snapshot_id.clone());
+    for set in &task.dataset_specs {
+        line("data set", Some(dataset(set)));
+    }
     line("submitted", Some(quantity::show_time(task.created_at)));
     line("started", task.started_at.map(quantity::show_time));
     line("ended", task.ended_at.map(quantity::show_time));
@@ -116,6 +122,12 @@ fn details(task: &Task, workers: &[Worker]) -> String {
 fn command(task: &Task) -> String {
     let words: Vec<&str> = [&task.entrypoint, &task.args].into_iter().flatten().map(String::as_str).collect();
     terminal::plain(&words.join(" "))
+}
+
+fn dataset(set: &DatasetSpec) -> String {
+    let part = |part: &Option<String>| part.as_deref().map(terminal::plain).unwrap_or_default();
+    let mount = set.mount_path.as_ref().map(|path| format!(" at {}", terminal::plain(path))).unwrap_or_default();
+    format!("{} from {}{mount}", part(&set.name), part(&set.source))
 }
 
 fn resources(task: &Task) -> String {
@@ -179,15 +191,10 @@ pub(super) fn hint(task: &Task) -> Option<String> {
         }
         C::Secret => "`fetchml secrets ls` lists yours; set what is missing and submit it again".into(),
         C::Lost | C::Launch => "`fetchml workers` shows how the worker is; submit it again".into(),
-        C::Stalled
-        | C::Plugin
-        | C::Dataset
-        | C::Image
-        | C::Snapshot
-        | C::Cancelled
-        | C::Dependency
-        | C::Quota
-        | C::Preempted => return None,
+        C::Dataset => format!("`fetchml logs {id}` shows how far it came; `fetchml datasets ls` what is registered"),
+        C::Stalled | C::Plugin | C::Image | C::Snapshot | C::Cancelled | C::Dependency | C::Quota | C::Preempted => {
+            return None;
+        }
     };
     Some(hint)
 }

@@ -1,6 +1,11 @@
 //! `fetchml submit`.
 
-use super::{follow, snapshot};
+use super::{
+    datasets::parse_dataset,
+    follow,
+    reservations::{self, Found},
+    snapshot,
+};
 use crate::{
     failure::{EXIT_CODES, Exit, Failure},
     quantity,
@@ -8,7 +13,9 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_api::{ArraySpec, CreateTaskRequest, Dependency, DependencyOn, Network, OnLost, limits, validate::nearest};
+use fetchml_api::{
+    ArraySpec, CreateTaskRequest, DatasetSpec, Dependency, DependencyOn, Network, OnLost, limits, validate::nearest,
+};
 use fetchml_client::snapshot::Snapshot;
 use std::{
     collections::BTreeMap,
@@ -27,7 +34,8 @@ use std::{
 #[derive(Args, Debug)]
 #[command(
     before_long_help = "Examples:\n  fetchml submit --follow train.py --epochs 10\n  \
-        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4",
+        fetchml submit --gpu 1 --memory 16 --time-limit 8h -- python -m lab.train --lr 3e-4\n  \
+        fetchml submit --dataset digits=https://data.example.org/digits.csv train.py",
     after_long_help = EXIT_CODES
 )]
 pub(crate) struct Submit {
@@ -82,6 +90,13 @@ pub(crate) struct Submit {
     /// Start with the files that this task left in its checkpoint directory: an id, the beginning or end of one, or @last
     #[arg(long, value_name = "TASK")]
     resume_from: Option<String>,
+    /// Data set of the task, registered or with its source, which may end in #sha256=HEX, #unpack or both with & between; may be repeated
+    #[arg(long, value_name = "NAME[=SOURCE][@MOUNT]", value_parser = parse_dataset)]
+    dataset: Vec<DatasetSpec>,
+    /// Run on the GPUs of this reservation (see `fetchml reserve`), all of them unless --gpu and --nodes say otherwise: its
+    /// id, or the beginning or end of it
+    #[arg(long, value_name = "ID")]
+    reservation: Option<String>,
     /// Wait for this task or array to complete, or with :any to end anyhow; an id, a part of one, or @last; may be repeated
     #[arg(long, value_name = "ID[:any]")]
     after: Vec<String>,
@@ -125,6 +140,16 @@ impl Submit {
         let mut request = self.request()?;
         if let Some(text) = &self.resume_from {
             request.resume_from = Some(session.task_id(text).await?);
+        }
+        if let Some(text) = &self.reservation {
+            match reservations::find(&session, text).await? {
+                Found::Live(found) => {
+                    request.reservation_id = Some(found.id);
+                    request.gpu = request.gpu.or(Some(found.gpu_count));
+                    request.node_count = request.node_count.or((found.node_count > 1).then_some(found.node_count));
+                }
+                Found::Id(id) => request.reservation_id = Some(id),
+            }
         }
         for text in &self.after {
             let (id, on) = match text.rsplit_once(':') {
@@ -195,6 +220,7 @@ impl Submit {
             on_lost: self.on_lost.as_deref().map(|what| if what == "keep" { OnLost::Keep } else { OnLost::Fence }),
             lost_after_s: self.lost_after,
             stall_after_s: self.stall_after,
+            dataset_specs: self.dataset.clone(),
             array: self.array.clone(),
             env: to_map("--env", &self.env)?,
             secrets: self.secret.clone(),

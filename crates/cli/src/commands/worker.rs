@@ -1,6 +1,7 @@
 //! `fetchml worker`.
 
 use super::{
+    dataset_sources::{self, DatasetFlags},
     serving::{self, Signals},
     workers,
 };
@@ -58,10 +59,13 @@ pub(super) struct SlotFlags {
     /// Disk that files of snapshots and Python environments may take, such as 50G [env: FETCHML_CACHE] [default: a fifth of it]
     #[arg(long, value_name = "SIZE")]
     cache: Option<String>,
+    #[command(flatten)]
+    datasets: DatasetFlags,
 }
 
 impl SlotFlags {
     pub(super) fn add_to(&self, flags: Flags) -> Flags {
+        let flags = self.datasets.add_to(flags);
         flags
             .set("worker.name", "--name", self.name.clone())
             .set("worker.slots", "--slots", self.slots)
@@ -169,6 +173,7 @@ pub(super) async fn start(
         gpus,
         containers: containers(settings)?,
         cache_bytes: settings.cache_bytes()?,
+        datasets: dataset_sources::of(settings)?,
         helper_command: serving::helper_command()?,
     };
     fetchml_worker::Worker::start(options).await.map_err(|error| match error {

@@ -174,6 +174,7 @@ mod tests {
 
     fn worker(n: u32, name: &str) -> Worker {
         Worker {
+            datasets: Vec::new(),
             id: format!("00000000-0000-7000-8000-{n:012}").parse::<WorkerId>().unwrap(),
             name: name.into(),
             connected_at: Micros(0),

@@ -105,6 +105,14 @@ pub(crate) struct WorkerSettings {
     pub(crate) allow_images: Option<String>,
     /// Disk that the cache may take; absent: a part of it.
     pub(crate) cache: Option<String>,
+    /// Directories of `file://` data sets, `:` between.
+    pub(crate) dataset_dirs: Option<String>,
+    /// Networks of data sets beside the public one, `,` between.
+    pub(crate) dataset_allow_net: Option<String>,
+    /// Buckets of `s3://` data sets, `,` between.
+    pub(crate) dataset_stores: Option<String>,
+    /// What data sets may take on disk.
+    pub(crate) dataset_cache: Option<String>,
 }
 
 /// Settings of client commands.

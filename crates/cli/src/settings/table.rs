@@ -129,6 +129,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Text,
         "disk that files of snapshots and Python environments may take: a fifth unless set",
     ),
+    setting("worker.dataset_dirs", env::DATASET_DIRS, Kind::Text, "directories of file:// data sets, : between"),
+    setting(
+        "worker.dataset_allow_net",
+        env::DATASET_ALLOW_NET,
+        Kind::Text,
+        "networks of data sets beside the public one, comma between",
+    ),
+    setting(
+        "worker.dataset_stores",
+        env::DATASET_STORES,
+        Kind::Text,
+        "buckets of s3:// data sets, such as s3://lab-data/train, comma between",
+    ),
+    setting("worker.dataset_cache", env::DATASET_CACHE, Kind::Text, "disk that data sets may take: half unless set"),
 ];
 
 /// The setting of a path.

@@ -18,9 +18,17 @@ const COMMANDS: &[&[&str]] = &[
     &["artifacts"],
     &["artifacts", "ls"],
     &["artifacts", "get"],
+    &["datasets"],
+    &["datasets", "add"],
+    &["datasets", "ls"],
+    &["datasets", "show"],
+    &["datasets", "rm"],
     &["queue"],
     &["status"],
     &["workers"],
+    &["reserve"],
+    &["reservations"],
+    &["release"],
     &["keys"],
     &["keys", "create"],
     &["keys", "list"],
@@ -56,25 +64,29 @@ fn the_list_of_commands() {
     Usage: fetchml [OPTIONS] <COMMAND>
 
     Commands:
-      up           Start a server and a worker here
-      serve        Run a server without a worker
-      worker       Run a worker that takes tasks from a server
-      submit       Run a script or command as a task
-      tasks        List tasks, newest first
-      show         Show one task or array: what it is, how it goes, why it failed
-      logs         Print a task's log
-      metrics      Show what a task measures, such as its loss
-      cancel       Stop tasks or whole arrays, waiting or running
-      wait         Wait until a task or array is over; the exit code tells how it ended
-      artifacts    List and download the files a task left
-      queue        Show how much waits and runs
-      status       Show queue depths, what runs, and the workers
-      workers      List the workers and what they have, or show one
-      keys         Make, list and revoke API keys (admins only)
-      admin        Look after the server (admins only)
-      secrets      Set, list and delete secret values for your tasks
-      config       Show the settings
-      completions  Print a completion script for a shell
+      up            Start a server and a worker here
+      serve         Run a server without a worker
+      worker        Run a worker that takes tasks from a server
+      submit        Run a script or command as a task
+      tasks         List tasks, newest first
+      show          Show one task or array: what it is, how it goes, why it failed
+      logs          Print a task's log
+      metrics       Show what a task measures, such as its loss
+      cancel        Stop tasks or whole arrays, waiting or running
+      wait          Wait until a task or array is over; the exit code tells how it ended
+      artifacts     List and download the files a task left
+      datasets      Give data sets names, and see which there are
+      queue         Show how much waits and runs
+      status        Show queue depths, what runs, and the workers
+      workers       List the workers and what they have, or show one
+      reserve       Set GPUs aside for a task to come
+      reservations  List reservations that are active or claimed
+      release       Give a reservation up: its GPUs are everybody's at once
+      keys          Make, list and revoke API keys (admins only)
+      admin         Look after the server (admins only)
+      secrets       Set, list and delete secret values for your tasks
+      config        Show the settings
+      completions   Print a completion script for a shell
 
     Options:
           --config <FILE>  Configuration file [env: FETCHML_CONFIG] [default:

@@ -100,6 +100,10 @@ fn explain_shows_every_setting() {
     worker.container_limits        -                      not set                                FETCHML_CONTAINER_LIMITS        required: no engine that cannot limit memory, cpu and processes; auto: limits that there are
     worker.allow_images            -                      not set                                FETCHML_ALLOW_IMAGES            patterns of image names, by commas: any unless set
     worker.cache                   -                      not set                                FETCHML_CACHE                   disk that files of snapshots and Python environments may take: a fifth unless set
+    worker.dataset_dirs            -                      not set                                FETCHML_DATASET_DIRS            directories of file:// data sets, : between
+    worker.dataset_allow_net       -                      not set                                FETCHML_DATASET_ALLOW_NET       networks of data sets beside the public one, comma between
+    worker.dataset_stores          -                      not set                                FETCHML_DATASET_STORES          buckets of s3:// data sets, such as s3://lab-data/train, comma between
+    worker.dataset_cache           -                      not set                                FETCHML_DATASET_CACHE           disk that data sets may take: half unless set
     --- stderr
     no configuration file
     "#);

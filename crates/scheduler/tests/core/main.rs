@@ -3,6 +3,7 @@
 mod aging;
 mod array;
 mod cancel;
+mod datasets;
 mod dependency;
 mod devices;
 mod drain;
@@ -15,6 +16,7 @@ mod prefetch;
 mod priority;
 mod quota;
 mod random;
+mod reservation;
 mod restore;
 mod retry;
 mod support;

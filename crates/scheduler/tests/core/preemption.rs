@@ -1,9 +1,9 @@
 //! Preemption: where it is on, a task that fits nowhere has others of lower priority stopped, the ones that lose least,
 //! and only when it then starts.
 
-use crate::support::{T, W, World, exit, failed, ok, t, task, w, worker};
-use fetchml_api::{FailureCause, Quota, QuotaScope, SlotKind, TaskStatus, link::Report};
-use fetchml_scheduler::{Drain, Event, Settings};
+use crate::support::{T, W, World, exit, failed, ok, reservation, t, task, w, worker};
+use fetchml_api::{FailureCause, Quota, QuotaScope, Role, SlotKind, TaskStatus, link::Report};
+use fetchml_scheduler::{Answer, Drain, Event, NewReservation, Settings};
 
 const H: &str = "NVIDIA H100";
 
@@ -188,6 +188,43 @@ fn one_that_cannot_start_stops_nobody() {
     world.step(Event::DrainRequested { worker: worker(1), mode: Drain::Finish, by: "eve".into() });
     world.sent.clear();
     assert_eq!(urgent(&mut world, t(9).gpu(1)), [""; 0]);
+}
+
+/// Sets GPUs of one worker aside for a task of `ada`.
+fn reserve(world: &mut World, gpu_count: u32) {
+    let new = NewReservation {
+        id: reservation(1),
+        user_id: "ada".into(),
+        role: Role::User,
+        gpu_count,
+        gpu_type: None,
+        node_count: 1,
+        expires_minutes: 30,
+    };
+    assert_eq!(world.step(Event::ReservationRequested(new)), Answer::Done);
+    world.turn();
+}
+
+#[test]
+fn what_is_reserved_is_not_made_room_on_and_its_task_not_stopped() {
+    let mut world = busy(settings(), vec![h(1, 2)], vec![t(1).gpu(1)]);
+    reserve(&mut world, 1);
+    assert_eq!(urgent(&mut world, t(9).gpu(2)), [""; 0], "one of two is set aside");
+    world.cancel(9, "ada");
+    world.submit(t(2).gpu(1).reserved(1));
+    assert_eq!(world.turn(), ["w1: assign t2#1 gpus [1]"]);
+    assert_eq!(urgent(&mut world, t(10).gpu(2)), [""; 0], "it is in use as it was promised");
+    world.cancel(10, "ada");
+    assert_eq!(urgent(&mut world, t(11).gpu(1)), ["w1: cancel t1#1 preempted"]);
+}
+
+#[test]
+fn who_uses_what_is_reserved_makes_room_for_its_task() {
+    let mut world = busy(settings(), vec![h(1, 1)], vec![t(1).gpu(1)]);
+    reserve(&mut world, 1);
+    assert_eq!(urgent(&mut world, t(9).gpu(1).reserved(1)), ["w1: cancel t1#1 preempted"]);
+    world.reports(1, &[failed(FailureCause::Preempted)]);
+    assert_eq!(world.turn()[1], "w1: assign t9#1 gpus [0]");
 }
 
 #[test]

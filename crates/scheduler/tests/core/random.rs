@@ -2,12 +2,12 @@
 //! shrink and lie, restarts, time that jumps. The world checks everything after each step; in the
 //! end the faults stop and all tasks must end.
 
-use crate::support::{T, W, World, exit, failed, number, ok, ruled, t, task, w, worker};
+use crate::support::{T, W, World, exit, failed, number, ok, reservation, ruled, t, task, w, worker};
 use fetchml_api::{
     AttemptEpoch, AttemptId, FailureCause, Gpu, GpuState, LogAction, Quota, QuotaScope, Role, SlotKind, TaskStatus,
     link::{Held, Report},
 };
-use fetchml_scheduler::{Answer, Drain, Event, Settings};
+use fetchml_scheduler::{Answer, Drain, Event, NewReservation, Settings};
 use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeSet;
 
@@ -22,10 +22,20 @@ enum Act {
         user: u8,
         retries: u32,
         nodes: u32,
+        /// Claims one of all reservations ever, or none.
+        claim: Option<usize>,
         /// What it depends on: whichever of all tasks.
         needs: Vec<usize>,
         array: Option<u32>,
     },
+    Reserve {
+        gpus: u32,
+        nodes: u32,
+        h100: bool,
+        minutes: u32,
+        user: u8,
+    },
+    Release(usize),
     CancelArray(usize),
     /// An attempt leaves a checkpoint.
     Saves(usize),
@@ -78,8 +88,11 @@ const USERS: [&str; 3] = ["ada", "bob", "cy"];
 
 fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32, prop_oneof![6 => Just(1), 1 => 2..4_u32], (prop_oneof![4 => Just(Vec::new()), 1 => vec(any::<usize>(), 1..4)], prop::option::weighted(0.15, 1..5_u32)))
-            .prop_map(|(cpu, memory, gpu, service, priority, user, retries, nodes, (needs, array))| Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, needs, array }),
+        3 => (1..3_u32, prop_oneof![3 => Just(1), 1 => 2..3_u32], any::<bool>(), prop_oneof![Just(1), Just(60)], 0..3_u8)
+            .prop_map(|(gpus, nodes, h100, minutes, user)| Act::Reserve { gpus, nodes, h100, minutes, user }),
+        1 => any::<usize>().prop_map(Act::Release),
+        6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32, prop_oneof![6 => Just(1), 1 => 2..4_u32], (prop_oneof![4 => Just(Vec::new()), 1 => vec(any::<usize>(), 1..4)], prop::option::weighted(0.15, 1..5_u32), prop::option::weighted(0.3, any::<usize>())))
+            .prop_map(|(cpu, memory, gpu, service, priority, user, retries, nodes, (needs, array, claim))| Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, claim, needs, array }),
         1 => any::<usize>().prop_map(Act::CancelArray),
         1 => any::<usize>().prop_map(Act::Saves),
         1 => any::<usize>().prop_map(Act::Cancel),
@@ -128,11 +141,25 @@ fn report(n: usize) -> Report {
 fn act(world: &mut World, act: Act) {
     let submitted = world.rows.len();
     match act {
-        Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, needs, array } => {
+        Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, claim, needs, array } => {
             let new: T = t(submitted as u32).cpu(cpu).memory(memory).gpu(gpu).priority(priority).nodes(nodes);
             let new = new.user(USERS[usize::from(user)]).retries(retries);
             let new = if service { new.service() } else { new };
             let new = if retries == 1 { new.limit(600) } else { new };
+            let reservations: Vec<_> = world.reservations.values().cloned().collect();
+            let claimed = claim.and_then(|claim| reservations.get(claim % reservations.len().max(1)));
+            let new = match claimed {
+                // Mostly one that fits.
+                Some(record) if priority > 1 => {
+                    let nodes = nodes.min(record.node_count);
+                    new.user(&record.user_id)
+                        .gpu(gpu.clamp(1, record.gpu_count))
+                        .nodes(nodes)
+                        .reserved(number(record.id.0))
+                }
+                Some(record) => new.reserved(number(record.id.0)),
+                None => new,
+            };
             let live = world.rows.values().filter(|row| !row.state.status.is_terminal());
             let live: Vec<u32> = live
                 .flat_map(|row| [Some(row.spec.id), row.spec.array.map(|array| array.id)])
@@ -158,6 +185,21 @@ fn act(world: &mut World, act: Act) {
                     Event::ArraySubmitted(new.array(ARRAYS + submitted as u32, count, limit))
                 }
             });
+        }
+        Act::Reserve { gpus, nodes, h100, minutes, user } => {
+            world.step(Event::ReservationRequested(NewReservation {
+                id: reservation(world.reservations.len() as u32),
+                user_id: USERS[usize::from(user)].into(),
+                role: Role::Admin,
+                gpu_count: gpus,
+                gpu_type: h100.then(|| "H100".into()),
+                node_count: nodes,
+                expires_minutes: minutes,
+            }));
+        }
+        Act::Release(which) => {
+            let reservation = reservation((which % world.reservations.len().max(1)) as u32);
+            world.step(Event::ReleaseRequested { reservation, by: "bob".into() });
         }
         Act::Cancel(which) if submitted > 0 => {
             world.cancel((which % submitted) as u32, "bob");
@@ -280,6 +322,11 @@ fn drain(world: &mut World) {
         let scope = QuotaScope::User(user.into());
         world.step(Event::QuotaRequested { scope, quota: Quota::default(), by: "bob".into() });
     }
+    let reservations: Vec<_> = world.core.reservations().map(|record| record.id).collect();
+    for reservation in reservations {
+        // Those of tasks stay.
+        world.step(Event::ReleaseRequested { reservation, by: "bob".into() });
+    }
     for n in 0..3 {
         world.step(Event::WorkerDisconnected { worker: worker(n) });
     }
@@ -311,6 +358,8 @@ fn drain(world: &mut World) {
             assert_eq!(row.state.status, TaskStatus::Failed, "what was cancelled never completes");
         }
     }
+    world.pass(8 * 24 * 3_600);
+    assert_eq!(world.core.reservations().count(), 0, "every reservation ends\n{}", world.core);
     assert_eq!(world.core.queue_depth(SlotKind::Batch), 0);
     assert_eq!(world.core.queue_depth(SlotKind::Service), 0);
 }

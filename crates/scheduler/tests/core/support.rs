@@ -3,8 +3,8 @@
 
 use fetchml_api::{
     AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Capabilities, Demand, Dependency, DependencyOn, FailureCause,
-    Gpu, GpuState, LogAction, LogRuleMatch, Micros, QuotaRecord, QuotaScope, Role, ShareRecord, SlotKind, TaskId,
-    TaskState, TaskStatus, WorkerId, WorkerRecord,
+    Gpu, GpuState, LogAction, LogRuleMatch, Micros, QuotaRecord, QuotaScope, ReservationId, ReservationRecord, Role,
+    ShareRecord, SlotKind, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
     link::{Held, Outcome, Report},
     time::SECOND,
 };
@@ -20,6 +20,10 @@ pub(crate) fn worker(n: u32) -> WorkerId {
     WorkerId(Uuid::from_u128(0x0180_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)))
 }
 
+pub(crate) fn reservation(n: u32) -> ReservationId {
+    ReservationId(Uuid::from_u128(0x01a0_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)))
+}
+
 /// The number a task or worker was named by.
 pub(crate) fn number(id: Uuid) -> u32 {
     id.as_u128() as u32
@@ -30,7 +34,16 @@ pub(crate) fn number(id: Uuid) -> u32 {
 pub(crate) struct T(pub(crate) NewTask);
 
 pub(crate) fn t(n: u32) -> T {
-    let demand = Demand { slot: SlotKind::Batch, cpu: 1, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1, image: false };
+    let demand = Demand {
+        slot: SlotKind::Batch,
+        cpu: 1,
+        memory_gb: 0,
+        gpu: 0,
+        gpu_type: None,
+        nodes: 1,
+        image: false,
+        reservation: None,
+    };
     T(NewTask {
         id: task(n),
         user_id: "ada".into(),
@@ -81,6 +94,11 @@ impl T {
     }
     pub(crate) fn nodes(mut self, nodes: u32) -> Self {
         self.0.demand.nodes = nodes;
+        self
+    }
+    /// To run on the GPUs of a reservation.
+    pub(crate) fn reserved(mut self, n: u32) -> Self {
+        self.0.demand.reservation = Some(reservation(n));
         self
     }
     pub(crate) fn limit(mut self, seconds: u32) -> Self {
@@ -189,6 +207,7 @@ pub(crate) struct World {
     pub(crate) workers: BTreeMap<WorkerId, WorkerRecord>,
     pub(crate) shares: BTreeMap<String, ShareRecord>,
     pub(crate) quotas: BTreeMap<QuotaScope, QuotaRecord>,
+    pub(crate) reservations: BTreeMap<ReservationId, ReservationRecord>,
     /// Milliseconds of cores and of GPUs that the store counts, by user.
     pub(crate) used: BTreeMap<String, (u64, u64)>,
     pub(crate) settings: Settings,
@@ -218,6 +237,7 @@ impl World {
             shares: BTreeMap::new(),
             quotas: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
+            reservations: BTreeMap::new(),
             used: BTreeMap::new(),
             settings,
             sent: Vec::new(),
@@ -314,6 +334,7 @@ impl World {
                         let device = has.iter().find(|gpu| gpu.index == *index).expect("its worker has it");
                         assert_eq!(device.state, GpuState::Available, "{device:?} is given to {record:?}");
                     }
+                    self.assert_not_set_aside(&record);
                 }
                 self.attempts.insert(record.id, record);
             }
@@ -325,6 +346,11 @@ impl World {
             }
             Effect::PutQuota(record) => {
                 self.quotas.insert(record.scope.clone(), record);
+            }
+            Effect::PutReservation(record) => {
+                let before = self.reservations.get(&record.id).map(|record| record.status);
+                assert!(before <= Some(record.status), "a reservation goes forward: {before:?} {record:?}");
+                self.reservations.insert(record.id, record);
             }
             Effect::AddUsage { task, cpu_ms, gpu_ms } => {
                 let used = self.used.entry(self.rows[&task].spec.user_id.clone()).or_default();
@@ -338,7 +364,29 @@ impl World {
         }
     }
 
+    /// What is set aside goes to the task of the reservation only, and that task gets nothing else.
+    fn assert_not_set_aside(&self, attempt: &AttemptRecord) {
+        let own = self.rows[&attempt.task_id].spec.demand.reservation;
+        let nodes = attempt.nodes.iter().map(|node| (node.worker_id, &node.gpus));
+        let places: Vec<_> = nodes.chain(std::iter::once((attempt.worker_id, &attempt.gpus))).collect();
+        for (worker, gpus) in places {
+            for gpu in gpus {
+                let owner = self.reservations.values().find(|record| {
+                    record.earmarks.iter().any(|earmark| earmark.worker_id == worker && earmark.gpus.contains(gpu))
+                });
+                assert_eq!(owner.map(|record| record.id), own, "GPU {gpu} of {worker} is given to {attempt:?}");
+            }
+        }
+    }
+
     fn apply_audit(&mut self, draft: &AuditDraft) {
+        if let Some(id) = draft.resource.strip_prefix("reservations/") {
+            let id: ReservationId = id.parse().expect("a reservation's id");
+            let task = draft.metadata.get("task").map(|task| number(task.parse::<TaskId>().expect("an id").0));
+            let task = task.map(|task| format!(" t{task}")).unwrap_or_default();
+            self.audited.push(format!("r{} {} by {}{task}", number(id.0), draft.action, draft.user_id));
+            return;
+        }
         if draft.resource.starts_with("quotas/") {
             self.audited.push(format!("{} {} by {}", draft.resource, draft.action, draft.user_id));
             return;
@@ -409,19 +457,18 @@ impl World {
         let workers = self.workers.values().cloned().collect();
         let quotas = self.quotas.values().cloned().collect();
         let shares = self.shares.values().cloned().collect();
-        Scheduler::restore(
-            self.settings.clone(),
-            self.now,
-            Rows {
-                tasks,
-                attempts,
-                workers,
-                shares,
-                quotas,
-                ended: self.ended(),
-                checkpoints: self.checkpoints.clone(),
-            },
-        )
+        let reservations = self.reservations.values().cloned().collect();
+        let rows = Rows {
+            tasks,
+            attempts,
+            workers,
+            shares,
+            quotas,
+            reservations,
+            ended: self.ended(),
+            checkpoints: self.checkpoints.clone(),
+        };
+        Scheduler::restore(self.settings.clone(), self.now, rows)
     }
 
     /// What has ended of tasks and arrays, and whether well.
@@ -591,6 +638,7 @@ impl World {
         for n in 0..64 {
             text =
                 text.replace(&task(n).to_string(), &format!("t{n}")).replace(&worker(n).to_string(), &format!("w{n}"));
+            text = text.replace(&reservation(n).to_string(), &format!("r{n}"));
         }
         text
     }

@@ -34,6 +34,14 @@ pub enum Operation {
     CheckpointPut,
     /// `GET /v1/tasks/{taskId}/metrics`
     MetricsShow,
+    /// `GET /v1/datasets`
+    DatasetList,
+    /// `POST /v1/datasets`
+    DatasetCreate,
+    /// `GET /v1/datasets/{name}`
+    DatasetShow,
+    /// `DELETE /v1/datasets/{name}`
+    DatasetDelete,
     /// `GET /v1/queue`
     QueueShow,
     /// `GET /v1/scheduler/workers`
@@ -46,6 +54,12 @@ pub enum Operation {
     StatusStream,
     /// `GET /v1/scheduler/jobs/{jobId}/stream`
     JobStream,
+    /// `GET /v1/scheduler/reservations`
+    ReservationList,
+    /// `POST /v1/scheduler/reservations`
+    ReservationCreate,
+    /// `DELETE /v1/scheduler/reservations/{reservationId}`
+    ReservationRelease,
     /// `GET /v1/keys`
     KeyList,
     /// `POST /v1/keys`
@@ -89,7 +103,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 41] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -104,12 +118,19 @@ impl Operation {
         Self::CheckpointShow,
         Self::CheckpointPut,
         Self::MetricsShow,
+        Self::DatasetList,
+        Self::DatasetCreate,
+        Self::DatasetShow,
+        Self::DatasetDelete,
         Self::QueueShow,
         Self::WorkerList,
         Self::WorkerShow,
         Self::StatusShow,
         Self::StatusStream,
         Self::JobStream,
+        Self::ReservationList,
+        Self::ReservationCreate,
+        Self::ReservationRelease,
         Self::KeyList,
         Self::KeyCreate,
         Self::KeyRevoke,
@@ -143,12 +164,19 @@ impl Operation {
             Self::CheckpointShow => ("get", "/v1/tasks/{taskId}/checkpoint"),
             Self::CheckpointPut => ("put", "/v1/tasks/{taskId}/attempts/{attemptId}/checkpoint"),
             Self::MetricsShow => ("get", "/v1/tasks/{taskId}/metrics"),
+            Self::DatasetList => ("get", "/v1/datasets"),
+            Self::DatasetCreate => ("post", "/v1/datasets"),
+            Self::DatasetShow => ("get", "/v1/datasets/{name}"),
+            Self::DatasetDelete => ("delete", "/v1/datasets/{name}"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
             Self::WorkerShow => ("get", "/v1/scheduler/workers/{workerId}"),
             Self::StatusShow => ("get", "/v1/scheduler/status"),
             Self::StatusStream => ("get", "/v1/scheduler/status/stream"),
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
+            Self::ReservationList => ("get", "/v1/scheduler/reservations"),
+            Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
+            Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
             Self::KeyList => ("get", "/v1/keys"),
             Self::KeyCreate => ("post", "/v1/keys"),
             Self::KeyRevoke => ("delete", "/v1/keys/{keyId}"),
@@ -187,12 +215,17 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::ArtifactList
         | O::ArtifactRead
         | O::MetricsShow
+        | O::DatasetList
+        | O::DatasetShow
+        | O::DatasetCreate
         | O::QueueShow
         | O::WorkerList
         | O::WorkerShow
         | O::StatusShow
         | O::StatusStream
         | O::JobStream
+        | O::ReservationList
+        | O::ReservationCreate
         | O::TaskCreate
         | O::SnapshotCreate => match role {
             Role::Admin | Role::User => Allow,
@@ -203,7 +236,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::TaskDelete | O::ArrayDelete => match role {
+        O::TaskDelete | O::ArrayDelete | O::ReservationRelease | O::DatasetDelete => match role {
             Role::Admin => Allow,
             Role::User => Own,
             Role::Worker => Deny,
@@ -239,12 +272,19 @@ mod tests {
         CheckpointShow allow allow allow
         CheckpointPut  deny  deny  allow
         MetricsShow    allow allow deny
+        DatasetList    allow allow deny
+        DatasetCreate  allow allow deny
+        DatasetShow    allow allow deny
+        DatasetDelete  allow own   deny
         QueueShow      allow allow deny
         WorkerList     allow allow deny
         WorkerShow     allow allow deny
         StatusShow     allow allow deny
         StatusStream   allow allow deny
         JobStream      allow allow deny
+        ReservationList allow allow deny
+        ReservationCreate allow allow deny
+        ReservationRelease allow own deny
         KeyList        allow deny  deny
         KeyCreate      allow deny  deny
         KeyRevoke      allow deny  deny

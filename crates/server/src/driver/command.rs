@@ -1,10 +1,11 @@
 //! What the driver is asked, and what it answers.
 
 use fetchml_api::{
-    ArraySpec, AttemptId, Dependency, Quota, QuotaScope, Role, TaskId, TaskSpec, WorkerId,
+    ArraySpec, AttemptId, DatasetKey, Dependency, Quota, QuotaScope, Reservation, ReservationId, Role, TaskId,
+    TaskSpec, WorkerId,
     link::{Heartbeat, Hello, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, Drain, Refusal};
+use fetchml_scheduler::{Answer, Drain, NewReservation, Refusal};
 use fetchml_store::StoredTask;
 use std::{net::IpAddr, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
@@ -139,12 +140,15 @@ pub(super) enum Input {
     CancelArray { array: TaskId, by: String, ip: Option<IpAddr> },
     Priority { task: TaskId, priority: u8, by: String, role: Role, ip: Option<IpAddr> },
     Quota { scope: QuotaScope, quota: Quota, by: String, ip: Option<IpAddr> },
+    Reserve { new: Arc<NewReservation>, ip: Option<IpAddr> },
+    Release { reservation: ReservationId, by: String, ip: Option<IpAddr> },
     Drain { worker: WorkerId, mode: Drain, by: String, ip: Option<IpAddr> },
     Undrain { worker: WorkerId, by: String, ip: Option<IpAddr> },
     Join { hello: Arc<Hello>, session: SessionHandle },
     Heard { worker: WorkerId, session: u64, beat: Arc<Heartbeat> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },
     Checkpoint { attempt: AttemptId },
+    DatasetsHeld { worker: WorkerId, session: u64, held: Arc<[DatasetKey]> },
     Closed { worker: WorkerId, session: u64 },
 }
 
@@ -153,6 +157,7 @@ pub(super) enum Reply {
     Submit(oneshot::Sender<Result<StoredTask, CommandError>>),
     Cancel(oneshot::Sender<Result<CancelAnswer, CommandError>>),
     Change(oneshot::Sender<Result<ChangeAnswer, CommandError>>),
+    Reserve(oneshot::Sender<Result<Reservation, CommandError>>),
     Join(oneshot::Sender<Result<JoinAnswer, CommandError>>),
     None,
 }
@@ -164,6 +169,7 @@ impl Reply {
             Self::Submit(reply) => drop(reply.send(Err(error.clone()))),
             Self::Cancel(reply) => drop(reply.send(Err(error.clone()))),
             Self::Change(reply) => drop(reply.send(Err(error.clone()))),
+            Self::Reserve(reply) => drop(reply.send(Err(error.clone()))),
             Self::Join(reply) => drop(reply.send(Err(error.clone()))),
             Self::None => {}
         }

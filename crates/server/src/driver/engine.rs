@@ -11,11 +11,13 @@ use super::{
 };
 use crate::limits;
 use fetchml_api::{
-    ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dependency, GpuUsage, HealthStatus, Micros, OnLost, ShareRecord,
-    Task, TaskId, TaskSpec, Worker, WorkerId,
+    ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dataset, Dependency, GpuUsage, HealthStatus, Micros, OnLost,
+    Reservation, ReservationRecord, ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
     link::{Assignment, Hello, Report, SpooledReport, ToWorker},
 };
-use fetchml_scheduler::{Answer, ArrayOf, Effect, Event, Lease, Message, NewTask, Refusal, Rows, Scheduler, Settings};
+use fetchml_scheduler::{
+    Answer, ArrayOf, Effect, Event, Lease, Message, NewReservation, NewTask, Refusal, Rows, Scheduler, Settings,
+};
 use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, UsageRow, Write};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -76,6 +78,8 @@ struct Turn {
     joined: Vec<(WorkerId, Session)>,
     /// What users have used, as the turn leaves it.
     shares: BTreeMap<String, ShareRecord>,
+    /// Reservations as the turn leaves them.
+    reservations: Vec<Reservation>,
     /// Workers as they are shown from now on.
     look: Option<Look>,
 }
@@ -85,6 +89,7 @@ enum Outcome {
     Submitted(Box<StoredTask>),
     Cancelled(CancelAnswer),
     Changed(ChangeAnswer),
+    Reserved(Box<Reservation>),
     NotAllowed(Refusal),
     Joined(JoinAnswer),
     Nothing,
@@ -142,15 +147,22 @@ impl Engine {
             workers: restored.workers,
             shares: restored.shares,
             quotas: restored.quotas,
+            reservations: restored.reservations,
             ended: restored.ended,
             checkpoints: restored.checkpoints,
         };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
         self.core = Scheduler::restore(settings, self.clock.now(), rows);
+        for wanted in self.specs.values().filter_map(|spec| datasets_wanted(spec)) {
+            let mut none = Vec::new();
+            self.core.step(self.clock.now(), wanted, &mut none);
+            debug_assert!(none.is_empty(), "a preference has no effects");
+        }
         // Dropping the outboxes ends the sessions: the workers come back with inventory and spool.
         self.sessions.clear();
         self.views.set_incarnation(incarnation);
         self.views.replace_live(live);
+        self.views.replace_reservations(self.core.reservations().map(Reservation::from));
         self.show_workers(self.core.workers(self.clock.now()));
     }
 
@@ -289,6 +301,11 @@ impl Engine {
                 let event = Event::QuotaRequested { scope: scope.clone(), quota: *quota, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
             }
+            Input::Reserve { new, ip } => self.apply_reserve(new, *ip, now, turn),
+            Input::Release { reservation, by, ip } => {
+                let event = Event::ReleaseRequested { reservation: *reservation, by: by.clone() };
+                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            }
             Input::Drain { worker, mode, by, ip } => {
                 let event = Event::DrainRequested { worker: *worker, mode: *mode, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
@@ -326,6 +343,13 @@ impl Engine {
                 self.step(now, Event::CheckpointSaved { attempt: *attempt }, None, turn);
                 Outcome::Nothing
             }
+            Input::DatasetsHeld { worker, session, held } => {
+                if self.is_current(*worker, *session, turn) {
+                    self.step(now, Event::DatasetsHeld { worker: *worker, datasets: held.to_vec() }, None, turn);
+                    self.told.outdate();
+                }
+                Outcome::Nothing
+            }
             Input::Closed { worker, session } => {
                 if self.is_current(*worker, *session, turn) {
                     self.sessions.remove(worker);
@@ -358,6 +382,9 @@ impl Engine {
             }
             return Outcome::NotAllowed(refusal);
         }
+        for wanted in specs.iter().filter_map(|spec| datasets_wanted(spec)) {
+            self.step(now, wanted, None, turn);
+        }
         // The answer shows the task as submitted, even when it is placed in the same turn.
         let state = self.core.task(first.id).expect("a task that was just submitted is held by the core");
         Outcome::Submitted(Box::new(StoredTask { spec: first, state }))
@@ -374,6 +401,16 @@ impl Engine {
         let count = u32::try_from(array.count()).expect("an array has at most 10,000 tasks");
         let max_running = array.max_running();
         array.indices().map(|index| one(Some(ArrayMember { id, index, count, max_running }))).collect()
+    }
+
+    fn apply_reserve(&mut self, new: &NewReservation, ip: Option<IpAddr>, now: Micros, turn: &mut Turn) -> Outcome {
+        let id = self.ids.next_reservation(now);
+        let event = Event::ReservationRequested(NewReservation { id, ..new.clone() });
+        if let Answer::Refused(refusal) = self.step(now, event, ip, turn) {
+            return Outcome::NotAllowed(refusal);
+        }
+        let record = self.core.reservation(id).expect("a reservation that was just made is held by the core");
+        Outcome::Reserved(Box::new(Reservation::from(record)))
     }
 
     fn apply_join(&mut self, hello: &Hello, handle: &SessionHandle, now: Micros, turn: &mut Turn) -> JoinAnswer {
@@ -415,6 +452,7 @@ impl Engine {
             unfit: hello.unfit.clone(),
         };
         self.step(now, event, None, turn);
+        self.step(now, Event::DatasetsHeld { worker, datasets: hello.datasets.clone() }, None, turn);
         let (keep, forget): (Vec<_>, Vec<_>) =
             hello.inventory.iter().map(|held| held.attempt).partition(|attempt| self.core.holds(worker, *attempt));
         let keep = keep.into_iter().map(|attempt| (attempt, self.core.rank(worker, attempt))).collect();
@@ -499,6 +537,7 @@ impl Engine {
                 Effect::PutShare(record) => {
                     turn.shares.insert(record.user_id.clone(), record);
                 }
+                Effect::PutReservation(record) => self.put_reservation(record, now, turn),
                 Effect::PutQuota(record) => turn.writes.push(Write::QuotaPut(record)),
                 Effect::AddUsage { task, cpu_ms, gpu_ms } => {
                     let spec = self.specs.get(&task).or_else(|| turn.submitted.get(&task));
@@ -525,6 +564,20 @@ impl Engine {
         let release = (attempt.phase.is_over() && has_secrets).then_some(attempt.id);
         turn.writes.push(Write::AttemptPut(attempt));
         turn.writes.extend(release.map(|attempt| Write::SecretsRelease { attempt }));
+    }
+
+    /// Records a reservation's change, also for streams and views.
+    fn put_reservation(&mut self, record: ReservationRecord, now: Micros, turn: &mut Turn) {
+        let shown = Reservation::from(&record);
+        turn.writes.push(Write::ReservationPut(record));
+        turn.writes.push(Write::Change(ChangeDraft {
+            at: now,
+            kind: "reservation",
+            entity: shown.id.to_string(),
+            body: serde_json::to_string(&shown).expect("a reservation has only string keys and whole numbers"),
+        }));
+        self.told.outdate();
+        turn.reservations.push(shown);
     }
 
     /// Records a task's change for streams and views.
@@ -565,6 +618,7 @@ impl Engine {
                 self.specs.remove(&change.task.state.id);
             }
         }
+        self.views.set_reservations(turn.reservations);
         self.views.publish(turn.changed);
         match turn.look {
             Some(look) => self.show_workers(look.workers),
@@ -664,7 +718,9 @@ impl Engine {
             retry_after_s: limits::RETRY_AFTER_S,
         };
         for item in items {
-            if let Input::Reports { worker, .. } | Input::Heard { worker, .. } = &item.input {
+            if let Input::Reports { worker, .. } | Input::Heard { worker, .. } | Input::DatasetsHeld { worker, .. } =
+                &item.input
+            {
                 // Unacknowledged reports must come again: the session ends.
                 self.sessions.remove(worker);
             }
@@ -702,6 +758,10 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
             }
             (Reply::Cancel(reply), Outcome::Cancelled(answer)) => drop(reply.send(Ok(answer))),
             (Reply::Change(reply), Outcome::Changed(answer)) => drop(reply.send(Ok(answer))),
+            (Reply::Reserve(reply), Outcome::Reserved(shown)) => drop(reply.send(Ok(*shown))),
+            (Reply::Reserve(reply), Outcome::NotAllowed(refusal)) => {
+                drop(reply.send(Err(CommandError::NotAllowed(refusal))));
+            }
             (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
             (Reply::None, Outcome::Nothing) => {}
             _ => unreachable!("each input has one kind of outcome"),
@@ -724,6 +784,12 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
         broken_by: None,
         array: spec.array.map(|array| ArrayOf { id: array.id, max_running: array.max_running }),
     }
+}
+
+/// What placement should know of a task's data sets.
+fn datasets_wanted(spec: &TaskSpec) -> Option<Event> {
+    let datasets: Vec<_> = spec.datasets.iter().map(Dataset::key).collect();
+    (!datasets.is_empty()).then_some(Event::DatasetsWanted { task: spec.id, datasets })
 }
 
 /// How long a task's attempts outlive the silence of their worker.

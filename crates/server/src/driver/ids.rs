@@ -1,6 +1,6 @@
 //! Task ids: UUIDv7, strictly growing, also over restarts and clock steps.
 
-use fetchml_api::{Micros, TaskId};
+use fetchml_api::{Micros, ReservationId, TaskId};
 use uuid::{Builder, Uuid};
 
 /// Makes ids that each order after the one before.
@@ -19,6 +19,11 @@ impl TaskIds {
         let Some(TaskId(id)) = last else { return Self { millis: 0, counter: 0 } };
         let bits = id.as_u128();
         Self { millis: (bits >> 80) as u64, counter: (bits >> 64) as u16 & (COUNTERS - 1) }
+    }
+
+    /// The next id at `now`, for something that is no task.
+    pub(super) fn next_reservation(&mut self, now: Micros) -> ReservationId {
+        ReservationId(self.next(now).0)
     }
 
     /// The next id at `now`. RFC 9562 section 6.2, method 1: milliseconds, a 12-bit counter, 62

@@ -14,15 +14,15 @@ mod told;
 mod views;
 
 pub use command::{CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};
-pub use fetchml_scheduler::{Drain, Refusal};
+pub use fetchml_scheduler::{ClaimRefusal, Drain, NewReservation, Refusal};
 pub use views::{LiveTasks, TaskChanged};
 
 use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Reply};
 use fetchml_api::{
-    AttemptId, HealthStatus, Micros, Quota, QuotaScope, Role, SchedulerStatus, TaskId, Worker, WorkerId,
-    link::Heartbeat, link::Hello, link::SpooledReport,
+    AttemptId, DatasetKey, HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role, SchedulerStatus,
+    TaskId, Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
@@ -213,6 +213,34 @@ impl Driver {
         self.change(Input::Quota { scope, quota, by: by.to_owned(), ip }).await
     }
 
+    /// Sets GPUs aside; durable when this returns. The id of `new` is given by the driver.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn reserve(&self, new: NewReservation, ip: Option<IpAddr>) -> Result<Reservation, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.offer(Item { input: Input::Reserve { new: Arc::new(new), ip }, reply: Reply::Reserve(reply) })?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
+    }
+
+    /// Gives a reservation up that no task has; durable when this returns.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn release(
+        &self,
+        reservation: ReservationId,
+        by: &str,
+        ip: Option<IpAddr>,
+    ) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Release { reservation, by: by.to_owned(), ip }).await
+    }
+
+    /// Reservations that have not expired, as last committed, in the order in which they were made.
+    pub fn reservations(&self) -> Vec<Reservation> {
+        self.views.reservations()
+    }
+
     /// Lets a worker take nothing new, and says what becomes of what it holds; durable when this returns.
     ///
     /// # Errors
@@ -272,6 +300,17 @@ impl Driver {
     pub(crate) fn checkpoint_saved(&self, attempt: AttemptId) {
         // Only an estimate hangs on it: a driver that is overloaded has better things to do.
         let _ = self.offer(Item { input: Input::Checkpoint { attempt }, reply: Reply::None });
+    }
+
+    /// Notes what a worker holds of data sets.
+    pub(crate) async fn datasets_held(
+        &self,
+        worker: WorkerId,
+        session: u64,
+        held: Vec<DatasetKey>,
+    ) -> Result<(), CommandError> {
+        let input = Input::DatasetsHeld { worker, session, held: held.into() };
+        self.push(Item { input, reply: Reply::None }).await
     }
 
     /// Notes that a session ended.

@@ -69,6 +69,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
                 gpu_type: None,
                 nodes: 1,
                 image: false,
+                reservation: None,
             },
             entrypoint: None,
             args: Some("true".into()),
@@ -85,6 +86,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            datasets: Vec::new(),
             depends_on: Vec::new(),
             array: None,
         },
@@ -231,6 +233,7 @@ async fn join(driver: &Driver, worker: WorkerId) -> mpsc::Receiver<ToWorker> {
     let (outbox, sent) = mpsc::channel(64);
     let session = SessionHandle { id: 1, outbox, user_id: "box".into(), ip: None };
     let hello = Hello {
+        datasets: Vec::new(),
         protocol: fetchml_api::link::PROTOCOL,
         worker_id: worker,
         agent_run: 1,

@@ -85,7 +85,9 @@ impl Told {
                 _ => {}
             }
             self.workers.insert(worker.id, (worker.clone(), instant));
-            changes.push(draft(now, "worker", worker.id.to_string(), worker));
+            // What it holds of data sets is long, and asked for when it is of interest.
+            let shown = Worker { datasets: Vec::new(), ..worker.clone() };
+            changes.push(draft(now, "worker", worker.id.to_string(), &shown));
         }
         if self.workers.len() > workers.len() {
             let known: std::collections::BTreeSet<_> = workers.iter().map(|worker| worker.id).collect();
@@ -110,7 +112,7 @@ impl Told {
             service_queue_depth: core.queue_depth(SlotKind::Service) as i64,
             tasks_running: core.tasks_active() as i64,
             tasks_completed_24h: self.completed.last_day(now),
-            reservations_active: 0,
+            reservations_active: core.reservations().count() as i64,
             timestamp: now,
         }
     }
@@ -123,7 +125,8 @@ fn draft(at: Micros, kind: &'static str, entity: String, shown: &impl Serialize)
 
 /// Whether streams need not be told: a sign of life alone is no news.
 fn is_same(told: &Worker, worker: &Worker) -> bool {
-    let Worker { id, name, connected_at, last_heartbeat: _, capabilities, slots, active_tasks, status } = worker;
+    let Worker { id, name, connected_at, last_heartbeat: _, capabilities, slots, active_tasks, status, datasets: _ } =
+        worker;
     *id == told.id
         && *status == told.status
         && *connected_at == told.connected_at

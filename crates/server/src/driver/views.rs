@@ -1,9 +1,11 @@
 //! What others may see of the driver's state: only what is committed.
 
-use fetchml_api::{AttemptId, HealthStatus, SchedulerStatus, TaskId, Worker};
+use fetchml_api::{
+    AttemptId, HealthStatus, Reservation, ReservationId, ReservationStatus, SchedulerStatus, TaskId, Worker,
+};
 use fetchml_store::StoredTask;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -28,6 +30,7 @@ pub(super) struct Views {
     live: RwLock<LiveTasks>,
     workers: RwLock<Arc<Vec<Worker>>>,
     status: RwLock<Option<SchedulerStatus>>,
+    reservations: RwLock<BTreeMap<ReservationId, Reservation>>,
     health: RwLock<(HealthStatus, Option<String>)>,
     incarnation: AtomicU64,
     changes: broadcast::Sender<TaskChanged>,
@@ -40,6 +43,7 @@ impl Views {
             live: RwLock::default(),
             workers: RwLock::default(),
             status: RwLock::default(),
+            reservations: RwLock::default(),
             health: RwLock::new((HealthStatus::Healthy, None)),
             incarnation: AtomicU64::new(0),
             changes: broadcast::channel(crate::limits::TASK_CHANGES).0,
@@ -96,6 +100,27 @@ impl Views {
 
     pub(super) fn set_workers(&self, workers: Vec<Worker>) {
         *self.workers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(workers);
+    }
+
+    /// Reservations that have not expired, in the order in which they were made.
+    pub(super) fn reservations(&self) -> Vec<Reservation> {
+        self.reservations.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(super) fn replace_reservations(&self, reservations: impl Iterator<Item = Reservation>) {
+        let reservations = reservations.map(|shown| (shown.id, shown)).collect();
+        *self.reservations.write().unwrap_or_else(PoisonError::into_inner) = reservations;
+    }
+
+    pub(super) fn set_reservations(&self, changed: Vec<Reservation>) {
+        let mut shown = self.reservations.write().unwrap_or_else(PoisonError::into_inner);
+        for reservation in changed {
+            if reservation.status == ReservationStatus::Expired {
+                shown.remove(&reservation.id);
+            } else {
+                shown.insert(reservation.id, reservation);
+            }
+        }
     }
 
     pub(super) fn status(&self) -> Option<SchedulerStatus> {

@@ -21,7 +21,10 @@ use crate::{
 use axum::extract::ws::{Message, WebSocket};
 use fetchml_api::{
     AttemptId, Gpu, GpuUsage, WorkerId,
-    limits::{CPU_MAX, GPU_NAME_CHARS, GPU_REASON_CHARS, MEMORY_GB_MAX, NAME_CHARS, UNFIT_CHARS, WORKER_GPUS_MAX},
+    limits::{
+        CPU_MAX, DATASETS_HELD_MAX, GPU_NAME_CHARS, GPU_REASON_CHARS, MEMORY_GB_MAX, NAME_CHARS, UNFIT_CHARS,
+        WORKER_GPUS_MAX,
+    },
     link::{
         ByteStream, Heartbeat, Held, Hello, LogChunk, PROTOCOL, Report, SpooledReport, ToServer, ToWorker, Welcome,
     },
@@ -137,6 +140,9 @@ fn claim_problem(hello: &Hello) -> Option<String> {
     }
     if hello.inventory.len() > limits::WORKER_INVENTORY_MAX {
         return Some(format!("an inventory holds at most {} attempts", limits::WORKER_INVENTORY_MAX));
+    }
+    if hello.datasets.len() > DATASETS_HELD_MAX {
+        return Some(format!("at most {DATASETS_HELD_MAX} data sets are listed"));
     }
     (hello.incarnation_seen > limits::INCARNATION_MAX).then(|| "no server has had that many incarnations".to_owned())
 }
@@ -304,6 +310,10 @@ impl Session<'_> {
                 let (gpus, gpu_usage) = (beat.gpus.map(without_usage), beat.gpu_usage.map(believable));
                 self.app.driver.heard(self.worker, self.id, Heartbeat { gpus, gpu_usage, ..beat }).await
             }
+            ToServer::Datasets { held } if held.len() > DATASETS_HELD_MAX => {
+                return Err(format!("at most {DATASETS_HELD_MAX} data sets are listed"));
+            }
+            ToServer::Datasets { held } => self.app.driver.datasets_held(self.worker, self.id, held).await,
             ToServer::Reports { mut reports } => {
                 debug!(worker = %self.worker, count = reports.len(), "reports");
                 for report in &mut reports {

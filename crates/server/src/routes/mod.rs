@@ -6,6 +6,7 @@ mod attempts;
 mod blobs;
 mod checkpoints;
 mod connect;
+mod datasets;
 mod gc;
 mod health;
 mod keys;
@@ -52,12 +53,19 @@ fn route(operation: Operation) -> Route {
         Operation::GcRun => routes!(gc::run_gc),
         Operation::GcShow => routes!(gc::show_gc),
         Operation::MetricsShow => routes!(metrics::show_metrics),
+        Operation::DatasetList => routes!(datasets::list_datasets),
+        Operation::DatasetCreate => routes!(datasets::create_dataset),
+        Operation::DatasetShow => routes!(datasets::show_dataset),
+        Operation::DatasetDelete => routes!(datasets::delete_dataset),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(scheduler::workers::list_workers),
         Operation::WorkerShow => routes!(scheduler::workers::show_worker),
         Operation::StatusShow => routes!(scheduler::status::show_status),
         Operation::StatusStream => routes!(scheduler::stream::stream_status),
         Operation::JobStream => routes!(scheduler::stream::stream_job),
+        Operation::ReservationList => routes!(scheduler::reservations::list_reservations),
+        Operation::ReservationCreate => routes!(scheduler::reservations::create_reservation),
+        Operation::ReservationRelease => routes!(scheduler::reservations::release_reservation),
         Operation::KeyList => routes!(keys::list_keys),
         Operation::KeyCreate => routes!(keys::create_key),
         Operation::KeyRevoke => routes!(keys::revoke_key),

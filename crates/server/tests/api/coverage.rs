@@ -2,8 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, document, gc, health, keys, logs, metrics, queue,
-    scheduler, secrets, snapshots, tasks,
+    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, gc, health, keys, logs,
+    metrics, queue, scheduler, secrets, snapshots, tasks,
 };
 use fetchml_server::Operation;
 
@@ -64,6 +64,15 @@ fn cases(operation: Operation) -> Cases {
         O::MetricsShow => {
             all(metrics::are_answered_as_series, metrics::a_task_without_attempts_has_none, bad_input::query_parameters)
         }
+        O::DatasetList => plain(datasets::are_registered_listed_and_forgotten),
+        O::DatasetCreate => Cases {
+            bad_input: Some(datasets::bad_ones_are_refused_with_every_problem),
+            ..plain(datasets::are_registered_listed_and_forgotten)
+        },
+        O::DatasetShow | O::DatasetDelete => Cases {
+            missing: Some(datasets::belong_to_who_registered_them),
+            ..plain(datasets::are_registered_listed_and_forgotten)
+        },
         O::QueueShow => plain(queue::counts),
         O::WorkerList => plain(scheduler::workers::are_listed),
         O::WorkerShow => {
@@ -79,6 +88,15 @@ fn cases(operation: Operation) -> Cases {
             scheduler::stream::unknown_jobs_are_404,
             scheduler::stream::places_that_cannot_be_read,
         ),
+        O::ReservationList => plain(scheduler::reservations::are_made_listed_claimed_and_end_with_their_task),
+        O::ReservationCreate => Cases {
+            bad_input: Some(scheduler::reservations::bad_requests),
+            ..plain(scheduler::reservations::are_made_listed_claimed_and_end_with_their_task)
+        },
+        O::ReservationRelease => Cases {
+            missing: Some(auth::unknown_ids_are_404),
+            ..plain(scheduler::reservations::are_released_by_their_owner_and_by_who_may)
+        },
         O::KeyList => plain(keys::are_made_listed_and_revoked),
         O::KeyCreate => {
             Cases { bad_input: Some(bad_input::every_field_of_a_key), ..plain(keys::are_made_listed_and_revoked) }

@@ -17,7 +17,6 @@ const NOT_YET: &[&str] = &[
     "GET /v1/plugins/{pluginName}",
     "GET /v1/plugins/{pluginName}/config",
     "GET /v1/plugins/{pluginName}/health",
-    "GET /v1/scheduler/reservations",
     "GET /v1/tasks 200.tasks[].plugin_status",
     "GET /v1/tasks/{taskId} 200.plugin_status",
     "GET /ws",
@@ -25,7 +24,6 @@ const NOT_YET: &[&str] = &[
     "POST /v1/audit/verify",
     "POST /v1/experiments",
     "POST /v1/jupyter/services",
-    "POST /v1/scheduler/reservations",
     "POST /v1/tasks 201.plugin_status",
     "PUT /v1/plugins/{pluginName}/config",
 ];

@@ -10,6 +10,7 @@ mod blobs;
 mod checkpoints;
 mod connect;
 mod coverage;
+mod datasets;
 mod document;
 mod events;
 mod fencing;

@@ -2,9 +2,9 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    Dependency, DependencyOn, FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network, NodeAssignment,
-    NodeRecord, OnLost, Role, SlotKind, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId,
-    WorkerRecord, link::Outcome,
+    Dependency, DependencyOn, Earmark, FailureCause, KeyId, KeyRecord, LogAction, LogRuleMatch, Micros, Network,
+    NodeAssignment, NodeRecord, OnLost, ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind,
+    SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -39,6 +39,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
             gpu_type: Some("H100".into()),
             nodes: 1,
             image: true,
+            reservation: None,
         },
         entrypoint: Some("train.py".into()),
         args: Some("--größe 'ß' \u{1} \\u0000 😀".into()),
@@ -55,8 +56,19 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         lost_after_s: Some(90),
         stall_after_s: Some(600),
         resume_from: Some(task_id(9)),
+        datasets: vec![dataset()],
         depends_on: vec![Dependency { id: task_id(7), on: DependencyOn::Any }],
         array: None,
+    }
+}
+
+fn dataset() -> fetchml_api::Dataset {
+    fetchml_api::Dataset {
+        name: "digits".into(),
+        source: "https://data.example.org/digits.tar".into(),
+        sha256: Some("a".repeat(64)),
+        mount_path: Some("/data".into()),
+        unpack: true,
     }
 }
 
@@ -177,6 +189,24 @@ pub(crate) fn worker(n: u64) -> WorkerRecord {
         evicting: n % 4 == 1,
         unfit: n.is_multiple_of(3).then(|| "the disk is full".into()),
         connected_at: NOW,
+    }
+}
+
+pub(crate) fn reservation(n: u64) -> ReservationRecord {
+    ReservationRecord {
+        id: ReservationId(Uuid::from_u128(0x0196_0000_0000_7000_8000_0000_0000_0000 + u128::from(n))),
+        user_id: "ann".into(),
+        gpu_count: 2,
+        gpu_type: Some("H100".into()),
+        node_count: 2,
+        expires_minutes: 30,
+        status: ReservationStatus::Active,
+        task_id: None,
+        gpus_held: 3,
+        earmarks: (1..=2).map(|n| Earmark { worker_id: worker_id(n), gpus: vec![0, 3] }).collect(),
+        created_at: NOW,
+        expires_at: None,
+        ended_at: None,
     }
 }
 

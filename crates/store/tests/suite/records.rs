@@ -1,8 +1,11 @@
 //! Every kind of write, read back.
 
 use crate::{Fixture, build::*};
-use fetchml_api::{AttemptEpoch, AttemptPhase, AttemptRecord, Checkpoint, KeyId, Micros, TaskState, TaskStatus};
-use fetchml_store::{StoreError, StoredTask, Write};
+use fetchml_api::{
+    AttemptEpoch, AttemptPhase, AttemptRecord, Checkpoint, KeyId, Micros, RegisteredDataset, ReservationRecord,
+    ReservationStatus, TaskState, TaskStatus,
+};
+use fetchml_store::{StoreError, StoredTask, TaskFilter, Write};
 use std::sync::Arc;
 
 pub(crate) async fn a_task_reads_back_as_written(fixture: Fixture) {
@@ -54,6 +57,33 @@ pub(crate) async fn an_attempt_reads_back_and_keeps_its_artifacts(fixture: Fixtu
     later.outcome = Some(outcome(1));
     store.commit(vec![Write::AttemptPut(later)]).await.unwrap();
     assert_eq!(store.artifacts(task_id(1), None).await.unwrap(), Some((second.id, outcome(1).artifacts)));
+}
+
+pub(crate) async fn a_data_set_has_its_name_alone_and_can_be_forgotten(fixture: Fixture) {
+    let store = &fixture.store;
+    let set = |name: &str, user: &str| RegisteredDataset {
+        name: name.into(),
+        source: "https://data.example.org/x?a=1".into(),
+        sha256: Some("a".repeat(64)),
+        mount_path: Some("/data/x".into()),
+        unpack: true,
+        user_id: user.into(),
+        created_at: NOW,
+    };
+    let (b, a) = (set("b", "ann"), RegisteredDataset { sha256: None, unpack: false, ..set("a", "bob") });
+    store.commit(vec![Write::DatasetInsert(b.clone()), Write::DatasetInsert(a.clone())]).await.unwrap();
+    assert_eq!(store.datasets().await.unwrap(), [a.clone(), b.clone()]);
+    assert_eq!(store.dataset("b").await.unwrap(), Some(b));
+    assert_eq!(store.dataset_count().await.unwrap(), 2);
+    assert_eq!(store.dataset("c\0").await.unwrap(), None);
+
+    let taken = store.commit(vec![Write::DatasetInsert(set("a", "eve"))]).await;
+    assert!(matches!(taken, Err(StoreError::Data(_))), "{taken:?}");
+    assert_eq!(store.dataset("a").await.unwrap(), Some(a));
+    let delete = |name: &str| vec![Write::DatasetDelete { name: name.into(), at: NOW }];
+    store.commit(delete("a")).await.unwrap();
+    assert_eq!(store.dataset("a").await.unwrap(), None);
+    assert!(matches!(store.commit(delete("a")).await, Err(StoreError::Data(_))));
 }
 
 pub(crate) async fn nodes_of_an_attempt_read_back_and_each_adds_its_artifacts(fixture: Fixture) {
@@ -237,4 +267,50 @@ pub(crate) async fn restore_gives_what_lives(fixture: Fixture) {
     // Earlier times do not take it back.
     store.commit(vec![Write::Audit(audit("x"))]).await.unwrap();
     assert_eq!(store.restore().await.unwrap().last_time, Micros(NOW.0 + 1_000));
+}
+
+pub(crate) async fn reservations_are_kept_as_they_change_and_given_back_while_they_live(fixture: Fixture) {
+    let store = &fixture.store;
+    let (first, second) = (reservation(1), reservation(2));
+    let writes = vec![
+        Write::ReservationPut(second.clone()),
+        Write::ReservationPut(first.clone()),
+        insert(7, "ann", "a"),
+        insert(8, "ann", "a"),
+    ];
+    store.commit(writes).await.unwrap();
+    assert_eq!(store.restore().await.unwrap().reservations, [first.clone(), second.clone()]);
+
+    let claimed = ReservationRecord {
+        status: ReservationStatus::Claimed,
+        task_id: Some(task_id(7)),
+        gpus_held: 4,
+        earmarks: vec![first.earmarks[0].clone()],
+        expires_at: Some(Micros(NOW.0 + 5)),
+        ..first
+    };
+    store.commit(vec![Write::ReservationPut(claimed.clone())]).await.unwrap();
+    assert_eq!(store.restore().await.unwrap().reservations, [claimed.clone(), second.clone()]);
+    let filter = TaskFilter { reservation: Some(claimed.id), limit: 10, ..TaskFilter::default() };
+    let (tasks, total) = store.tasks(&filter).await.unwrap();
+    assert_eq!((tasks.iter().map(|task| task.spec.id).collect::<Vec<_>>(), total), (vec![task_id(7)], 1));
+    let filter = TaskFilter { reservation: Some(second.id), ..filter };
+    assert_eq!(store.tasks(&filter).await.unwrap().1, 0);
+
+    let over = |record, at| ReservationRecord {
+        status: ReservationStatus::Expired,
+        earmarks: Vec::new(),
+        ended_at: Some(Micros(at)),
+        ..record
+    };
+    let (claimed, second) = (over(claimed, NOW.0 + 10), over(second, NOW.0 + 10));
+    let writes = [claimed.clone(), second.clone()].map(Write::ReservationPut);
+    store.commit(writes.into()).await.unwrap();
+    assert_eq!(store.restore().await.unwrap().reservations, []);
+    assert_eq!(store.reservation(second.id).await.unwrap(), Some(second.clone()));
+    let days_later = NOW.0 + 3 * 24 * 3_600 * 1_000_000;
+    store.commit(vec![Write::ReservationPut(over(reservation(3), days_later))]).await.unwrap();
+    assert_eq!(store.reservation(second.id).await.unwrap(), None, "nobody had it, and a day has passed");
+    assert_eq!(store.reservation(claimed.id).await.unwrap(), Some(claimed), "its task names it");
+    assert_eq!(store.reservation(reservation(4).id).await.unwrap(), None);
 }

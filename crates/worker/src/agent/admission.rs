@@ -148,7 +148,16 @@ mod tests {
     }
 
     fn demand(cpu: u32, memory_gb: u32) -> Demand {
-        Demand { slot: SlotKind::Batch, cpu, memory_gb, gpu: 0, gpu_type: None, nodes: 1, image: false }
+        Demand {
+            slot: SlotKind::Batch,
+            cpu,
+            memory_gb,
+            gpu: 0,
+            gpu_type: None,
+            nodes: 1,
+            image: false,
+            reservation: None,
+        }
     }
 
     fn admission() -> Admission {

@@ -20,7 +20,10 @@ use crate::{
     limits,
     redact::Redactor,
     shim::{Exit, ExitCause, Fence, Helper, LaunchSpec, LeaseMark, Running},
-    staging::{self, BlobCache, Cache, EnvironmentRequest, Environments, Kept, PythonEnvironment, StageError},
+    staging::{
+        self, BlobCache, Cache, DatasetRequest, Datasets, EnvironmentRequest, Environments, Kept, PythonEnvironment,
+        StageError, StagedDatasets,
+    },
     usage::Table,
 };
 use fetchml_api::{
@@ -50,6 +53,7 @@ pub(crate) struct Workshop {
     pub(crate) cache: Arc<Cache>,
     pub(crate) blobs: BlobCache,
     pub(crate) environments: Environments,
+    pub(crate) datasets: Arc<Datasets>,
     pub(crate) uploads: Semaphore,
     pub(crate) gpus: Gpus,
     pub(crate) sandboxes: Sandboxes,
@@ -129,6 +133,8 @@ pub(crate) struct Runner {
     pub(crate) is_new: bool,
     /// Keeps its environment while it runs.
     pub(crate) environment: Option<Kept>,
+    /// Keeps its data sets while it runs.
+    pub(crate) datasets: StagedDatasets,
 }
 
 impl Runner {
@@ -191,6 +197,7 @@ impl Runner {
         };
         let mut staged = staged?;
         self.environment = staged.kept.take();
+        self.datasets = std::mem::take(&mut staged.datasets);
         if !self.orders.borrow().go {
             self.tell(Progress::Staged).await;
         }
@@ -209,7 +216,7 @@ impl Runner {
             python: staged.python.as_ref(),
             secrets: &secrets,
             gpus: &granted.gpus,
-            mounts: Vec::new(),
+            mounts: self.datasets.mounts.clone(),
             devices: granted.nodes,
         };
         let spec = match (&staged.image, &self.shop.containers) {
@@ -394,9 +401,10 @@ struct Staged {
     image: Option<Image>,
     /// Keeps the environment in the cache.
     kept: Option<Kept>,
+    datasets: StagedDatasets,
 }
 
-/// Code, and environment or image. Without a snapshot and an image nothing is copied and nothing is asked.
+/// Code, data sets, and environment or image. Without any of them nothing is copied and nothing is asked.
 async fn stage(
     shop: &Workshop,
     assignment: &Assignment,
@@ -418,6 +426,10 @@ async fn stage(
     if let Some(snapshot_id) = snapshot_id {
         staging::materialize(&shop.client, &shop.blobs, snapshot_id, &work).await?;
     }
+    let remaps = assignment.spec.image.is_some() || shop.sandboxes.remaps();
+    let wanted = DatasetRequest { datasets: &assignment.spec.datasets, dir, remaps, cancel };
+    let datasets = shop.datasets.stage(wanted).await?;
+    let mut staged = Staged { datasets, ..Staged::default() };
     if let Some(name) = assignment.spec.image.as_deref() {
         let containers = shop.containers.as_ref().ok_or_else(|| StageError {
             cause: FailureCause::Launch,
@@ -429,13 +441,15 @@ async fn stage(
             let text = format!("{file} is not installed in a container: the image's own Python is used as it is");
             staging::note(FailureCause::Image, &log, &text)?;
         }
-        return Ok(Staged { image: Some(image), ..Staged::default() });
+        staged.image = Some(image);
+        return Ok(staged);
     }
-    let Some(snapshot_id) = snapshot_id else { return Ok(Staged::default()) };
+    let Some(snapshot_id) = snapshot_id else { return Ok(staged) };
     let request = EnvironmentRequest { snapshot_root: &work, snapshot_id, log: &log, cancel };
-    let Some((python, kept)) = shop.environments.prepare(request).await? else { return Ok(Staged::default()) };
+    let Some((python, kept)) = shop.environments.prepare(request).await? else { return Ok(staged) };
     fs::write(dir.environment(), &python.hash).map_err(local)?;
-    Ok(Staged { python: Some(python), kept: Some(kept), image: None })
+    (staged.python, staged.kept) = (Some(python), Some(kept));
+    Ok(staged)
 }
 
 /// Keeps the environment of an attempt that an earlier agent started.
@@ -450,7 +464,7 @@ pub(crate) fn keep_environment(shop: &Workshop, dir: &AttemptDir) -> Option<Kept
 
 /// Removes what an interrupted staging left. The log stays: its bytes may be at the server already.
 pub(crate) fn clear_staging(dir: &AttemptDir) -> io::Result<()> {
-    for part in [dir.work(), dir.output(), dir.checkpoint(), dir.tmp(), dir.home()] {
+    for part in [dir.work(), dir.output(), dir.checkpoint(), dir.tmp(), dir.home(), dir.datasets()] {
         match fs::remove_dir_all(part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

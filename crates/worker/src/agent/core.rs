@@ -19,9 +19,10 @@ use crate::{
     container::Found,
     executor::{AttemptDir, Rendezvous},
     limits,
+    staging::StagedDatasets,
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, FailureCause, OnLost, TaskId,
+    AttemptEpoch, AttemptId, DatasetKey, FailureCause, OnLost, TaskId,
     link::{Assignment, Held, Hello, Outcome, Report, SpooledReport, Welcome},
 };
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,8 @@ pub(crate) enum Event {
     /// A beat is due: what is held?
     /// What a heartbeat says: what is held, and what is wrong with the worker.
     BeatWanted(oneshot::Sender<(Vec<AttemptId>, Option<String>)>),
+    /// What is held of data sets?
+    DatasetsWanted(oneshot::Sender<Vec<DatasetKey>>),
     /// The lease was renewed.
     LeaseRenewed,
     Assign(Box<Assignment>),
@@ -293,6 +296,11 @@ impl Core {
             } else {
                 None
             },
+            datasets: if matches!(begin, Begin::Running(_)) {
+                self.shop.datasets.keep(&held.dir)
+            } else {
+                StagedDatasets::default()
+            },
         };
         held.runner = Some(tokio::spawn(runner.run(begin)).abort_handle());
     }
@@ -312,6 +320,7 @@ impl Core {
                 let held = self.attempts.iter().filter(|(_, held)| !held.forgotten).map(|(attempt, _)| *attempt);
                 let _ = answer.send((held.collect(), self.hello.unfit.clone()));
             }
+            Event::DatasetsWanted(answer) => drop(answer.send(self.shop.datasets.held())),
             Event::LeaseRenewed => self.remember_lease(),
             Event::Assign(assignment) => self.on_assign(*assignment),
             Event::Cancel { attempt, cause, grace_s } => self.stop(attempt, Stop { cause, grace_s }),
@@ -369,6 +378,7 @@ impl Core {
         });
         let mut hello = Hello {
             inventory: inventory.collect(),
+            datasets: self.shop.datasets.held(),
             incarnation_seen: self.data.incarnation_seen(),
             ..self.hello.clone()
         };
@@ -463,7 +473,7 @@ impl Core {
     fn admit_unstaged(&mut self, attempt: AttemptId) {
         let held = &self.attempts[&attempt];
         let spec = &held.assignment.spec;
-        if spec.snapshot_id.is_none() && spec.image.is_none() {
+        if spec.snapshot_id.is_none() && spec.image.is_none() && spec.datasets.is_empty() {
             let Demanded { demand, gpus } = Demanded::of(&held.assignment);
             self.admission.wait(held.order, attempt, demand, gpus);
             self.admit();

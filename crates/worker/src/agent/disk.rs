@@ -1,8 +1,13 @@
 //! Keeps the worker's disk from running full: what a log has beyond its quota is given back; when room gets short, the
-//! cache gives up what no attempt uses; and when little room is left all the same, the attempts are measured, and the
+//! caches give up what no attempt uses; and when little room is left all the same, the attempts are measured, and the
 //! core stops the one that takes the most.
 
-use crate::{agent::core::Event, executor::AttemptDir, limits, staging::Cache};
+use crate::{
+    agent::core::Event,
+    executor::AttemptDir,
+    limits,
+    staging::{Cache, Datasets},
+};
 use fetchml_api::AttemptId;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::{
@@ -22,8 +27,25 @@ pub(crate) struct Usage {
     pub(crate) trash: u64,
 }
 
+/// What gives way before any attempt does.
+#[derive(Clone, Debug)]
+pub(crate) struct Caches {
+    /// Files of snapshots, and environments.
+    pub(crate) files: Arc<Cache>,
+    /// Data sets.
+    pub(crate) datasets: Arc<Datasets>,
+}
+
+impl Caches {
+    /// Data sets first: one of them gives more room than many files, and less is to be made anew.
+    fn shed(&self, disk_is_short: impl Fn() -> bool) {
+        self.datasets.shed(&disk_is_short);
+        self.files.shed(disk_is_short);
+    }
+}
+
 /// Looks until the core is gone.
-pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, cache: Arc<Cache>, core: mpsc::Sender<Event>) {
+pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, caches: Caches, core: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         let mut look = tokio::time::interval(limits::DISK_EVERY);
         let mut short = false;
@@ -33,10 +55,10 @@ pub(crate) fn watch(data_dir: PathBuf, log_quota_bytes: u64, cache: Arc<Cache>, 
                 _ = look.tick() => {}
                 () = core.closed() => return,
             }
-            let (dir, cache) = (data_dir.clone(), Arc::clone(&cache));
+            let (dir, caches) = (data_dir.clone(), caches.clone());
             let measured = tokio::task::spawn_blocking(move || {
                 trim_logs(&dir, log_quota_bytes);
-                cache.shed(|| lacks(&dir, limits::DISK_CACHE_RESERVES));
+                caches.shed(|| lacks(&dir, limits::DISK_CACHE_RESERVES));
                 lacks(&dir, 1).then(|| usage(&dir))
             })
             .await;

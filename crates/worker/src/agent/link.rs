@@ -91,6 +91,8 @@ pub(crate) struct Link {
     pub(crate) metrics: Logs,
     pub(crate) lease: Arc<Lease>,
     pub(crate) gpus: Gpus,
+    /// Changes with what is held of data sets.
+    pub(crate) datasets: watch::Receiver<()>,
 }
 
 impl Link {
@@ -213,6 +215,8 @@ impl Link {
     ) -> Ended {
         let mut beat = tokio::time::interval(beat_every);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut changes = self.datasets.clone();
+        let mut told = Instant::now();
         self.send_reports(&mut sink).await?;
         loop {
             tokio::select! {
@@ -225,6 +229,11 @@ impl Link {
                         sleep(limits::REPORT_LINGER).await;
                     }
                     self.send_reports(&mut sink).await?;
+                }
+                () = changed(&mut changes, told) => {
+                    told = Instant::now();
+                    let held = self.ask(Event::DatasetsWanted).await?;
+                    sink.send(text(&ToServer::Datasets { held })).await?;
                 }
                 frame = logs.recv() => {
                     let Some(frame) = frame else {
@@ -363,6 +372,15 @@ fn local_address(socket: &Socket) -> Option<IpAddr> {
         _ => return None,
     };
     stream.local_addr().ok().map(|address| address.ip())
+}
+
+/// Resolves when what is held has changed, but not at once after it was told.
+async fn changed(changes: &mut watch::Receiver<()>, told: Instant) {
+    tokio::time::sleep_until(told + limits::DATASET_TOLD_EVERY).await;
+    if changes.changed().await.is_err() {
+        // The agent is ending.
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn read_welcome(socket: &mut Socket) -> Result<Welcome, End> {

@@ -36,7 +36,7 @@ use crate::{
     isolation::{Isolation, Sandboxes},
     limits,
     shim::Helper,
-    staging::{BlobCache, Cache, Environments},
+    staging::{BlobCache, Cache, DatasetSettings, Datasets, Environments},
     usage::Table,
 };
 use admission::{Admission, Room};
@@ -85,6 +85,8 @@ pub struct Options {
     pub isolation: Isolation,
     /// Where its GPUs come from.
     pub gpus: gpu::Source,
+    /// Where data sets may come from, and what they may take.
+    pub datasets: DatasetSettings,
     /// Disk that files of snapshots and Python environments may take, bytes; absent: a part of it.
     pub cache_bytes: Option<u64>,
     /// What it does with tasks that name an image.
@@ -108,6 +110,7 @@ impl fmt::Debug for Options {
             .field("gpus", &self.gpus)
             .field("containers", &self.containers)
             .field("cache_bytes", &self.cache_bytes)
+            .field("datasets", &self.datasets)
             .field("helper_command", &self.helper_command)
             .finish()
     }
@@ -250,12 +253,17 @@ impl Worker {
         let (dir, limit) = (data.path().to_owned(), options.cache_bytes);
         let cache = tokio::task::spawn_blocking(move || Cache::open(&dir, limit)).await;
         let cache = cache.map_err(io::Error::other).flatten().map_err(in_data_dir)?;
+        let (dir, wanted) = (data.path().to_owned(), options.datasets.clone());
+        let datasets = tokio::task::spawn_blocking(move || Datasets::open(&dir, wanted)).await;
+        let datasets = Arc::new(datasets.map_err(io::Error::other).flatten().map_err(in_data_dir)?);
+        let changes = datasets.changes();
         let shop = Arc::new(Workshop {
             worker_id: id,
             client,
             blobs: BlobCache::new(Arc::clone(&cache)),
             environments: Environments::new(Arc::clone(&cache), data.path(), Arc::clone(&helper)),
             cache,
+            datasets,
             helper,
             uploads: Semaphore::new(limits::UPLOADS_AT_ONCE),
             gpus: gpus.clone(),
@@ -268,7 +276,7 @@ impl Worker {
             metrics: metrics.clone(),
             processes: Table::default(),
         });
-        let kept = Arc::clone(&shop.cache);
+        let caches = disk::Caches { files: Arc::clone(&shop.cache), datasets: Arc::clone(&shop.datasets) };
         let room = Room::of(&capabilities, batch_slots, options.service_slots);
         let hello = Hello {
             protocol: PROTOCOL,
@@ -281,6 +289,7 @@ impl Worker {
             incarnation_seen: 0,
             inventory: Vec::new(),
             unfit: None,
+            datasets: Vec::new(),
         };
         if let Some(containers) = &shop.containers {
             let runs = |attempt| {
@@ -309,10 +318,10 @@ impl Worker {
         for (taken, begin) in left {
             core.take_up(taken, begin);
         }
-        disk::watch(options.data_dir.clone(), options.log_quota_bytes, kept, to_core.clone());
+        disk::watch(options.data_dir.clone(), options.log_quota_bytes, caches, to_core.clone());
         let core = tokio::spawn(core.run(asked));
-        let link = tokio::spawn(Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone() }.run())
-            .abort_handle();
+        let link = Link { target, core: to_core, spool, logs, metrics, lease, gpus: gpus.clone(), datasets: changes };
+        let link = tokio::spawn(link.run()).abort_handle();
         Ok(Self { id, isolation, gpus, containers: said, connected, shutdown, core, link, ended: None })
     }
 

@@ -69,6 +69,7 @@ pub(super) fn variables(execution: &Execution<'_>, surroundings: Surroundings<'_
         set("FETCHML_ARRAY_COUNT", array.count.to_string().into());
     }
     set("FETCHML_SNAPSHOT_DIR", dir.work().into());
+    set("FETCHML_DATASET_DIR", dir.datasets().into());
     set("FETCHML_OUTPUT_DIR", dir.output().into());
     set("FETCHML_CHECKPOINT_DIR", dir.checkpoint().into());
     set("FETCHML_METRICS", dir.metrics().into());

@@ -82,6 +82,16 @@ impl AttemptDir {
         self.0.join("checkpoint")
     }
 
+    /// What a task without a sandbox that remaps finds its data sets in, and where they are seen in one that does.
+    pub fn datasets(&self) -> PathBuf {
+        self.0.join("datasets")
+    }
+
+    /// Its data sets as they were staged, as JSON.
+    pub fn datasets_file(&self) -> PathBuf {
+        self.0.join("datasets.json")
+    }
+
     /// The task's home directory.
     pub fn home(&self) -> PathBuf {
         self.0.join("home")

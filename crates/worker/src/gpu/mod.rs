@@ -368,7 +368,7 @@ impl State {
     fn gpus(&self) -> Vec<Gpu> {
         let gpu = |(index, seen): &(u32, Seen)| {
             let strangers: Vec<&Process> =
-                seen.processes.iter().flatten().filter(|process| self.is_strange(*index, process)).collect();
+                seen.processes.iter().flatten().filter(|process| self.tenants.is_strange(*index, process)).collect();
             let (state, reason) = judge(seen, &strangers);
             Gpu {
                 index: *index,
@@ -384,17 +384,6 @@ impl State {
             }
         };
         self.seen.iter().map(gpu).collect()
-    }
-
-    /// Whether a process has no business on a device.
-    fn is_strange(&self, index: u32, process: &Process) -> bool {
-        match process.owner {
-            Owner::Attempt(attempt) => !self.tenants.is_of(attempt, index),
-            // Where an attempt has the device, it may be the attempt's.
-            Owner::Unknown => !self.tenants.have(index),
-            Owner::Stranger => self.tenants.are_known(index),
-            Owner::Driver => false,
-        }
     }
 
     /// Whether something of an attempt that ended is still on one of its devices.

@@ -61,7 +61,7 @@ impl<'a> Session<'a> {
     pub(super) fn look(&mut self, process: &dyn Fn(u32) -> Process) -> Option<Look> {
         let count = match self.nvml.device_count() {
             Ok(count) => count,
-            Err(NvmlError::Uninitialized | NvmlError::DriverNotLoaded) => return None,
+            Err(NvmlError::Uninitialized) => return None,
             // Each that is known will say what is wrong.
             Err(error) => {
                 tracing::warn!(%error, "the GPUs cannot be counted");

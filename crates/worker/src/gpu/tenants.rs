@@ -1,5 +1,6 @@
 //! Which attempt has which devices, and what its log is told of them.
 
+use super::process::{Owner, Process};
 use crate::{executor::AttemptDir, limits};
 use fetchml_api::{AttemptId, Gpu, GpuState};
 use std::{
@@ -15,7 +16,7 @@ struct Tenant {
     dir: PathBuf,
     indexes: Vec<u32>,
     notes: u32,
-    /// Whether the last look knew of it: before, its processes were strangers.
+    /// Whether the last look knew of it.
     known: bool,
 }
 
@@ -41,13 +42,25 @@ impl Tenants {
         self.0.get(&attempt).is_some_and(|tenant| tenant.indexes.contains(&index))
     }
 
+    /// Whether a process has no business on a device.
+    pub(super) fn is_strange(&self, index: u32, process: &Process) -> bool {
+        match process.owner {
+            Owner::Attempt(attempt) => !self.is_of(attempt, index),
+            // Where an attempt has the device, it may be the attempt's.
+            Owner::Unknown => !self.have(index),
+            // Before a look knew of an attempt, its processes were strangers too.
+            Owner::Stranger => self.are_known(index),
+            Owner::Driver => false,
+        }
+    }
+
     /// Whether any attempt has a device.
-    pub(super) fn have(&self, index: u32) -> bool {
+    fn have(&self, index: u32) -> bool {
         self.0.values().any(|tenant| tenant.indexes.contains(&index))
     }
 
     /// Whether the last look knew who has a device.
-    pub(super) fn are_known(&self, index: u32) -> bool {
+    fn are_known(&self, index: u32) -> bool {
         self.0.values().filter(|tenant| tenant.indexes.contains(&index)).all(|tenant| tenant.known)
     }
 
@@ -89,4 +102,56 @@ impl Tenants {
 fn append(log: &Path, line: &str) -> io::Result<()> {
     let mut log = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(log)?;
     log.write_all(line.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_business_on_a_device() {
+        let [ours, other] = [1, 2].map(|n| AttemptId(uuid::Uuid::from_u128(n)));
+        let process = |owner| Process { pid: 7, name: None, owner };
+        let mut tenants = Tenants::default();
+        let strange = |tenants: &Tenants| {
+            [Owner::Stranger, Owner::Unknown, Owner::Driver, Owner::Attempt(ours), Owner::Attempt(other)]
+                .map(|owner| tenants.is_strange(0, &process(owner)))
+        };
+        assert_eq!(strange(&tenants), [true, true, false, true, true], "nobody has it");
+        tenants.add(ours, Path::new("/nowhere"), &[0, 3]);
+        tenants.add(other, Path::new("/nowhere"), &[1]);
+        assert_eq!(strange(&tenants), [false, false, false, false, true], "no look knew whose it is");
+        tenants.know(&[ours]);
+        assert_eq!(strange(&tenants), [true, false, false, false, true], "one has it");
+        assert!(tenants.remove(ours) && !tenants.remove(ours));
+        assert_eq!(strange(&tenants), [true, true, false, true, true], "nobody has it any more");
+    }
+
+    #[test]
+    fn a_log_is_told_of_its_devices_only_and_not_for_ever() {
+        let data = tempfile::tempdir().unwrap();
+        let attempt = AttemptId(uuid::Uuid::from_u128(1));
+        let dir = AttemptDir::new(data.path(), attempt);
+        dir.create().unwrap();
+        let gpu =
+            |index, state| Gpu { index, name: "H100".into(), state, reason: Some("why".into()), ..Gpu::default() };
+        let (well, ill) = (
+            [gpu(0, GpuState::Available), gpu(1, GpuState::Available)],
+            [gpu(0, GpuState::Unhealthy), gpu(1, GpuState::Withheld)],
+        );
+        let mut tenants = Tenants::default();
+        tenants.add(attempt, dir.root(), &[1]);
+        tenants.note(&well, &ill);
+        assert!(!dir.log().exists(), "nothing is begun for this");
+        std::fs::write(dir.log(), "said\n").unwrap();
+        for _ in 0..2 * limits::GPU_NOTES_MAX {
+            tenants.note(&ill, &ill);
+            tenants.note(&ill, &well);
+            tenants.note(&well, &ill);
+        }
+        let log = std::fs::read_to_string(dir.log()).unwrap();
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines[..2], ["said", "fetchml: GPU 1 (H100) is withheld: why"]);
+        assert_eq!(lines.len() as u32, limits::GPU_NOTES_MAX);
+    }
 }

@@ -1,14 +1,19 @@
 //! Brings in what an attempt needs before it can start: the files of its snapshot, each byte
-//! verified, and its Python environment, built once and reused.
+//! verified, its data sets, and its Python environment, built once and reused.
 
 mod blobs;
 mod cache;
+mod dataset;
 mod environment;
 mod outage;
 mod snapshot;
 
 pub use blobs::{BlobCache, Chunks, Source, SourceError};
 pub use cache::{Cache, Kept};
+pub use dataset::{
+    AllowedBucket, DatasetRequest, DatasetSettings, Datasets, Patience, StagedDataset, StagedDatasets, StoreSettings,
+    verify_file,
+};
 pub(crate) use environment::requirements_file;
 pub use environment::{EnvironmentRequest, Environments, PythonEnvironment};
 pub(crate) use outage::outlast;

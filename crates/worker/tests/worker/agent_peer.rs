@@ -14,7 +14,8 @@ use axum::{
     routing::{any, get, post},
 };
 use fetchml_api::{
-    AttemptEpoch, AttemptId, Demand, FailureCause, Gpu, GpuUsage, Micros, Network, OnLost, SlotKind, TaskId, TaskSpec,
+    AttemptEpoch, AttemptId, DatasetKey, Demand, FailureCause, Gpu, GpuUsage, Micros, Network, OnLost, SlotKind,
+    TaskId, TaskSpec,
     link::{Assignment, ByteStream, Hello, LogChunk, Outcome, Report, SpooledReport, ToServer, ToWorker, Welcome},
     snapshot::{Manifest, ManifestEntry},
 };
@@ -169,6 +170,7 @@ impl Peer {
             isolation: fetchml_worker::isolation::Isolation::None,
             gpus: Source::Simulated { count: 0, kind: None },
             cache_bytes: None,
+            datasets: fetchml_worker::staging::DatasetSettings::default(),
             helper_command: rig::helper_command(),
         }
     }
@@ -206,6 +208,8 @@ pub(crate) struct Session {
     /// Devices as last told.
     pub(crate) gpus: Vec<Gpu>,
     pub(crate) gpu_usage: Vec<GpuUsage>,
+    /// Data sets that it last said it holds, since its hello.
+    pub(crate) datasets: Vec<DatasetKey>,
     pub(crate) report_messages: u64,
     reports: VecDeque<SpooledReport>,
 }
@@ -225,6 +229,7 @@ impl Session {
             metrics: BTreeMap::new(),
             ack_logs: true,
             held: Vec::new(),
+            datasets: Vec::new(),
             report_messages: 0,
             reports: VecDeque::new(),
         }
@@ -259,6 +264,7 @@ impl Session {
                     self.gpu_usage = beat.gpu_usage.unwrap_or_else(|| std::mem::take(&mut self.gpu_usage));
                     self.send(ToWorker::BeatAck { sent_ms: beat.sent_ms }).await;
                 }
+                ToServer::Datasets { held } => self.datasets = held,
                 ToServer::Reports { reports } => {
                     self.report_messages += 1;
                     self.reports.extend(reports);
@@ -338,7 +344,16 @@ impl Session {
 /// An attempt of a new task that runs `command`.
 pub(crate) fn assignment(command: &str) -> Assignment {
     let id = TaskId(Uuid::now_v7());
-    let demand = Demand { slot: SlotKind::Batch, cpu: 0, memory_gb: 0, gpu: 0, gpu_type: None, nodes: 1, image: false };
+    let demand = Demand {
+        slot: SlotKind::Batch,
+        cpu: 0,
+        memory_gb: 0,
+        gpu: 0,
+        gpu_type: None,
+        nodes: 1,
+        image: false,
+        reservation: None,
+    };
     let spec = TaskSpec {
         id,
         user_id: "ada".to_owned(),
@@ -360,6 +375,7 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         lost_after_s: None,
         stall_after_s: None,
         resume_from: None,
+        datasets: Vec::new(),
         depends_on: Vec::new(),
         array: None,
     };

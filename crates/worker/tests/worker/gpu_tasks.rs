@@ -214,3 +214,17 @@ async fn an_agent_that_comes_back_knows_whose_the_processes_are() {
     session.ended(task.attempt).await;
     session.until("nobody has it", |session| states(session) == [Available]).await;
 }
+
+#[tokio::test]
+async fn an_index_that_an_attempt_has_is_given_to_no_other_device() {
+    let (mut lab, mut session) = Lab::new(TWO).await;
+    let task = on(&[0], script("sleep 1000"));
+    running(&mut session, &task).await;
+    lab.worker.take().unwrap().shutdown(false).await;
+    drop(session);
+    // Both GPUs are replaced, and the task is still there.
+    lab.nvml.set(&TWO.replace("GPU-aaaa", "GPU-cccc").replace("GPU-bbbb", "GPU-dddd"));
+    let session = lab.start().await;
+    let told: Vec<_> = session.gpus.iter().map(|gpu| (gpu.index, &gpu.uuid[..])).collect();
+    assert_eq!(told, [(1, "GPU-cccc"), (2, "GPU-dddd")]);
+}

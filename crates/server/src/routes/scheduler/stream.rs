@@ -32,7 +32,7 @@ const JOB: &str = "job";
 /// Changes of the scheduler's state
 ///
 /// Events: `status` (SchedulerStatus), `worker` (Worker), `job` (Task without output), `reservation`
-/// (Reservation). A stream begins with the status and every worker; with `Last-Event-ID` it goes on after
+/// (Reservation). A stream begins with the status, every worker and every reservation; with `Last-Event-ID` it goes on after
 /// that event, without gap or repeat. `reset` says that what lies between is not kept any more: the
 /// stream begins anew.
 #[utoipa::path(get, path = "/v1/scheduler/status/stream", tag = "Scheduler",
@@ -181,6 +181,9 @@ impl ChangeStream {
                 self.show(place, "status", &self.app.driver.status());
                 for worker in self.app.driver.workers().iter() {
                     self.show(place, "worker", worker);
+                }
+                for reservation in self.app.driver.reservations() {
+                    self.show(place, "reservation", &reservation);
                 }
             }
             About::Task(id) => match self.task(id).await? {

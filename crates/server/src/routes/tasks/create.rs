@@ -1,6 +1,9 @@
 //! `POST /v1/tasks`.
 
-use super::{super::snapshots, dependencies, task_view};
+use super::{
+    super::{datasets::registry, scheduler::reservations::why_not_claimable, snapshots},
+    dependencies, task_view,
+};
 use crate::{
     app::App,
     auth::Caller,
@@ -19,7 +22,7 @@ use fetchml_api::{
     CreateTaskRequest, Demand, Problem, SlotKind, Task, TaskId, TaskSpec,
     limits::{ARRAY_BYTES, JSON_BODY_BYTES},
     time::Micros,
-    validate,
+    validate::{self, Submission},
 };
 use fetchml_store::{StoreError, StoredTask, Write};
 use std::sync::Arc;
@@ -33,7 +36,9 @@ const CPU_DEFAULT: i32 = 1;
 /// with `strict=true`.
 #[utoipa::path(post, path = "/v1/tasks", request_body = CreateTaskRequest,
     params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false)),
-    responses((status = 201, description = "The task", body = Task)))]
+    responses((status = 201, description = "The task", body = Task),
+        (status = 409, description = "The reservation is another task's, or has expired",
+            body = fetchml_api::ErrorResponse)))]
 pub(crate) async fn create_task(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
@@ -45,9 +50,10 @@ pub(crate) async fn create_task(
     query.finish()?;
     let body_bytes = body.len();
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
-    let read = validate::create_task(body, strict).map_err(AppError::Invalid)?;
-    let mut problems = missing(&app, &caller, &read.request).await?;
-    problems.extend(too_much(&read.request, body_bytes));
+    let registry = registry(&app, &body).await?;
+    let read = validate::create_task(body, strict, &registry).map_err(AppError::Invalid)?;
+    let mut problems = missing(&app, &caller, &read.request.request).await?;
+    problems.extend(too_much(&read.request.request, body_bytes));
     let task = submit(&app, draft(read.request, &caller), problems).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
@@ -68,6 +74,9 @@ async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> R
         tries_left -= 1;
         match app.driver.submit(draft.clone()).await {
             Err(CommandError::NotAllowed(Refusal::DependencyEnded)) if tries_left > 0 => {}
+            Err(CommandError::NotAllowed(refusal)) => {
+                return Err(why_not_claimable(app, draft.spec.demand.reservation, refusal).await?);
+            }
             answer => return Ok(answer?),
         }
     }
@@ -122,7 +131,8 @@ async fn claim_checkpoint(app: &App, task: TaskId) -> Result<bool, AppError> {
 }
 
 /// The task with the defaults filled in. Validation has bounded every number.
-fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
+fn draft(submission: Submission, caller: &Caller) -> NewTaskDraft {
+    let Submission { request, datasets } = submission;
     let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(0) as u32;
     NewTaskDraft {
         array: request.array,
@@ -143,6 +153,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
                 gpu_type: request.gpu_type,
                 nodes: count(request.node_count, 1).max(1),
                 image: request.image.is_some(),
+                reservation: request.reservation_id,
             },
             entrypoint: request.entrypoint,
             args: request.args,
@@ -158,6 +169,7 @@ fn draft(request: CreateTaskRequest, caller: &Caller) -> NewTaskDraft {
             on_lost: request.on_lost.unwrap_or_default(),
             lost_after_s: request.lost_after_s.map(|s| s as u32),
             stall_after_s: request.stall_after_s.map(|s| s as u32),
+            datasets,
             resume_from: request.resume_from,
             depends_on: request.depends_on,
             array: None,

@@ -26,19 +26,24 @@ pub(crate) async fn list_tasks(
 ) -> Result<Json<TaskList>, AppError> {
     let limit = query.int("limit", 0..=LIST_LIMIT_MAX).unwrap_or(LIST_LIMIT_DEFAULT);
     let offset = query.int("offset", 0..=i64::MAX).unwrap_or(0);
-    let filter = TaskFilter {
+    let mut filter = TaskFilter {
         status: query
             .parsed::<TaskStatus>("status", "one of queued, preparing, running, collecting, completed, failed"),
         user_id: query.text("user_id"),
         job_name: query.text("job_name"),
         node_count: query.int("node_count", 1..=i64::from(i32::MAX)),
+        reservation: None,
         array: query.parsed("array_id", "the id of an array"),
         before: query.parsed("after", "the id of a task"),
         offset,
         limit,
     };
-    // Every task has no reservation and no plugins so far.
-    let mut possible = query.text("reservation_id").is_none();
+    // No task has plugins so far, and what is no id names no reservation.
+    let mut possible = true;
+    if let Some(text) = query.text("reservation_id") {
+        filter.reservation = text.parse().ok();
+        possible = filter.reservation.is_some();
+    }
     if let Some(text) = query.text("plugin_configs") {
         match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
             Ok(plugins) => possible &= plugins.is_empty(),

@@ -9,6 +9,7 @@ mod view;
 
 pub(super) use view::task_view;
 
+use super::scheduler::reservations::not_claimable;
 use crate::{
     app::App,
     driver::{CommandError, Refusal},
@@ -28,9 +29,25 @@ pub(super) async fn find(app: &App, id: &str) -> Result<StoredTask, AppError> {
     task.filter(|task| !task.state.hidden).ok_or_else(unknown)
 }
 
-/// The problem of a request that a quota refuses, and its field.
-fn not_allowed(refusal: Refusal) -> Problem {
-    match refusal {
+/// What the scheduler does not allow, as an answer.
+pub(super) fn refused(refusal: Refusal) -> AppError {
+    let problem = match refusal {
+        Refusal::Claim(refusal) => return not_claimable(refusal),
+        Refusal::GpusInUse { limit, has } => {
+            return AppError::Conflict {
+                error: format!("You may have {limit} GPUs at once, and have {has} already, reserved or in use."),
+                hint: Some("Release a reservation, or wait until some of your tasks have ended.".into()),
+            };
+        }
+        Refusal::NotEnough { unreserved } => {
+            return AppError::Conflict {
+                error: format!(
+                    "Too few GPUs of this kind are not reserved: there are {unreserved} on all workers that take work, \
+                     and each node needs a worker with enough of its own."
+                ),
+                hint: Some("Ask for fewer, or wait until a reservation ends (fetchml reservations).".into()),
+            };
+        }
         Refusal::Queued { limit } => Problem::new(
             "quota",
             format!("you may have {limit} tasks waiting; wait until some have started, or cancel some"),
@@ -41,7 +58,8 @@ fn not_allowed(refusal: Refusal) -> Problem {
             Problem::new("depends_on", "something it names is ending just now; send the request again")
         }
         Refusal::Priority { limit } => Problem::new("priority", format!("yours go up to {limit}")),
-    }
+    };
+    AppError::Invalid(vec![problem])
 }
 
 /// Why something of an ended task is not there: it was collected, or it never was. `what` and `thing` name it, as in
@@ -71,7 +89,7 @@ impl From<CommandError> for AppError {
             CommandError::Unavailable { reason, retry_after_s } => {
                 Self::Unavailable { reason, retry_after_s: u64::from(retry_after_s) }
             }
-            CommandError::NotAllowed(refusal) => Self::Invalid(vec![not_allowed(refusal)]),
+            CommandError::NotAllowed(refusal) => refused(refusal),
             CommandError::Refused(cause) => Self::Internal(cause),
             CommandError::ShuttingDown => {
                 Self::Unavailable { reason: "The server is stopping.".into(), retry_after_s: 5 }

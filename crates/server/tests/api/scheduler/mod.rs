@@ -1,3 +1,4 @@
+pub(crate) mod reservations;
 pub(crate) mod status;
 pub(crate) mod stream;
 pub(crate) mod workers;

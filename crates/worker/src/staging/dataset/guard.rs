@@ -1,0 +1,173 @@
+//! HTTP with a guard: every address that is connected to was checked first, also those of redirects, and no other
+//! than the checked one is connected to.
+
+use super::{
+    address::{self, Refused},
+    settings::Patience,
+    source::{definite, transient},
+};
+use crate::{limits, staging::SourceError};
+use ipnet::IpNet;
+use reqwest::{
+    Client, Request, Response, StatusCode, Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::LOCATION,
+};
+use std::{
+    error::Error,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+};
+use tokio::time::timeout;
+use url::Host;
+
+/// A client that asks only addresses that may be asked.
+pub(super) struct Guard {
+    allowed: Arc<[IpNet]>,
+    patience: Patience,
+    /// Without TLS: reading the system's certificates takes time, and may fail.
+    plain: OnceLock<Client>,
+    secure: OnceLock<Client>,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("allowed", &self.allowed).finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    pub(super) fn new(allowed: &[IpNet], patience: Patience) -> Self {
+        Self { allowed: allowed.into(), patience, plain: OnceLock::new(), secure: OnceLock::new() }
+    }
+
+    /// Sends a GET; follows redirects, each checked like the first. `build` is asked for every hop.
+    pub(super) async fn get(
+        &self,
+        url: &str,
+        build: impl Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+    ) -> Result<Response, SourceError> {
+        let mut url = Url::parse(url).map_err(|error| definite(format!("the source is not a URL: {error}")))?;
+        for _ in 0..=limits::DATASET_REDIRECTS {
+            let client = self.client_for(&url)?;
+            let request = build(client.get(url.clone())).build().map_err(|error| fault(&error))?;
+            let response = self.send(client, request).await?;
+            if !is_redirect(response.status()) {
+                return Ok(response);
+            }
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let next = location.and_then(|location| url.join(location).ok());
+            let next = next.ok_or_else(|| definite(format!("{} redirects to nowhere", host(&url))))?;
+            if url.scheme() == "https" && next.scheme() != "https" {
+                return Err(definite(format!("{} redirects from https to {}", host(&url), next.scheme())));
+            }
+            url = next;
+        }
+        Err(definite(format!("it redirects more than {} times", limits::DATASET_REDIRECTS)))
+    }
+
+    /// Sends one request to a host that was checked by [`Self::client_for`].
+    async fn send(&self, client: &Client, request: Request) -> Result<Response, SourceError> {
+        let late = transient(format!("{} did not answer in time", host(request.url())));
+        let answer = timeout(self.patience.answer, client.execute(request)).await;
+        answer.map_err(|_| late)?.map_err(|error| fault(&error))
+    }
+
+    /// The client for a URL, once the URL itself is one that may be asked. Names are checked when they are resolved.
+    fn client_for(&self, url: &Url) -> Result<&Client, SourceError> {
+        let cell = match url.scheme() {
+            "http" => &self.plain,
+            "https" => &self.secure,
+            other => return Err(definite(format!("{other:?} is not followed; only http and https are"))),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(definite(format!("{} is to be asked with a password from a redirect", host(url))));
+        }
+        // Addresses in the URL are never resolved: they are checked here.
+        let literal = match url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            Some(Host::Domain(_)) => None,
+            None => return Err(definite("the source names no host".to_owned())),
+        };
+        if let Some(address) = literal {
+            address::check(address, &self.allowed).map_err(|refused| definite(refused.to_string()))?;
+        }
+        if let Some(client) = cell.get() {
+            return Ok(client);
+        }
+        let client = self.build(url.scheme() == "http")?;
+        Ok(cell.get_or_init(|| client))
+    }
+
+    fn build(&self, plain: bool) -> Result<Client, SourceError> {
+        let builder = Client::builder()
+            .user_agent(concat!("fetchml/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.patience.connect)
+            .redirect(reqwest::redirect::Policy::none())
+            // A proxy would resolve names by itself.
+            .no_proxy()
+            .retry(reqwest::retry::never())
+            .dns_resolver(Arc::new(CheckedNames(Arc::clone(&self.allowed))));
+        let builder = if plain { builder.tls_certs_only([]) } else { builder };
+        builder.build().map_err(|error| transient(format!("this worker cannot speak HTTP: {}", chain(&error))))
+    }
+}
+
+/// Resolves names to addresses that may be asked. One that may not refuses the name: nobody mixes them by accident.
+struct CheckedNames(Arc<[IpNet]>);
+
+impl Resolve for CheckedNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        let allowed = Arc::clone(&self.0);
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            for address in &found {
+                address::check(address.ip(), &allowed)?;
+            }
+            let addresses: Addrs = Box::new(found.into_iter());
+            Ok(addresses)
+        })
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// The host alone: the rest of a redirect's target may be a secret.
+fn host(url: &Url) -> &str {
+    url.host_str().unwrap_or("the source")
+}
+
+/// A failed request. An address that was refused stays so; everything else may go better another time.
+pub(super) fn fault(error: &reqwest::Error) -> SourceError {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(refused) = cause.downcast_ref::<Refused>() {
+            return definite(refused.to_string());
+        }
+        next = cause.source();
+    }
+    transient(chain(error))
+}
+
+/// The words of an error and its causes, without the URL.
+fn chain(error: &reqwest::Error) -> String {
+    let mut words = match error {
+        error if error.is_connect() => "cannot connect".to_owned(),
+        error if error.is_timeout() => "no answer in time".to_owned(),
+        error if error.is_body() || error.is_decode() => "the connection broke".to_owned(),
+        _ => "the request failed".to_owned(),
+    };
+    let mut next = error.source();
+    while let Some(cause) = next {
+        // Each layer repeats the one below it or says something of its own; only the last is news.
+        if cause.source().is_none() {
+            words = format!("{words}: {cause}");
+        }
+        next = cause.source();
+    }
+    words
+}

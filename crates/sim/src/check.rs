@@ -68,6 +68,9 @@ impl World {
         let first = self.began.insert(attempt) || self.is_excused(h);
         promise!(first, "the user's code of attempt {attempt} begins a second time, on machine {h}");
         self.check_alone(h, attempt, task)?;
+        if !self.restored_backup {
+            self.server.database.check_needs(&self.specs[&task])?;
+        }
         let Behaviour { runs, outcome, ignores_term, .. } = self.behaviour(task, attempt);
         let host = &mut self.hosts[h];
         let boot = host.boot;

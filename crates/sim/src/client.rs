@@ -5,7 +5,7 @@ use crate::{
     server::Command,
     world::{Happening, Request, World},
 };
-use fetchml_api::{Demand, Role, SlotKind, TaskId};
+use fetchml_api::{Demand, Dependency, DependencyOn, Role, SlotKind, TaskId};
 use fetchml_scheduler::{Lease, NewTask};
 use uuid::Uuid;
 
@@ -15,6 +15,12 @@ impl World {
         let n = self.next_task;
         self.next_task += 1;
         let id = TaskId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)));
+        // One in six waits for one or two that have not ended: as far as is known, which may be late.
+        let living = self.server.database.tasks.iter().filter(|(_, row)| !row.state.status.is_terminal());
+        let living: Vec<TaskId> = living.map(|(id, _)| *id).collect();
+        let count = if chance.u32(..6) == 0 { chance.usize(1..3).min(living.len()) } else { 0 };
+        let on = if chance.bool() { DependencyOn::Ok } else { DependencyOn::Any };
+        let needs = chance.choose_multiple(living, count).into_iter().map(|id| Dependency { id, on }).collect();
         let gpu = if chance.u32(..4) == 0 { [1, 1, 2, 4][chance.usize(..4)] } else { 0 };
         let new = NewTask {
             id,
@@ -33,7 +39,7 @@ impl World {
             role: Role::User,
             max_retries: chance.u32(..3),
             time_limit_s: None,
-            depends_on: [].into(),
+            depends_on: needs,
             broken_by: None,
             array: None,
             lease: match chance.u32(..6) {

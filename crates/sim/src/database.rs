@@ -3,8 +3,8 @@
 
 use crate::{EPOCH, Violation, promise};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, Micros, ReservationId, ReservationRecord, ReservationStatus,
-    ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptRecord, AuditDraft, DependencyOn, Micros, ReservationId, ReservationRecord,
+    ReservationStatus, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
 use fetchml_scheduler::{NewTask, Rows, Scheduler, Settings};
 use std::collections::BTreeMap;
@@ -107,7 +107,11 @@ impl Database {
     fn put_attempt(&mut self, record: &AttemptRecord) -> Result<(), Violation> {
         let id = record.id;
         if let Some(before) = self.attempts.get(&id) {
-            promise!(before.phase < record.phase, "attempt {id} goes back to {:?}", record.phase);
+            let stopped = before.preempted_for != record.preempted_for && before.phase == record.phase;
+            promise!(before.phase < record.phase || stopped, "attempt {id} goes back to {:?}", record.phase);
+            if stopped {
+                self.check_preempted(record)?;
+            }
             promise!(
                 (before.epoch, before.task_id) == (record.epoch, record.task_id),
                 "attempt {id} changes its epoch"
@@ -122,6 +126,16 @@ impl Database {
         } else {
             self.attempts.insert(id, record.clone());
         }
+        Ok(())
+    }
+
+    /// Only what has lower priority is stopped for a task, and that one waits.
+    fn check_preempted(&self, record: &AttemptRecord) -> Result<(), Violation> {
+        let of = record.preempted_for.and_then(|id| self.tasks.get(&id)).map(|row| &row.state);
+        let waits = of.is_some_and(|state| state.status == TaskStatus::Queued && !state.blocked);
+        promise!(waits, "attempt {} is stopped for {:?}, which does not wait", record.id, record.preempted_for);
+        let lower = of.is_some_and(|state| self.tasks[&record.task_id].state.priority < state.priority);
+        promise!(lower, "attempt {} is stopped for a task of no higher priority", record.id);
         Ok(())
     }
 
@@ -172,6 +186,25 @@ impl Database {
         !self.attempts.contains_key(&attempt)
     }
 
+    /// What has ended, and whether well.
+    fn ended(&self) -> BTreeMap<TaskId, bool> {
+        let over = self.tasks.values().filter(|row| row.state.status.is_terminal());
+        over.map(|row| (row.new.id, row.state.status == TaskStatus::Completed)).collect()
+    }
+
+    /// What a task depends on has ended as it must.
+    pub(crate) fn check_needs(&self, new: &NewTask) -> Result<(), Violation> {
+        for need in new.depends_on.iter() {
+            let status = self.tasks.get(&need.id).map(|row| row.state.status);
+            let met = match need.on {
+                DependencyOn::Ok => status == Some(TaskStatus::Completed),
+                DependencyOn::Any => status.is_some_and(TaskStatus::is_terminal),
+            };
+            promise!(met, "task {} begins though {}, which it depends on, is {status:?}", new.id, need.id);
+        }
+        Ok(())
+    }
+
     /// The core that these rows give.
     pub(crate) fn restore(&self, settings: Settings, now: Micros) -> Scheduler {
         let live = self.tasks.values().filter(|row| !row.state.status.is_terminal());
@@ -182,7 +215,7 @@ impl Database {
             shares: self.shares.values().cloned().collect(),
             quotas: Vec::new(),
             reservations: self.reservations.values().cloned().collect(),
-            ended: BTreeMap::new(),
+            ended: self.ended(),
             checkpoints: BTreeMap::new(),
         };
         Scheduler::restore(settings, now, rows)

@@ -235,7 +235,8 @@ fn where_there_is_room_nobody_is_stopped() {
 
 #[test]
 fn the_room_is_kept_for_the_one_it_was_made_for() {
-    let mut world = busy(settings(), vec![h(1, 2)], vec![t(1).gpu(1), t(2).gpu(1)]);
+    let tasks = vec![t(1).gpu(1).limit(7_200), t(2).gpu(1).limit(7_200)];
+    let mut world = busy(settings(), vec![h(1, 2)], tasks);
     assert_eq!(urgent(&mut world, t(9).gpu(2)).len(), 2);
     world.reports(1, &[Report::Collecting]);
     // Others fit into what is free by now, and are short; and one is even more urgent.

@@ -48,6 +48,7 @@ mod proxy;
 mod reservations;
 mod restarts;
 mod retention;
+mod scheduling;
 mod support;
 mod training;
 mod trees;

@@ -26,6 +26,7 @@ pub mod secret;
 pub mod snapshot;
 pub mod task;
 pub mod time;
+pub mod usage;
 pub mod validate;
 pub mod worker;
 
@@ -51,4 +52,5 @@ pub use scheduler::*;
 pub use secret::*;
 pub use task::*;
 pub use time::Micros;
+pub use usage::*;
 pub use worker::*;

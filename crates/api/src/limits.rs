@@ -47,6 +47,10 @@ pub const GPU_NAME_CHARS: usize = 96;
 pub const GPU_REASON_CHARS: usize = 256;
 /// Most nodes of a task.
 pub const NODE_COUNT_MAX: i64 = 4_096;
+/// Bounds of a quota's counts; 0: none at all.
+pub const QUOTA: std::ops::RangeInclusive<i64> = 0..=1_000_000;
+/// Bounds of a priority.
+pub const PRIORITY: std::ops::RangeInclusive<i64> = 1..=10;
 /// Most tasks and arrays one task may depend on.
 pub const DEPENDENCIES_MAX: usize = 1_000;
 /// Most tasks of an array.

@@ -191,6 +191,9 @@ pub struct Worker {
     pub active_tasks: Vec<TaskId>,
     /// Whether it takes work.
     pub status: WorkerStatus,
+    /// Why it takes nothing new by its own word: what its checks found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
     /// Data sets in its cache, by SHA-256 (of the source, where a task declares no hash): tasks that need them are
     /// placed here rather than on a worker that fits as well; not in streams
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -26,6 +26,10 @@ pub(crate) const RATE_LIMITS: &str = "FETCHML_RATE_LIMITS";
 pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
 /// Time queued that is worth one level of priority, seconds.
 pub(crate) const AGING_INTERVAL: &str = "FETCHML_AGING_INTERVAL";
+/// Wait after which workers are held for a task, seconds.
+pub(crate) const HOLD_AFTER: &str = "FETCHML_HOLD_AFTER";
+/// Time in which all nodes of a task must be ready, seconds.
+pub(crate) const PREPARE_TIMEOUT: &str = "FETCHML_PREPARE_TIMEOUT";
 /// Whether tasks in batch slots may be stopped for others.
 pub(crate) const PREEMPT_BATCH: &str = "FETCHML_PREEMPT_BATCH";
 /// Whether those in service slots may be.

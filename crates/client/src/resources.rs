@@ -9,9 +9,9 @@ use crate::{
 use fetchml_api::{
     ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateDatasetRequest,
     CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList, GcReport, GcStatus,
-    HealthResponse, KeyId, KeyInfo, KeyList, PutSecretRequest, QueueStats, RegisteredDataset, Reservation,
-    ReservationId, SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId,
-    TaskList, TaskListQuery, Worker, WorkerId,
+    HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo,
+    QuotaList, QuotaScope, RegisteredDataset, Reservation, ReservationId, SchedulerStatus, SecretInfo, SecretList,
+    SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -19,6 +19,13 @@ use std::ops::Range;
 use tokio::time::Instant;
 
 const NO_QUERY: &[(&str, &str)] = &[];
+
+fn quota_path(scope: &QuotaScope) -> String {
+    match scope {
+        QuotaScope::Role(role) => format!("/v1/admin/quotas/roles/{}", role.as_str()),
+        QuotaScope::User(user) => format!("/v1/admin/quotas/users/{}", encode_path(user)),
+    }
+}
 
 impl Client {
     /// How the server is. An unhealthy server's answer is an answer, not an error.
@@ -130,6 +137,56 @@ impl Client {
     /// Makes a key useless.
     pub async fn keys_revoke(&self, id: &KeyId) -> Result<(), ClientError> {
         self.delete_path(&format!("/v1/keys/{}", encode_path(&id.0)), NO_QUERY).await
+    }
+
+    /// Another priority for a task that has not ended.
+    pub async fn priority_set(&self, id: TaskId, priority: i32) -> Result<Task, ClientError> {
+        let path = format!("/v1/scheduler/jobs/{id}/priority");
+        let request = PriorityRequest { priority };
+        let response = self
+            .send(Repeat::Idempotent, || {
+                self.request(Method::PATCH, &path).timeout(limits::ANSWER_TIMEOUT).json(&request)
+            })
+            .await?;
+        self.read_json(response).await
+    }
+
+    /// Lets a worker take nothing new. `force` also stops what it runs; `declare_dead` says that the machine is dead
+    /// for certain.
+    pub async fn worker_drain(&self, id: WorkerId, force: bool, declare_dead: bool) -> Result<(), ClientError> {
+        let query = [("force", force), ("declare_dead", declare_dead)];
+        self.delete_path(&format!("/v1/scheduler/workers/{id}"), &query).await
+    }
+
+    /// Lets a drained worker take work again.
+    pub async fn worker_undrain(&self, id: WorkerId) -> Result<(), ClientError> {
+        let path = format!("/v1/scheduler/workers/{id}/undrain");
+        let request = || self.request(Method::POST, &path).timeout(limits::ANSWER_TIMEOUT);
+        self.send(Repeat::Idempotent, request).await.map(drop)
+    }
+
+    /// What was used and is held: everybody's, or one user's.
+    pub async fn usage(&self, user: Option<&str>) -> Result<UsageReport, ClientError> {
+        let query: Vec<_> = user.map(|user| ("user_id", user)).into_iter().collect();
+        self.get_json("/v1/usage", &query).await
+    }
+
+    /// All quotas.
+    pub async fn quotas(&self) -> Result<QuotaList, ClientError> {
+        self.get_json("/v1/admin/quotas", NO_QUERY).await
+    }
+
+    /// Sets a quota in place of what was set before.
+    pub async fn quota_put(&self, scope: &QuotaScope, quota: &Quota) -> Result<QuotaInfo, ClientError> {
+        let path = quota_path(scope);
+        let request = || self.request(Method::PUT, &path).timeout(limits::ANSWER_TIMEOUT).json(quota);
+        let response = self.send(Repeat::Idempotent, request).await?;
+        self.read_json(response).await
+    }
+
+    /// Takes back a quota that was set.
+    pub async fn quota_delete(&self, scope: &QuotaScope) -> Result<(), ClientError> {
+        self.delete_path(&quota_path(scope), NO_QUERY).await
     }
 
     /// Deletes what is not needed any more, or with `dry_run` says what would be deleted. The report says whether

@@ -2,7 +2,7 @@
 //! is durable. What an evicted worker holds is free only when the worker says that it is dead, or
 //! when its lease has ended.
 
-use crate::{Answer, Drain, Effect, Message, Scheduler, audit};
+use crate::{Answer, Drain, Effect, Message, Scheduler, audit, view::is_shown};
 use fetchml_api::{AttemptId, FailureCause, WorkerId, WorkerRecord, link::Outcome};
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ impl Scheduler {
         by: &str,
         effects: &mut Vec<Effect>,
     ) -> Answer {
-        let Some(worker) = self.fleet.get(id) else { return Answer::NotActive };
+        let known = self.fleet.get(id).filter(|worker| is_shown(self.now, worker));
+        let Some(worker) = known else { return Answer::NotActive };
         let (connected, held) = (worker.connected, worker.attempts.len());
         let evicting = worker.record.evicting || mode != Drain::Finish;
         let dies = mode == Drain::DeclareDead && !connected && held > 0;
@@ -46,7 +47,8 @@ impl Scheduler {
     }
 
     pub(crate) fn on_undrain_requested(&mut self, id: WorkerId, by: &str, effects: &mut Vec<Effect>) -> Answer {
-        let Some(worker) = self.fleet.get(id) else { return Answer::NotActive };
+        let known = self.fleet.get(id).filter(|worker| is_shown(self.now, worker));
+        let Some(worker) = known else { return Answer::NotActive };
         if !worker.record.draining {
             return Answer::Unchanged;
         }

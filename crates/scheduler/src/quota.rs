@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 /// All quotas, as set and as configured.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Quotas {
-    configured: BTreeMap<Role, Quota>,
+    configured: BTreeMap<QuotaScope, Quota>,
     set: BTreeMap<QuotaScope, Quota>,
 }
 
 impl Quotas {
-    pub(crate) fn new(configured: &BTreeMap<Role, Quota>) -> Self {
+    pub(crate) fn new(configured: &BTreeMap<QuotaScope, Quota>) -> Self {
         Self { configured: configured.clone(), set: BTreeMap::new() }
     }
 
@@ -30,11 +30,11 @@ impl Quotas {
         &self.set
     }
 
-    /// What holds for a user who acts in a role: field by field the user's own, else what was set for
-    /// the role, else what is configured for it.
+    /// What holds for a user who acts in a role: field by field the user's own, else the role's; of each
+    /// what was set, else what is configured.
     pub(crate) fn of(&self, user: &str, role: Role) -> Quota {
-        let own = self.set.get(&QuotaScope::User(user.to_owned()));
-        let levels = [own, self.set.get(&QuotaScope::Role(role)), self.configured.get(&role)];
+        let (own, role) = (QuotaScope::User(user.to_owned()), QuotaScope::Role(role));
+        let levels = [&own, &role].map(|scope| [self.set.get(scope), self.configured.get(scope)]).concat();
         let first = |field: fn(&Quota) -> Option<u32>| levels.iter().flatten().find_map(|quota| field(quota));
         Quota {
             running: first(|quota| quota.running),

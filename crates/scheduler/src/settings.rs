@@ -1,6 +1,6 @@
 //! What an operator or the driver may set for the core.
 
-use fetchml_api::{Quota, Role, time::SECOND};
+use fetchml_api::{Quota, QuotaScope, Role, time::SECOND};
 use std::collections::BTreeMap;
 
 /// Settings of the core. Fixed for its life.
@@ -31,8 +31,8 @@ pub struct Settings {
     pub preempt_service: bool,
     /// What was stopped so runs for at least so long before it is stopped again, seconds.
     pub preempt_cooldown_s: i64,
-    /// Quotas of roles, where none are set.
-    pub quotas: BTreeMap<Role, Quota>,
+    /// Quotas of roles and users, where none are set.
+    pub quotas: BTreeMap<QuotaScope, Quota>,
     /// Only workers whose mean slot occupancy is below this get work ahead, milliseconds.
     pub prefetch_short_ms: i64,
 }
@@ -53,7 +53,10 @@ impl Default for Settings {
             preempt_batch: false,
             preempt_service: false,
             preempt_cooldown_s: 600,
-            quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
+            quotas: BTreeMap::from([(
+                QuotaScope::Role(Role::User),
+                Quota { max_priority: Some(7), ..Quota::default() },
+            )]),
         }
     }
 }

@@ -113,6 +113,11 @@ impl Default for Account {
     }
 }
 
+/// A share as a part of all.
+pub(crate) fn fraction(share: u64) -> f64 {
+    share as f64 / SCALE as f64
+}
+
 impl Account {
     pub(crate) fn from_record(record: &ShareRecord) -> Self {
         Self {

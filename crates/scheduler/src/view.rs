@@ -1,10 +1,10 @@
 //! What others may read of the core: for answers of the API, for welcomes, for tests. Reading
 //! changes nothing.
 
-use crate::{Scheduler, attempt::Holding, limits, queue::Needs, task, worker::Worker as WorkerEntry};
+use crate::{Scheduler, attempt::Holding as Held, limits, queue::Needs, share, task, worker::Worker as WorkerEntry};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptRecord, Micros, SlotKind, TaskId, TaskState, Worker, WorkerId, WorkerRecord,
-    WorkerStatus,
+    AttemptEpoch, AttemptId, AttemptRecord, Holding, Micros, Role, SlotKind, TaskId, TaskState, Worker, WorkerId,
+    WorkerRecord, WorkerStatus,
 };
 use std::fmt;
 
@@ -32,17 +32,37 @@ impl Scheduler {
     /// Workers as the API shows them, in order of their ids. One that has been gone for a day and
     /// holds nothing is left out.
     pub fn workers(&self, now: Micros) -> Vec<Worker> {
-        let shown = self.fleet.iter().filter(|(_, worker)| {
-            worker.connected
-                || !worker.attempts.is_empty()
-                || now.since(worker.last_sign()) < limits::GONE_WORKER_LISTED
-        });
+        let shown = self.fleet.iter().filter(|(_, worker)| is_shown(now, worker));
         shown.map(|(id, worker)| self.worker_view(now, id, worker)).collect()
     }
 
     /// One worker as the API shows it.
     pub fn worker(&self, now: Micros, id: WorkerId) -> Option<Worker> {
         self.fleet.get(id).map(|worker| self.worker_view(now, id, worker))
+    }
+
+    /// What everybody has now, and may have, who has tasks here or ever used anything.
+    pub fn holdings(&self, now: Micros) -> Vec<Holding> {
+        self.users.iter().map(|(_, name, account, _)| self.holding(now, name, account.role)).collect()
+    }
+
+    /// What a user has now, and may have in a role.
+    pub fn holding(&self, now: Micros, user: &str, role: Role) -> Holding {
+        let account = self.users.find(user).map(|id| self.users.value(id).clone()).unwrap_or_default();
+        Holding {
+            user_id: user.to_owned(),
+            tasks_running: account.attempts,
+            tasks_queued: account.queued,
+            gpus: account.held.gpu,
+            share: share::fraction(account.share(self.now.max(now), self.fleet.totals())),
+            quota: self.quotas.of(user, role),
+        }
+    }
+
+    /// The task whose attempt holds a device.
+    pub fn device_holder(&self, worker: WorkerId, index: u32) -> Option<TaskId> {
+        let (_, owner) = self.fleet.get(worker)?.devices().find(|&(device, _)| device == index)?;
+        Some(self.attempts.get(&owner?)?.record.task_id)
     }
 
     /// A worker's row.
@@ -77,7 +97,7 @@ impl Scheduler {
 
     /// Whether an attempt is assigned ahead: on its worker, but not yet in a slot of its own.
     pub fn is_ahead(&self, id: AttemptId) -> bool {
-        self.attempts.get(&id).is_some_and(|attempt| matches!(attempt.holding, Holding::Ahead { .. }))
+        self.attempts.get(&id).is_some_and(|attempt| matches!(attempt.holding, Held::Ahead { .. }))
     }
 
     /// How many epochs this incarnation has given out: [`crate::Settings::epochs_used`] of a core that
@@ -111,9 +131,15 @@ impl Scheduler {
             slots: worker.slots(),
             active_tasks,
             status,
+            unfit: worker.record.unfit.clone(),
             datasets: self.datasets.held_by(id).to_vec(),
         }
     }
+}
+
+/// Whether a worker is still spoken of: it is not long gone, or holds something.
+pub(crate) fn is_shown(now: Micros, worker: &WorkerEntry) -> bool {
+    worker.connected || !worker.attempts.is_empty() || now.since(worker.last_sign()) < limits::GONE_WORKER_LISTED
 }
 
 /// The state as text, for tests and for people who look for a fault: queues in order, tasks in

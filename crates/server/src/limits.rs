@@ -176,3 +176,9 @@ pub const GC_SWEEP_PART: u32 = 20;
 pub const GC_UPLOAD_QUIET: Duration = Duration::from_hours(1);
 /// Longest wait of a request for a collection; later it answers how far it is.
 pub const GC_ANSWER_WAIT: Duration = Duration::from_secs(40);
+/// A GPU that is less busy than this, percent, does nothing.
+pub const IDLE_BELOW_PERCENT: u32 = 5;
+/// Longest time that counts for one look at a GPU: workers look at least this often.
+pub const IDLE_LOOK_MAX: Duration = Duration::from_secs(15);
+/// How often the time of idle GPUs is stored.
+pub const IDLE_STORED_EVERY: Duration = Duration::from_mins(1);

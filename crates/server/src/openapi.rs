@@ -117,6 +117,7 @@ fn of_method<'a>(item: &'a mut PathItem, method: &str) -> &'a mut Option<Documen
         "get" => &mut item.get,
         "put" => &mut item.put,
         "post" => &mut item.post,
+        "patch" => &mut item.patch,
         "delete" => &mut item.delete,
         other => unreachable!("no operation has the method {other}"),
     }

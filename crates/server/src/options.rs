@@ -1,7 +1,7 @@
 //! What a server is started with.
 
 use crate::{driver::Preemption, log_rules::LogRule, retention::Retention};
-use fetchml_api::{Quota, Role};
+use fetchml_api::{Quota, QuotaScope, Role};
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
@@ -25,10 +25,14 @@ pub struct Options {
     pub rate_limits: Option<RateLimits>,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
-    /// How much those who act in a role may have at once, where the API sets nothing.
-    pub quotas: BTreeMap<Role, Quota>,
     /// Which tasks may be stopped for others of higher priority.
     pub preemption: Preemption,
+    /// How long a task waits before workers are held for it, seconds.
+    pub hold_after_s: u32,
+    /// Time in which all nodes of a task must be ready, seconds.
+    pub prepare_timeout_s: u32,
+    /// How much a user, or those who act in a role, may have at once, where the API sets nothing.
+    pub quotas: BTreeMap<QuotaScope, Quota>,
     /// Rules on the lines of failed attempts' logs.
     pub log_rules: Vec<LogRule>,
     /// What is kept, and for how long.
@@ -46,8 +50,13 @@ impl Options {
             aging_interval_s: 1_800,
             rate_limits: Some(RateLimits::default()),
             allow_plain_http: false,
-            quotas: BTreeMap::from([(Role::User, Quota { max_priority: Some(7), ..Quota::default() })]),
             preemption: Preemption::default(),
+            hold_after_s: 900,
+            prepare_timeout_s: 1_800,
+            quotas: BTreeMap::from([(
+                QuotaScope::Role(Role::User),
+                Quota { max_priority: Some(7), ..Quota::default() },
+            )]),
             log_rules: Vec::new(),
             retention: Retention::default(),
         }

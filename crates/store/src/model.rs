@@ -23,7 +23,7 @@ pub enum Write {
     WorkerPut(WorkerRecord),
     /// What a user has used, for fair shares.
     SharePut(ShareRecord),
-    /// Adds to what a user has used in all.
+    /// Adds to what a user has used in all within an experiment.
     UsageAdd(UsageRow),
     /// A quota that was set.
     QuotaPut(QuotaRecord),
@@ -111,15 +111,19 @@ pub enum Write {
     Change(ChangeDraft),
 }
 
-/// What a user's attempts that are over have used in all.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What a user's attempts that are over have used in all, within one experiment or outside of any.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UsageRow {
     /// The user.
     pub user_id: String,
+    /// The experiment; none: tasks of no experiment.
+    pub experiment_id: Option<String>,
     /// Cores times milliseconds.
     pub cpu_ms: u64,
     /// GPUs times milliseconds.
     pub gpu_ms: u64,
+    /// GPUs times milliseconds in which they were seen to do nothing.
+    pub idle_gpu_ms: u64,
 }
 
 /// A change event before the writer numbers it.

@@ -3,7 +3,7 @@
 
 use crate::{
     limits,
-    model::{ChangeDraft, StoreError, UsageRow, Write},
+    model::{ChangeDraft, StoreError, Write},
     retention::Collect,
     rows, sql,
     sql::Table,
@@ -57,10 +57,7 @@ impl Prepared {
                 self.saw(record.as_of.0);
                 self.push(sql::SHARE_PUT, rows::share(&record)?);
             }
-            Write::UsageAdd(UsageRow { user_id, cpu_ms, gpu_ms }) => {
-                let params = vec![Value::text(user_id)?, Value::unsigned(cpu_ms)?, Value::unsigned(gpu_ms)?];
-                self.push(sql::USAGE_ADD, params);
-            }
+            Write::UsageAdd(row) => self.push(sql::USAGE_ADD, rows::usage(row)?),
             Write::QuotaPut(record) => self.push(sql::QUOTA_PUT, rows::quota(&record)?),
             Write::ReservationPut(record) => self.reservation_put(&record)?,
             Write::KeyInsert(record) => {

@@ -12,8 +12,8 @@ use crate::{
     value::{Row, Value},
 };
 use fetchml_api::{
-    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, RegisteredDataset, ReservationId, ReservationRecord,
-    SecretRecord, SnapshotRecord, TaskId, TaskStatus,
+    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, QuotaRecord, RegisteredDataset, ReservationId,
+    ReservationRecord, SecretRecord, SnapshotRecord, TaskId, TaskStatus,
 };
 use std::{fmt::Write as _, sync::Arc};
 
@@ -184,7 +184,12 @@ impl Store {
         Ok(counts)
     }
 
-    /// What attempts that are over have used, by user.
+    /// Quotas that were set, by scope and name.
+    pub async fn quotas(&self) -> Result<Vec<QuotaRecord>, StoreError> {
+        all(self.reads().list(sql::QUOTAS, Vec::new()).await?, rows::read_quota)
+    }
+
+    /// What attempts that are over have used, by user and experiment.
     pub async fn usage(&self) -> Result<Vec<UsageRow>, StoreError> {
         all(self.reads().list(sql::USAGE, Vec::new()).await?, rows::read_usage)
     }

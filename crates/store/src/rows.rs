@@ -196,8 +196,24 @@ pub(crate) fn read_share(mut row: Row) -> Result<ShareRecord, StoreError> {
     })
 }
 
+pub(crate) fn usage(usage: UsageRow) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::text(usage.user_id)?,
+        Value::text(usage.experiment_id.unwrap_or_default())?,
+        Value::unsigned(usage.cpu_ms)?,
+        Value::unsigned(usage.gpu_ms)?,
+        Value::unsigned(usage.idle_gpu_ms)?,
+    ])
+}
+
 pub(crate) fn read_usage(mut row: Row) -> Result<UsageRow, StoreError> {
-    Ok(UsageRow { user_id: row.text()?, cpu_ms: row.number()?, gpu_ms: row.number()? })
+    Ok(UsageRow {
+        user_id: row.text()?,
+        experiment_id: Some(row.text()?).filter(|id| !id.is_empty()),
+        cpu_ms: row.number()?,
+        gpu_ms: row.number()?,
+        idle_gpu_ms: row.number()?,
+    })
 }
 
 pub(crate) fn quota(record: &QuotaRecord) -> Result<Vec<Value>, StoreError> {

@@ -137,11 +137,13 @@ pub(crate) const SHARE_PUT: &str = "INSERT INTO share (user_id, cpu_ms, memory_g
 
 pub(crate) const SHARES: &str = "SELECT user_id, cpu_ms, memory_gb_ms, gpu_ms, as_of FROM share ORDER BY user_id";
 
-pub(crate) const USAGE_ADD: &str = "INSERT INTO usage (user_id, cpu_ms, gpu_ms) VALUES ($1, $2, $3) \
-    ON CONFLICT (user_id) DO UPDATE SET cpu_ms = usage.cpu_ms + excluded.cpu_ms, \
-    gpu_ms = usage.gpu_ms + excluded.gpu_ms";
+pub(crate) const USAGE_ADD: &str = "INSERT INTO usage (user_id, experiment_id, cpu_ms, gpu_ms, idle_gpu_ms) \
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT (user_id, experiment_id) DO UPDATE SET \
+    cpu_ms = usage.cpu_ms + excluded.cpu_ms, gpu_ms = usage.gpu_ms + excluded.gpu_ms, \
+    idle_gpu_ms = usage.idle_gpu_ms + excluded.idle_gpu_ms";
 
-pub(crate) const USAGE: &str = "SELECT user_id, cpu_ms, gpu_ms FROM usage ORDER BY user_id";
+pub(crate) const USAGE: &str = "SELECT user_id, experiment_id, cpu_ms, gpu_ms, idle_gpu_ms FROM usage \
+    ORDER BY user_id, experiment_id";
 
 pub(crate) const QUOTA_PUT: &str = "INSERT INTO quota (scope, name, quota) VALUES ($1, $2, $3) \
     ON CONFLICT (scope, name) DO UPDATE SET quota = excluded.quota";

@@ -93,6 +93,11 @@ impl CheckedClient {
         self.send(self.request(Method::PUT, path).json(body)).await
     }
 
+    /// `PATCH` of JSON.
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(Method::PATCH, path).json(body)).await
+    }
+
     /// Submits a task and returns it.
     ///
     /// # Panics

@@ -8,11 +8,14 @@ mod completions;
 mod config;
 mod dataset_sources;
 mod datasets;
+mod drain;
 mod follow;
 mod keys;
 mod logs;
 mod metrics;
+mod priority;
 mod queue;
+mod quota;
 mod reservations;
 mod secrets;
 mod serve;
@@ -22,7 +25,9 @@ mod snapshot;
 mod status;
 mod submit;
 mod tasks;
+mod undrain;
 mod up;
+mod usage;
 mod wait;
 mod worker;
 mod workers;
@@ -67,6 +72,11 @@ enum Command {
     Queue(queue::Queue),
     Status(status::Status),
     Workers(workers::Workers),
+    Drain(drain::Drain),
+    Undrain(undrain::Undrain),
+    Priority(priority::Priority),
+    Usage(usage::Usage),
+    Quota(quota::Quota),
     Reserve(reservations::Reserve),
     Reservations(reservations::Reservations),
     Release(reservations::Release),
@@ -96,6 +106,11 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(command) => client(command.run(config)),
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),
+        Command::Drain(command) => client(command.run(config)),
+        Command::Undrain(command) => client(command.run(config)),
+        Command::Priority(command) => client(command.run(config)),
+        Command::Usage(command) => client(command.run(config)),
+        Command::Quota(command) => client(command.run(config)),
         Command::Reserve(command) => client(command.run(config)),
         Command::Reservations(command) => client(command.run(config)),
         Command::Release(command) => client(command.run(config)),

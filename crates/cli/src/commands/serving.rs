@@ -91,6 +91,9 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         database: settings.database.clone(),
         lost_after_s: settings.lost_after_s,
         aging_interval_s: settings.aging_interval_s,
+        hold_after_s: settings.hold_after_s,
+        prepare_timeout_s: settings.prepare_timeout_s,
+        quotas: settings.quotas.clone(),
         preemption: Preemption {
             batch: settings.preempt_batch,
             service: settings.preempt_service,

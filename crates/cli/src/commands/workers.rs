@@ -55,7 +55,7 @@ pub(super) fn table<'a>(workers: impl IntoIterator<Item = &'a Worker>) -> Table 
 }
 
 /// A worker by its id or its name.
-fn find<'a>(workers: &'a [Worker], wanted: &str) -> Result<&'a Worker, Failure> {
+pub(super) fn find<'a>(workers: &'a [Worker], wanted: &str) -> Result<&'a Worker, Failure> {
     if let Some(worker) = workers.iter().find(|worker| worker.id.to_string() == wanted) {
         return Ok(worker);
     }
@@ -102,6 +102,9 @@ fn details(worker: &Worker) -> String {
     line("id", worker.id.to_string());
     line("name", terminal::plain(&worker.name));
     line("status", worker.status.as_str().to_owned());
+    if let Some(reason) = &worker.unfit {
+        line("unfit", terminal::plain(reason));
+    }
     line("host", terminal::plain(&has.hostname));
     line("version", terminal::plain(&has.version));
     line("batch slots", format!("{} of {} free", slots.batch_available, slots.batch_total));
@@ -183,6 +186,7 @@ mod tests {
             slots: Slots::default(),
             active_tasks: Vec::new(),
             status: WorkerStatus::Active,
+            unfit: None,
         }
     }
 

@@ -1,7 +1,9 @@
 //! Putting the layers together, strictly: unknown names in the file are errors.
 
 use super::{
-    Rank, profile, read_small,
+    Rank, profile,
+    quotas::QUOTAS,
+    read_small,
     table::{self, Kind, SETTINGS, Setting},
 };
 use crate::{environment, failure::Failure};
@@ -143,6 +145,11 @@ impl Layers {
         Ok(())
     }
 
+    /// A table of the file.
+    pub(super) fn find(&self, table: &str) -> Option<toml::Value> {
+        self.figment.extract_inner(table).ok()
+    }
+
     /// The entries of a list in the file, each read by itself: an error names its number.
     pub(super) fn read_list<T: DeserializeOwned>(&self, list: &'static str) -> anyhow::Result<Vec<T>> {
         let Ok(Value::Array(_, entries)) = self.figment.find_value(list) else { return Ok(Vec::new()) };
@@ -252,6 +259,8 @@ fn defaults() -> Figment {
     add("server.rate_limits", "on".into());
     add("server.lost_after_s", 600.into());
     add("server.aging_interval_s", 1_800.into());
+    add("server.hold_after_s", 900.into());
+    add("server.prepare_timeout_s", 1_800.into());
     add("server.preempt_batch", false.into());
     add("server.preempt_service", false.into());
     add("server.preempt_cooldown_s", 600.into());
@@ -332,6 +341,13 @@ fn check_names(file: &Path, data: &toml::Table) -> Result<(), Failure> {
         if table == LOG_RULES {
             if keys.as_array().is_none_or(|rules| !rules.iter().all(toml::Value::is_table)) {
                 return Err(Failure::usage(format!("{}: write each rule as [[{LOG_RULES}]]", file.display())));
+            }
+            continue;
+        }
+        // What it holds has names of its own, and is checked when it is read.
+        if table == QUOTAS {
+            if !keys.is_table() {
+                return Err(Failure::usage(format!("{}: write quotas as [{QUOTAS}.users.NAME]", file.display())));
             }
             continue;
         }

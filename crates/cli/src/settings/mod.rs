@@ -3,15 +3,18 @@
 
 mod layers;
 pub(crate) mod profile;
+mod quotas;
 mod retention;
 mod table;
 
 pub(crate) use layers::{Flags, Layers};
 
 use crate::{environment, failure::Failure};
-use fetchml_server::LogRule;
+use fetchml_api::{Quota, QuotaScope};
+use fetchml_server::{LogRule, Options};
 use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Read as _,
     net::SocketAddr,
@@ -43,6 +46,10 @@ pub(crate) struct ServerSettings {
     pub(crate) lost_after_s: u32,
     /// Time queued that is worth one level of priority, seconds.
     pub(crate) aging_interval_s: u32,
+    /// How long a task waits before workers are held for it, seconds.
+    pub(crate) hold_after_s: u32,
+    /// Time in which all nodes of a task must be ready, seconds.
+    pub(crate) prepare_timeout_s: u32,
     /// Whether tasks in batch slots may be stopped for others of higher priority.
     pub(crate) preempt_batch: bool,
     /// Whether those in service slots may be.
@@ -54,6 +61,9 @@ pub(crate) struct ServerSettings {
     /// Rules on the lines of logs: a list of its own in the file.
     #[serde(skip)]
     pub(crate) log_rules: Vec<LogRule>,
+    /// Quotas of roles and users: a table of its own in the file.
+    #[serde(skip)]
+    pub(crate) quotas: BTreeMap<QuotaScope, Quota>,
     /// Days that the files of ended tasks are kept; 0: for ever.
     retention_days: u32,
     /// Days that ended tasks are kept; 0: for ever.
@@ -144,7 +154,9 @@ impl Layers {
     pub(crate) fn server(&self) -> anyhow::Result<ServerSettings> {
         let settings: ServerSettings = self.read("server")?;
         settings.check_retention()?;
-        Ok(ServerSettings { log_rules: self.read_list(layers::LOG_RULES)?, ..settings })
+        let defaults = Options::new(&settings.data_dir).quotas;
+        let (log_rules, quotas) = (self.read_list(layers::LOG_RULES)?, self.read_quotas(defaults)?);
+        Ok(ServerSettings { log_rules, quotas, ..settings })
     }
 
     /// The worker's settings.

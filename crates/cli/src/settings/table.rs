@@ -42,6 +42,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("server.rate_limits", env::RATE_LIMITS, Kind::Text, "request rates per key: on or off"),
     setting("server.lost_after_s", env::LOST_AFTER, Kind::Integer, "a worker silent for this long has lost its tasks"),
     setting("server.aging_interval_s", env::AGING_INTERVAL, Kind::Integer, "time queued worth one level of priority"),
+    setting("server.hold_after_s", env::HOLD_AFTER, Kind::Integer, "wait after which workers are held for a task"),
+    setting(
+        "server.prepare_timeout_s",
+        env::PREPARE_TIMEOUT,
+        Kind::Integer,
+        "time in which all nodes of a task must be ready",
+    ),
     setting(
         "server.preempt_batch",
         env::PREEMPT_BATCH,

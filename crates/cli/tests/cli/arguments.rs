@@ -26,6 +26,14 @@ const COMMANDS: &[&[&str]] = &[
     &["queue"],
     &["status"],
     &["workers"],
+    &["drain"],
+    &["undrain"],
+    &["priority"],
+    &["usage"],
+    &["quota"],
+    &["quota", "ls"],
+    &["quota", "set"],
+    &["quota", "rm"],
     &["reserve"],
     &["reservations"],
     &["release"],
@@ -82,6 +90,11 @@ fn the_list_of_commands() {
       reserve       Set GPUs aside for a task to come
       reservations  List reservations that are active or claimed
       release       Give a reservation up: its GPUs are everybody's at once
+      drain         Let a worker take nothing new, and wait until it is empty (admins only)
+      undrain       Let a drained worker take work again (admins only)
+      priority      Give a task another priority, whether it waits or runs
+      usage         Show what was used, and what is held now: your own, for admins everybody's
+      quota         Show and set how much users may have at once (admins only)
       keys          Make, list and revoke API keys (admins only)
       admin         Look after the server (admins only)
       secrets       Set, list and delete secret values for your tasks

@@ -73,6 +73,8 @@ fn explain_shows_every_setting() {
     server.rate_limits             on                     default                                FETCHML_RATE_LIMITS             request rates per key: on or off
     server.lost_after_s            600                    default                                FETCHML_LOST_AFTER              a worker silent for this long has lost its tasks
     server.aging_interval_s        1800                   default                                FETCHML_AGING_INTERVAL          time queued worth one level of priority
+    server.hold_after_s            900                    default                                FETCHML_HOLD_AFTER              wait after which workers are held for a task
+    server.prepare_timeout_s       1800                   default                                FETCHML_PREPARE_TIMEOUT         time in which all nodes of a task must be ready
     server.preempt_batch           false                  default                                FETCHML_PREEMPT_BATCH           tasks may be stopped for others of higher priority that fit nowhere
     server.preempt_service         false                  default                                FETCHML_PREEMPT_SERVICE         notebooks and tools may be
     server.preempt_cooldown_s      600                    default                                FETCHML_PREEMPT_COOLDOWN        what was stopped so runs for this long before it is stopped again
@@ -196,6 +198,37 @@ fn mistakes_in_log_rules_are_named_with_their_number() {
     hint: each [[log_rules]] of the configuration is numbered from 1
     "#);
     assert!(!home.path("data").exists());
+}
+
+#[test]
+fn mistakes_in_quotas_are_all_named() {
+    let home = Home::new();
+    home.write(
+        "a.toml",
+        "[quotas.roles.worker]\ngpus = 1\n[quotas.roles.user]\ngpu = 1\nrunning = -1\nmax_priority = 11\n\
+         [quotas.user.ada]\ngpus = 1\n[quotas.users]\nbob = 3\n[quotas.users.\"a b\"]\ngpus = \"x\"\n",
+    );
+    let serve = ["serve", "--config", "a.toml", "--data-dir", "data", "--listen", "127.0.0.1:0"];
+    assert_snapshot!(home.run(&serve), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: a.toml: [quotas] has no "user" (did you mean "users"?); it has roles, users
+      quotas.users.bob must be a table: [quotas.users.bob]
+      [quotas.roles.user]: gpu is no limit (did you mean "gpus"?); there are running, queued, gpus, max_priority
+      [quotas.roles.user]: max_priority must be a whole number between 1 and 10
+      [quotas.roles.user]: running must be a whole number between 0 and 1000000
+      [quotas.roles.worker]: "worker" is not a role that submits tasks: admin or user
+      [quotas.users.a b]: "a b" is not a user's name
+    "#);
+    assert!(!home.path("data").exists());
+    home.write("b.toml", "quotas = 3\n");
+    assert_snapshot!(home.run(&["config", "--config", "b.toml"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: b.toml: write quotas as [quotas.users.NAME]
+    "#);
 }
 
 #[test]

@@ -77,6 +77,22 @@ fn what_is_so_already_is_said_to_be() {
 }
 
 #[test]
+fn a_worker_long_gone_is_as_good_as_unknown() {
+    let mut world = with_running();
+    world.reports(1, &[ok()]);
+    world.step(Event::WorkerDisconnected { worker: worker(1) });
+    world.pass(23 * 3_600);
+    assert_eq!(drain(&mut world, 1, Drain::Finish), Answer::Done);
+    world.pass(3_600);
+    assert_eq!(drain(&mut world, 1, Drain::Evict), Answer::NotActive);
+    assert_eq!(undrain(&mut world, 1), Answer::NotActive);
+    // It is drained still when it comes back after all.
+    world.join(w(1, 2));
+    assert_eq!(status(&world), WorkerStatus::Draining);
+    assert_eq!(undrain(&mut world, 1), Answer::Done);
+}
+
+#[test]
 fn force_stops_what_runs_and_queues_it_again_when_it_is_dead() {
     let mut world = with_running();
     assert_eq!(drain(&mut world, 1, Drain::Evict), Answer::Done);

@@ -86,7 +86,8 @@ fn what_alone_is_over_a_quota_is_refused() {
 #[test]
 fn a_users_own_quota_goes_before_the_roles_and_what_is_set_before_what_is_configured() {
     let gpus = |n| Quota { gpus: Some(n), ..NONE };
-    let settings = Settings { quotas: BTreeMap::from([(Role::User, gpus(1))]), ..Settings::default() };
+    let settings =
+        Settings { quotas: BTreeMap::from([(QuotaScope::Role(Role::User), gpus(1))]), ..Settings::default() };
     let mut world = World::with(settings);
     let role = QuotaScope::Role(Role::User);
     let limit = |world: &mut World, role| match offer(world, t(1).gpu(9).role(role)) {
@@ -108,6 +109,22 @@ fn a_users_own_quota_goes_before_the_roles_and_what_is_set_before_what_is_config
     assert_eq!(limit(&mut world, Role::User), 1);
     assert_eq!(offer(&mut world, t(2).gpu(9)), Answer::Done, "no quota of another role");
     assert!(world.audited.contains(&"quotas/users/ada quota by eve".to_owned()));
+}
+
+#[test]
+fn a_quota_configured_for_a_user_goes_before_any_of_the_role() {
+    let gpus = |n| Quota { gpus: Some(n), ..NONE };
+    let quotas = BTreeMap::from([(QuotaScope::Role(Role::User), gpus(1)), (ada(), gpus(4))]);
+    let mut world = World::with(Settings { quotas, ..Settings::default() });
+    let refused = |world: &mut World, limit| {
+        let answer = offer(world, t(1).gpu(9).role(Role::User));
+        assert_eq!(answer, Answer::Refused(Refusal::Gpus { limit }));
+    };
+    set(&mut world, QuotaScope::Role(Role::User), gpus(2));
+    refused(&mut world, 4);
+    set(&mut world, ada(), gpus(5));
+    refused(&mut world, 5);
+    assert_eq!(offer(&mut world, t(2).gpu(2).user("bob").role(Role::User)), Answer::Done);
 }
 
 #[test]

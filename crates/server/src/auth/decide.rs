@@ -88,6 +88,20 @@ pub enum Operation {
     GcRun,
     /// `GET /v1/admin/gc`
     GcShow,
+    /// `PATCH /v1/scheduler/jobs/{jobId}/priority`
+    JobPriority,
+    /// `DELETE /v1/scheduler/workers/{workerId}`
+    WorkerDrain,
+    /// `POST /v1/scheduler/workers/{workerId}/undrain`
+    WorkerUndrain,
+    /// `GET /v1/usage`
+    UsageShow,
+    /// `GET /v1/admin/quotas`
+    QuotaList,
+    /// `PUT /v1/admin/quotas/{scope}/{name}`
+    QuotaPut,
+    /// `DELETE /v1/admin/quotas/{scope}/{name}`
+    QuotaDelete,
 }
 
 /// What a role may do with an operation.
@@ -103,7 +117,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 48] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -145,6 +159,13 @@ impl Operation {
         Self::WorkerConnect,
         Self::GcRun,
         Self::GcShow,
+        Self::JobPriority,
+        Self::WorkerDrain,
+        Self::WorkerUndrain,
+        Self::UsageShow,
+        Self::QuotaList,
+        Self::QuotaPut,
+        Self::QuotaDelete,
     ];
 
     /// Method and path as the API document writes them.
@@ -191,6 +212,13 @@ impl Operation {
             Self::WorkerConnect => ("get", "/v1/workers/connect"),
             Self::GcRun => ("post", "/v1/admin/gc"),
             Self::GcShow => ("get", "/v1/admin/gc"),
+            Self::JobPriority => ("patch", "/v1/scheduler/jobs/{jobId}/priority"),
+            Self::WorkerDrain => ("delete", "/v1/scheduler/workers/{workerId}"),
+            Self::WorkerUndrain => ("post", "/v1/scheduler/workers/{workerId}/undrain"),
+            Self::UsageShow => ("get", "/v1/usage"),
+            Self::QuotaList => ("get", "/v1/admin/quotas"),
+            Self::QuotaPut => ("put", "/v1/admin/quotas/{scope}/{name}"),
+            Self::QuotaDelete => ("delete", "/v1/admin/quotas/{scope}/{name}"),
         }
     }
 
@@ -236,12 +264,23 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
-        O::TaskDelete | O::ArrayDelete | O::ReservationRelease | O::DatasetDelete => match role {
-            Role::Admin => Allow,
-            Role::User => Own,
-            Role::Worker => Deny,
-        },
-        O::KeyList | O::KeyCreate | O::KeyRevoke | O::GcRun | O::GcShow => match role {
+        O::UsageShow | O::TaskDelete | O::JobPriority | O::ArrayDelete | O::ReservationRelease | O::DatasetDelete => {
+            match role {
+                Role::Admin => Allow,
+                Role::User => Own,
+                Role::Worker => Deny,
+            }
+        }
+        O::KeyList
+        | O::KeyCreate
+        | O::KeyRevoke
+        | O::GcRun
+        | O::GcShow
+        | O::WorkerDrain
+        | O::WorkerUndrain
+        | O::QuotaList
+        | O::QuotaPut
+        | O::QuotaDelete => match role {
             Role::Admin => Allow,
             Role::User | Role::Worker => Deny,
         },
@@ -298,7 +337,14 @@ mod tests {
         AttemptSecrets deny  deny  allow
         WorkerConnect  deny  deny  allow
         GcRun          allow deny  deny
-        GcShow         allow deny  deny";
+        GcShow         allow deny  deny
+        JobPriority    allow own   deny
+        WorkerDrain    allow deny  deny
+        WorkerUndrain  allow deny  deny
+        UsageShow      allow own   deny
+        QuotaList      allow deny  deny
+        QuotaPut       allow deny  deny
+        QuotaDelete    allow deny  deny";
 
     #[test]
     fn the_table_says_what_it_should() {

@@ -1,12 +1,12 @@
 //! What the driver is asked, and what it answers.
 
 use fetchml_api::{
-    ArraySpec, AttemptId, DatasetKey, Dependency, Quota, QuotaScope, Reservation, ReservationId, Role, TaskId,
+    ArraySpec, AttemptId, DatasetKey, Dependency, Holding, Quota, QuotaScope, Reservation, ReservationId, Role, TaskId,
     TaskSpec, WorkerId,
     link::{Heartbeat, Hello, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Drain, NewReservation, Refusal};
-use fetchml_store::StoredTask;
+use fetchml_store::{StoredTask, UsageRow};
 use std::{net::IpAddr, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
@@ -132,6 +132,35 @@ pub struct SessionHandle {
     pub ip: Option<IpAddr>,
 }
 
+/// Something that only the core knows. Asking changes nothing.
+#[derive(Clone, Debug)]
+pub(super) enum Question {
+    /// What users hold, and what their current attempts have used so far.
+    Holdings {
+        /// Who asks.
+        user: String,
+        /// In which role.
+        role: Role,
+    },
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub(super) enum Reading {
+    Holdings(UsageNow),
+}
+
+/// What users hold, and what their current attempts have used that the store does not count yet.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct UsageNow {
+    /// What the one who asks holds.
+    pub own: Holding,
+    /// What everybody holds who is known to the core.
+    pub holdings: Vec<Holding>,
+    /// One row for each user and experiment.
+    pub used: Vec<UsageRow>,
+}
+
 /// A command, kept until its turn is durable so that it can be replayed.
 #[derive(Clone, Debug)]
 pub(super) enum Input {
@@ -150,6 +179,7 @@ pub(super) enum Input {
     Checkpoint { attempt: AttemptId },
     DatasetsHeld { worker: WorkerId, session: u64, held: Arc<[DatasetKey]> },
     Closed { worker: WorkerId, session: u64 },
+    Ask(Question),
 }
 
 /// Where the answer goes.
@@ -159,6 +189,7 @@ pub(super) enum Reply {
     Change(oneshot::Sender<Result<ChangeAnswer, CommandError>>),
     Reserve(oneshot::Sender<Result<Reservation, CommandError>>),
     Join(oneshot::Sender<Result<JoinAnswer, CommandError>>),
+    Tell(oneshot::Sender<Result<Reading, CommandError>>),
     None,
 }
 
@@ -171,6 +202,7 @@ impl Reply {
             Self::Change(reply) => drop(reply.send(Err(error.clone()))),
             Self::Reserve(reply) => drop(reply.send(Err(error.clone()))),
             Self::Join(reply) => drop(reply.send(Err(error.clone()))),
+            Self::Tell(reply) => drop(reply.send(Err(error.clone()))),
             Self::None => {}
         }
     }

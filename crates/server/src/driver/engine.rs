@@ -4,7 +4,11 @@
 use super::{
     DriverSettings, LiveTasks, TaskChanged,
     clock::Clock,
-    command::{CancelAnswer, ChangeAnswer, CommandError, Input, Item, JoinAnswer, NewTaskDraft, Reply, SessionHandle},
+    command::{
+        CancelAnswer, ChangeAnswer, CommandError, Input, Item, JoinAnswer, NewTaskDraft, Question, Reading, Reply,
+        SessionHandle, UsageNow,
+    },
+    idle::IdleGpus,
     ids::TaskIds,
     told::{Look, Told},
     views::Views,
@@ -44,6 +48,7 @@ pub(super) struct Engine {
     sessions: HashMap<WorkerId, Session>,
     views: Arc<Views>,
     told: Told,
+    idle: IdleGpus,
     /// Set while the store cannot be written: when to try next, and after how long again.
     outage: Option<Outage>,
 }
@@ -92,6 +97,7 @@ enum Outcome {
     Reserved(Box<Reservation>),
     NotAllowed(Refusal),
     Joined(JoinAnswer),
+    Read(Box<Reading>),
     Nothing,
 }
 
@@ -116,6 +122,7 @@ impl Engine {
             sessions: HashMap::new(),
             views: Arc::new(Views::new()),
             told: Told::nothing(&restored.completed_by_minute),
+            idle: IdleGpus::default(),
             outage: None,
         };
         info!(incarnation, tasks = restored.tasks.len(), workers = restored.workers.len(), "state restored");
@@ -270,8 +277,15 @@ impl Engine {
             // A worker may have fallen silent.
             self.told.outdate();
         }
-        let outcomes = items.iter().map(|item| self.apply(&item.input, now, &mut turn)).collect();
+        let mut outcomes: Vec<_> = items.iter().map(|item| self.apply(&item.input, now, &mut turn)).collect();
         self.step(now, Event::TurnEnded, None, &mut turn);
+        for (item, outcome) in items.iter().zip(&mut outcomes) {
+            if let Input::Ask(question) = &item.input {
+                // Of what is placed when the turn is over.
+                *outcome = Outcome::Read(Box::new(self.answer(question, now, &turn)));
+            }
+        }
+        turn.writes.extend(self.idle.take_due().into_iter().map(Write::UsageAdd));
         turn.writes.extend(std::mem::take(&mut turn.shares).into_values().map(Write::SharePut));
         turn.look = self.told.look(&self.core, now);
         if let Some(look) = &mut turn.look {
@@ -314,8 +328,11 @@ impl Engine {
                 let event = Event::UndrainRequested { worker: *worker, by: by.clone() };
                 Outcome::Changed(self.step(now, event, *ip, turn).into())
             }
+            // Answered at the end of the turn.
+            Input::Ask(_) => Outcome::Nothing,
             Input::Heard { worker, session, beat } => {
                 if self.is_current(*worker, *session, turn) {
+                    self.count_idle(*worker);
                     self.step(now, Event::WorkerHeard { worker: *worker }, None, turn);
                     let checked = Event::WorkerChecked { worker: *worker, unfit: beat.unfit.clone() };
                     self.step(now, checked, None, turn);
@@ -357,6 +374,31 @@ impl Engine {
                     self.told.outdate();
                 }
                 Outcome::Nothing
+            }
+        }
+    }
+
+    /// What devices did nothing since their worker was last heard.
+    fn count_idle(&mut self, worker: WorkerId) {
+        let Some(session) = self.sessions.get(&worker) else { return };
+        for usage in &session.gpu_usage {
+            let holder = self.core.device_holder(worker, usage.index).and_then(|task| self.specs.get(&task));
+            if let Some(spec) = holder {
+                self.idle.look(spec, usage, session.heard.elapsed());
+            }
+        }
+    }
+
+    fn answer(&self, question: &Question, now: Micros, turn: &Turn) -> Reading {
+        match question {
+            Question::Holdings { user, role } => {
+                let used = self.core.usage_running(now).filter_map(|(task, cpu_ms, gpu_ms)| {
+                    let spec = self.specs.get(&task).or_else(|| turn.submitted.get(&task))?;
+                    Some(UsageRow { cpu_ms, gpu_ms, ..usage_of(spec) })
+                });
+                let used = self.idle.waiting().chain(used).collect();
+                let own = self.core.holding(now, user, *role);
+                Reading::Holdings(UsageNow { own, holdings: self.core.holdings(now), used })
             }
         }
     }
@@ -541,8 +583,8 @@ impl Engine {
                 Effect::PutQuota(record) => turn.writes.push(Write::QuotaPut(record)),
                 Effect::AddUsage { task, cpu_ms, gpu_ms } => {
                     let spec = self.specs.get(&task).or_else(|| turn.submitted.get(&task));
-                    let user_id = spec.expect("the core holds only tasks whose spec the driver holds").user_id.clone();
-                    turn.writes.push(Write::UsageAdd(UsageRow { user_id, cpu_ms, gpu_ms }));
+                    let spec = spec.expect("the core holds only tasks whose spec the driver holds");
+                    turn.writes.push(Write::UsageAdd(UsageRow { cpu_ms, gpu_ms, ..usage_of(spec) }));
                 }
                 Effect::Audit(mut draft) => {
                     draft.ip_address = ip.map(|ip| ip.to_string());
@@ -763,10 +805,16 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
                 drop(reply.send(Err(CommandError::NotAllowed(refusal))));
             }
             (Reply::Join(reply), Outcome::Joined(answer)) => drop(reply.send(Ok(answer))),
+            (Reply::Tell(reply), Outcome::Read(reading)) => drop(reply.send(Ok(*reading))),
             (Reply::None, Outcome::Nothing) => {}
             _ => unreachable!("each input has one kind of outcome"),
         }
     }
+}
+
+/// A row to which use of a task is added.
+pub(super) fn usage_of(spec: &TaskSpec) -> UsageRow {
+    UsageRow { user_id: spec.user_id.clone(), ..UsageRow::default() }
 }
 
 /// What of a task the core knows, but for what it depends on.
@@ -807,6 +855,8 @@ fn core_settings(settings: &DriverSettings, incarnation: u64, epochs_used: u64) 
         epochs_used,
         aging_interval_s: settings.aging_interval_s,
         lost_after_s: settings.lost_after_s,
+        hold_after_s: settings.hold_after_s,
+        prepare_timeout_s: settings.prepare_timeout_s,
         quotas: settings.quotas.clone(),
         preempt_batch: settings.preemption.batch,
         preempt_service: settings.preemption.service,

@@ -7,19 +7,20 @@
 mod clock;
 mod command;
 mod engine;
+mod idle;
 mod ids;
 #[cfg(test)]
 mod tests;
 mod told;
 mod views;
 
-pub use command::{CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle};
+pub use command::{CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle, UsageNow};
 pub use fetchml_scheduler::{ClaimRefusal, Drain, NewReservation, Refusal};
 pub use views::{LiveTasks, TaskChanged};
 
 use crate::limits;
 use clock::Clock;
-use command::{Input, Item, Reply};
+use command::{Input, Item, Question, Reading, Reply};
 use fetchml_api::{
     AttemptId, DatasetKey, HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role, SchedulerStatus,
     TaskId, Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
@@ -53,10 +54,14 @@ pub struct DriverSettings {
     pub aging_interval_s: i64,
     /// Lease of a worker's attempts, seconds.
     pub lost_after_s: i64,
-    /// Quotas of roles, where none are set by the API.
-    pub quotas: BTreeMap<Role, Quota>,
     /// Which tasks may be stopped for others.
     pub preemption: Preemption,
+    /// How long a task waits before workers are held for it, seconds.
+    pub hold_after_s: i64,
+    /// Time in which all nodes of a gang must be ready, seconds.
+    pub prepare_timeout_s: i64,
+    /// Quotas of roles and users, where none are set by the API.
+    pub quotas: BTreeMap<QuotaScope, Quota>,
     /// Keeps the incarnation outside the database, so that a restored backup cannot reissue epochs.
     pub incarnation_file: PathBuf,
 }
@@ -268,6 +273,15 @@ impl Driver {
         self.change(Input::Undrain { worker, by: by.to_owned(), ip }).await
     }
 
+    /// What users hold now, and what their current attempts have used so far; for `user`, in `role`.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn usage(&self, user: &str, role: Role) -> Result<UsageNow, CommandError> {
+        let Reading::Holdings(usage) = self.ask(Question::Holdings { user: user.to_owned(), role }).await?;
+        Ok(usage)
+    }
+
     /// Opens a worker's session. Messages for the worker go to `session` from then on.
     ///
     /// # Errors
@@ -322,6 +336,12 @@ impl Driver {
     async fn change(&self, input: Input) -> Result<ChangeAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.offer(Item { input, reply: Reply::Change(reply) })?;
+        answer.await.unwrap_or(Err(CommandError::ShuttingDown))
+    }
+
+    async fn ask(&self, question: Question) -> Result<Reading, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.offer(Item { input: Input::Ask(question), reply: Reply::Tell(reply) })?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 

@@ -28,6 +28,8 @@ impl Bench {
         let settings = DriverSettings {
             aging_interval_s: 1_800,
             lost_after_s: 600,
+            hold_after_s: 900,
+            prepare_timeout_s: 1_800,
             quotas: BTreeMap::new(),
             preemption: Preemption::default(),
             incarnation_file: dir.path().join("incarnation"),

@@ -125,10 +125,21 @@ fn draft(at: Micros, kind: &'static str, entity: String, shown: &impl Serialize)
 
 /// Whether streams need not be told: a sign of life alone is no news.
 fn is_same(told: &Worker, worker: &Worker) -> bool {
-    let Worker { id, name, connected_at, last_heartbeat: _, capabilities, slots, active_tasks, status, datasets: _ } =
-        worker;
+    let Worker {
+        id,
+        name,
+        connected_at,
+        last_heartbeat: _,
+        capabilities,
+        slots,
+        active_tasks,
+        status,
+        unfit,
+        datasets: _,
+    } = worker;
     *id == told.id
         && *status == told.status
+        && *unfit == told.unfit
         && *connected_at == told.connected_at
         && *slots == told.slots
         && *active_tasks == told.active_tasks

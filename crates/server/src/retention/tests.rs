@@ -575,6 +575,8 @@ async fn a_second_collection_is_refused_until_the_first_has_ended() {
     let settings = crate::driver::DriverSettings {
         aging_interval_s: 1_800,
         lost_after_s: 600,
+        hold_after_s: 900,
+        prepare_timeout_s: 1_800,
         quotas: BTreeMap::new(),
         preemption: crate::driver::Preemption::default(),
         incarnation_file: lab.dir.path().join("incarnation"),

@@ -13,10 +13,12 @@ mod keys;
 mod logs;
 mod metrics;
 mod queue;
+mod quotas;
 mod scheduler;
 mod secrets;
 mod snapshots;
 mod tasks;
+mod usage;
 
 pub(crate) use snapshots::hash_of;
 
@@ -52,6 +54,13 @@ fn route(operation: Operation) -> Route {
         Operation::CheckpointPut => routes!(checkpoints::put_checkpoint),
         Operation::GcRun => routes!(gc::run_gc),
         Operation::GcShow => routes!(gc::show_gc),
+        Operation::JobPriority => routes!(scheduler::priority::set_priority),
+        Operation::WorkerDrain => routes!(scheduler::workers::drain_worker),
+        Operation::WorkerUndrain => routes!(scheduler::workers::undrain_worker),
+        Operation::UsageShow => routes!(usage::show_usage),
+        Operation::QuotaList => routes!(quotas::list_quotas),
+        Operation::QuotaPut => routes!(quotas::put_quota),
+        Operation::QuotaDelete => routes!(quotas::delete_quota),
         Operation::MetricsShow => routes!(metrics::show_metrics),
         Operation::DatasetList => routes!(datasets::list_datasets),
         Operation::DatasetCreate => routes!(datasets::create_dataset),

@@ -20,6 +20,7 @@ fn path_of(operation: Operation) -> (Method, String) {
         .replace("{snapshotId}", &format!("sha256:{}", "a".repeat(64)))
         .replace("{sha256}", &"a".repeat(64))
         .replace("{path}", "dir/file")
+        .replace("{scope}/{name}", "roles/nobody")
         .replace("{name}", "NAME");
     (method.to_uppercase().parse().unwrap(), path)
 }

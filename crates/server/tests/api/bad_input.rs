@@ -212,6 +212,10 @@ pub(crate) async fn query_parameters() {
     admin.delete(&format!("/v1/tasks/{id}?purge=maybe")).await.error(400, ErrorCode::BadRequest);
     admin.post("/v1/tasks?strict=maybe", &small()).await.error(400, ErrorCode::BadRequest);
     admin.post("/v1/admin/gc?dry_run=maybe", &json!({})).await.error(400, ErrorCode::BadRequest);
+    for query in ["force=maybe", "declare_dead=1.5", "force=true&force=true"] {
+        admin.delete(&format!("/v1/scheduler/workers/{NOBODY}?{query}")).await.error(400, ErrorCode::BadRequest);
+    }
+    admin.get("/v1/usage?user_id=%00").await.error(400, ErrorCode::BadRequest);
     admin.get(&format!("/v1/tasks/{id}/logs?attempt={NOBODY}")).await.error(404, ErrorCode::NotFound);
 }
 

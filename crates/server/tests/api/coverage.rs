@@ -3,7 +3,7 @@
 
 use crate::{
     arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, gc, health, keys, logs,
-    metrics, queue, scheduler, secrets, snapshots, tasks,
+    metrics, queue, quotas, scheduler, secrets, snapshots, tasks, usage,
 };
 use fetchml_server::Operation;
 
@@ -124,6 +124,26 @@ fn cases(operation: Operation) -> Cases {
             secrets::nobody_else_is_given_any,
             secrets::what_a_worker_asks_is_checked,
         ),
+        O::JobPriority => all(
+            scheduler::priority::changes_while_it_has_not_ended,
+            scheduler::priority::belongs_to_the_owner,
+            scheduler::priority::that_cannot_be,
+        ),
+        O::WorkerDrain => all(
+            scheduler::drain::takes_nothing_new_and_may_be_taken_back,
+            scheduler::drain::unknown_ones_are_404,
+            bad_input::query_parameters,
+        ),
+        O::WorkerUndrain => Cases {
+            missing: Some(scheduler::drain::unknown_ones_are_404),
+            ..plain(scheduler::drain::takes_nothing_new_and_may_be_taken_back)
+        },
+        O::UsageShow => Cases { bad_input: Some(bad_input::query_parameters), ..plain(usage::is_counted_and_shown) },
+        O::QuotaList => plain(quotas::are_set_listed_and_removed),
+        O::QuotaPut => all(quotas::are_set_listed_and_removed, quotas::for_nobody_are_404, quotas::that_cannot_be),
+        O::QuotaDelete => {
+            Cases { missing: Some(quotas::for_nobody_are_404), ..plain(quotas::are_set_listed_and_removed) }
+        }
         O::WorkerConnect => Cases { bad_input: Some(connect::without_upgrade), ..plain(connect::a_worker_joins) },
     }
 }

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 const NOT_YET: &[&str] = &[
     "DELETE /v1/jupyter/services/{serviceId}",
     "DELETE /v1/plugins/{pluginName}/config",
-    "DELETE /v1/scheduler/workers/{workerId}",
     "GET /v1/audit/chain-root",
     "GET /v1/audit/events",
     "GET /v1/experiments",
@@ -20,7 +19,7 @@ const NOT_YET: &[&str] = &[
     "GET /v1/tasks 200.tasks[].plugin_status",
     "GET /v1/tasks/{taskId} 200.plugin_status",
     "GET /ws",
-    "PATCH /v1/scheduler/jobs/{jobId}/priority",
+    "PATCH /v1/scheduler/jobs/{jobId}/priority 200.plugin_status",
     "POST /v1/audit/verify",
     "POST /v1/experiments",
     "POST /v1/jupyter/services",

@@ -21,11 +21,13 @@ mod life;
 mod logs;
 mod metrics;
 mod queue;
+mod quotas;
 mod reports;
 mod scheduler;
 mod secrets;
 mod snapshots;
 mod tasks;
+mod usage;
 
 use fetchml_api::link::{Assignment, Outcome};
 use fetchml_testkit::{CheckedClient, DEADLINE, LinkWorker, TestServer};

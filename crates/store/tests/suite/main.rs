@@ -106,6 +106,8 @@ on_both![
     records::numbers_over_63_bits_are_refused,
     records::change_rows_are_numbered_and_paged,
     records::restore_gives_what_lives,
+    records::usage_adds_up_by_user_and_experiment,
+    records::quotas_read_back_by_scope,
     records::reservations_are_kept_as_they_change_and_given_back_while_they_live,
     tasks::completed_tasks_of_the_last_day_are_counted_by_minute,
     secrets::a_secret_has_one_current_value,

@@ -2,11 +2,36 @@
 
 use crate::{Fixture, build::*};
 use fetchml_api::{
-    AttemptEpoch, AttemptPhase, AttemptRecord, Checkpoint, KeyId, Micros, RegisteredDataset, ReservationRecord,
-    ReservationStatus, TaskState, TaskStatus,
+    AttemptEpoch, AttemptPhase, AttemptRecord, Checkpoint, KeyId, Micros, Quota, QuotaRecord, QuotaScope,
+    RegisteredDataset, ReservationRecord, ReservationStatus, Role, TaskState, TaskStatus,
 };
-use fetchml_store::{StoreError, StoredTask, TaskFilter, Write};
+use fetchml_store::{StoreError, StoredTask, TaskFilter, UsageRow, Write};
 use std::sync::Arc;
+
+pub(crate) async fn usage_adds_up_by_user_and_experiment(fixture: Fixture) {
+    let row = |user: &str, experiment: Option<&str>, ms| UsageRow {
+        user_id: user.into(),
+        experiment_id: experiment.map(Into::into),
+        cpu_ms: ms,
+        gpu_ms: 2 * ms,
+        idle_gpu_ms: 3 * ms,
+    };
+    let store = &fixture.store;
+    let writes = [row("ann", None, 1), row("ann", Some("e"), 10), row("ann", None, 100), row("bob", None, 7)];
+    store.commit(writes.map(Write::UsageAdd).into()).await.unwrap();
+    assert_eq!(store.usage().await.unwrap(), [row("ann", None, 101), row("ann", Some("e"), 10), row("bob", None, 7)]);
+}
+
+pub(crate) async fn quotas_read_back_by_scope(fixture: Fixture) {
+    let record = |scope, gpus| QuotaRecord { scope, quota: Quota { gpus: Some(gpus), ..Quota::default() } };
+    let (ann, role) = (QuotaScope::User("ann".into()), QuotaScope::Role(Role::User));
+    let writes = [record(ann.clone(), 1), record(role.clone(), 2), record(ann.clone(), 3)];
+    let store = &fixture.store;
+    store.commit(writes.map(Write::QuotaPut).into()).await.unwrap();
+    let quotas = [record(role, 2), record(ann, 3)];
+    assert_eq!(store.quotas().await.unwrap(), quotas);
+    assert_eq!(store.restore().await.unwrap().quotas, quotas);
+}
 
 pub(crate) async fn a_task_reads_back_as_written(fixture: Fixture) {
     let store = &fixture.store;

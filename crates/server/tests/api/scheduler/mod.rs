@@ -1,3 +1,5 @@
+pub(crate) mod drain;
+pub(crate) mod priority;
 pub(crate) mod reservations;
 pub(crate) mod status;
 pub(crate) mod stream;

@@ -1,0 +1,105 @@
+//! Steering the scheduler from the command line, and what it promises to those who wait.
+
+use crate::support::{DEADLINE, Lab, eventually, shown};
+use fetchml_api::{CreateTaskRequest, TaskId, TaskStatus};
+use serde_json::Value;
+
+async fn json(lab: &Lab, arguments: &[&str]) -> Value {
+    serde_json::from_str(&lab.output(arguments).await).expect("JSON")
+}
+
+async fn submit(lab: &Lab, script: &str, gpu: i32) -> TaskId {
+    let request = CreateTaskRequest {
+        job_name: "task".into(),
+        entrypoint: Some("bash".into()),
+        args: Some(format!("-c '{script}'")),
+        gpu: Some(gpu),
+        ..CreateTaskRequest::default()
+    };
+    lab.client().submit(&request, true).await.expect("a task").id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_is_drained_shown_and_taken_back() {
+    let mut lab = Lab::new();
+    lab.serve().await;
+    lab.worker_with(1, &["--name", "box", "--slots", "2"]).await;
+    let (marker, goes_on) = (lab.path("go"), lab.path("goes_on"));
+    let script = format!("touch {}; while [ ! -e {} ]; do sleep 0.1; done", goes_on.display(), marker.display());
+    let running = submit(&lab, &script, 0).await;
+    lab.until(running, TaskStatus::Running).await;
+
+    let left = json(&lab, &["drain", "box", "--no-wait", "--json"]).await;
+    assert_eq!(left["active_tasks"], serde_json::json!([running]));
+    let waiting = submit(&lab, "true", 0).await;
+    let mut command = lab.command(&["drain", "box"]);
+    command.stdout(std::process::Stdio::null());
+    let mut draining = lab.spawn("drain", command);
+    eventually("the drain says what is left", DEADLINE, async || {
+        draining.stderr().contains("1 task left").then_some(())
+    })
+    .await;
+    assert!(!draining.has_ended(), "it waits until the worker is empty");
+    std::fs::write(&marker, "").unwrap();
+    assert_eq!(draining.wait().await, Some(0), "{}", draining.stderr());
+    assert!(draining.stderr().contains("worker box is empty"), "{}", draining.stderr());
+    assert_eq!(lab.client().task(running).await.unwrap().status, TaskStatus::Completed);
+    assert_eq!(lab.client().task(waiting).await.unwrap().status, TaskStatus::Queued);
+    lab.output(&["undrain", "box"]).await;
+    lab.until(waiting, TaskStatus::Completed).await;
+
+    let unknown = lab.run(&["drain", "bix"]).await;
+    assert_eq!(unknown.status.code(), Some(5), "{}", shown(&unknown));
+    let dead = lab.run(&["drain", "box", "--declare-dead"]).await;
+    assert!(String::from_utf8_lossy(&dead.stderr).contains("it is not dead"), "{}", shown(&dead));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_by_force_moves_what_runs() {
+    let mut lab = Lab::new();
+    lab.serve().await;
+    lab.worker_with(1, &["--name", "one", "--slots", "1"]).await;
+    let task = submit(&lab, "sleep 600", 0).await;
+    lab.until(task, TaskStatus::Running).await;
+    lab.worker_with(2, &["--name", "two", "--slots", "1"]).await;
+    lab.output(&["drain", "one", "--force"]).await;
+    let moved = eventually("it runs on the other", DEADLINE, async || {
+        let task = lab.client().task(task).await.ok()?;
+        (task.status == TaskStatus::Running && task.node_assignments.len() == 1).then_some(task)
+    })
+    .await;
+    assert_eq!((moved.retry_count, moved.requeue_count), (0, 0), "at no cost");
+    lab.output(&["cancel", &task.to_string()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn priorities_quotas_and_usage_by_the_command_line() {
+    let mut lab = Lab::new();
+    std::fs::write(lab.path("config.toml"), "[quotas.roles.admin]\nrunning = 3\n").unwrap();
+    let config = lab.path("config.toml");
+    lab.serve_with(&["--config", config.to_str().unwrap()]);
+    lab.serve().await;
+    let task = submit(&lab, "exit 0", 0).await;
+    let id = task.to_string();
+    assert_eq!(json(&lab, &["priority", &id, "8", "--json"]).await["priority"], 8);
+    for bad in ["0", "11", "x"] {
+        assert_eq!(lab.run(&["priority", &id, bad]).await.status.code(), Some(2), "{bad}");
+    }
+    lab.output(&["quota", "set", "--user", "admin", "--running", "1", "--gpus", "2"]).await;
+    let listed = json(&lab, &["quota", "ls", "--json"]).await;
+    assert_eq!(
+        listed["quotas"][0],
+        serde_json::json!({"role": "admin", "source": "configuration", "quota": {"running": 3}})
+    );
+    let usage = json(&lab, &["usage", "--json"]).await;
+    assert_eq!(usage["holdings"][0]["quota"], serde_json::json!({"running": 1, "gpus": 2}));
+    assert!(lab.output(&["usage"]).await.contains("0 of 1"));
+    assert!(lab.output(&["quota", "ls"]).await.contains("configuration"));
+    assert_eq!(lab.run(&["quota", "set", "--user", "admin"]).await.status.code(), Some(2));
+    lab.output(&["quota", "rm", "--user", "admin"]).await;
+    assert_eq!(lab.run(&["quota", "rm", "--user", "admin"]).await.status.code(), Some(5), "there is none");
+    lab.worker(1).await;
+    lab.until(task, TaskStatus::Completed).await;
+    let ended = lab.run(&["priority", &id, "5"]).await;
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("has ended"), "{}", shown(&ended));
+}

@@ -43,6 +43,7 @@ mod logs;
 mod metrics;
 mod namespace;
 mod network;
+mod preemption;
 mod provenance;
 mod proxy;
 mod reservations;

@@ -248,6 +248,9 @@ pub struct NodeRecord {
 /// One try of a task.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AttemptRecord {
+    /// The task for which it is being stopped, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preempted_for: Option<TaskId>,
     /// The attempt.
     pub id: AttemptId,
     /// Its task.

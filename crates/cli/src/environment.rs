@@ -30,6 +30,12 @@ pub(crate) const AGING_INTERVAL: &str = "FETCHML_AGING_INTERVAL";
 pub(crate) const HOLD_AFTER: &str = "FETCHML_HOLD_AFTER";
 /// Time in which all nodes of a task must be ready, seconds.
 pub(crate) const PREPARE_TIMEOUT: &str = "FETCHML_PREPARE_TIMEOUT";
+/// Whether tasks in batch slots may be stopped for others.
+pub(crate) const PREEMPT_BATCH: &str = "FETCHML_PREEMPT_BATCH";
+/// Whether those in service slots may be.
+pub(crate) const PREEMPT_SERVICE: &str = "FETCHML_PREEMPT_SERVICE";
+/// How long what was stopped so is spared, seconds.
+pub(crate) const PREEMPT_COOLDOWN: &str = "FETCHML_PREEMPT_COOLDOWN";
 /// Allows plain HTTP off loopback.
 pub(crate) const ALLOW_PLAIN_HTTP: &str = "FETCHML_ALLOW_PLAIN_HTTP";
 /// Days that the files of ended tasks are kept.

@@ -228,6 +228,7 @@ impl<'a> Bench<'a> {
             quotas: Vec::new(),
             reservations: Vec::new(),
             ended: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
         };
         let started = Instant::now();
         let core = Scheduler::restore(Settings { incarnation: 2, ..Settings::default() }, self.now, rows);

@@ -8,6 +8,14 @@ use uuid::Uuid;
 pub(crate) struct Attempt {
     pub(crate) record: AttemptRecord,
     pub(crate) holding: Holding,
+    /// When it left its last checkpoint.
+    pub(crate) checkpoint_at: Option<Micros>,
+}
+
+impl Attempt {
+    pub(crate) const fn new(record: AttemptRecord, holding: Holding) -> Self {
+        Self { record, holding, checkpoint_at: None }
+    }
 }
 
 /// What an attempt holds of its worker. Volatile: a restart derives it from phases and epochs.

@@ -23,6 +23,8 @@ pub(crate) enum Action {
     Requeue,
     /// A user gave it another priority.
     Priority,
+    /// It is to be stopped for another task.
+    Preempt,
     /// A user asked to stop it while it was on a worker.
     CancelRequest,
     /// Ended well.
@@ -36,7 +38,7 @@ pub(crate) enum Action {
 impl Action {
     const fn kind(self) -> AuditKind {
         match self {
-            Self::Submit | Self::Retry | Self::Requeue | Self::Priority => AuditKind::JobQueued,
+            Self::Submit | Self::Retry | Self::Requeue | Self::Priority | Self::Preempt => AuditKind::JobQueued,
             Self::Start => AuditKind::JobStarted,
             Self::CancelRequest | Self::Complete | Self::Fail | Self::Cancel => AuditKind::JobCompleted,
         }
@@ -49,6 +51,7 @@ impl Action {
             Self::Retry => "retry",
             Self::Requeue => "requeue",
             Self::Priority => "priority",
+            Self::Preempt => "preempt",
             Self::CancelRequest => "cancel_request",
             Self::Complete => "complete",
             Self::Fail => "fail",
@@ -72,7 +75,7 @@ pub(crate) fn draft(
     put("status", state.status.as_str().to_owned());
     match action {
         Action::Submit | Action::Priority => put("priority", state.priority.to_string()),
-        Action::Start | Action::CancelRequest => {}
+        Action::Start | Action::Preempt | Action::CancelRequest => {}
         Action::Retry | Action::Requeue | Action::Complete | Action::Fail | Action::Cancel => {
             put("retry_count", state.retry_count.to_string());
             put("requeue_count", state.requeue_count.to_string());

@@ -211,9 +211,11 @@ impl Scheduler {
     }
 
     /// Whether the core asked for the end of an attempt that was to run elsewhere.
-    fn was_evicted(&self, record: &AttemptRecord) -> bool {
+    pub(crate) fn was_evicted(&self, record: &AttemptRecord) -> bool {
         let evicts = |id| self.fleet.get(id).is_some_and(|worker| worker.record.evicting);
-        evicts(record.worker_id) || record.nodes.iter().any(|node| evicts(node.worker_id))
+        record.preempted_for.is_some()
+            || evicts(record.worker_id)
+            || record.nodes.iter().any(|node| evicts(node.worker_id))
     }
 
     /// Queues a task again after a failed attempt; time in backoff is not queued time.

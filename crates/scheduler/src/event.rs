@@ -213,6 +213,11 @@ pub enum Event {
         /// What happened.
         report: Report,
     },
+    /// An attempt left a checkpoint, which is stored.
+    CheckpointSaved {
+        /// The attempt.
+        attempt: AttemptId,
+    },
     /// A task, just submitted or restored, needs data sets: it goes rather where they are.
     DatasetsWanted {
         /// The task.

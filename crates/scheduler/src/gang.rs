@@ -154,7 +154,7 @@ impl Scheduler {
             });
         }
         self.timers.set(Timer::PrepareEnds(id), None, self.prepare_ends(&record));
-        self.attempts.insert(id, crate::attempt::Attempt { record, holding });
+        self.attempts.insert(id, crate::attempt::Attempt::new(record, holding));
         if holds {
             self.begin_holding(task);
         }

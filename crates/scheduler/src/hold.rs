@@ -5,12 +5,22 @@
 //! Holds are volatile: after a restart they are made again, from what waits and what runs.
 
 use crate::{Effect, Scheduler, attempt::Holding, fleet::Place, limits, queue::Head};
-use fetchml_api::{Demand, Micros, SlotKind, TaskId, TaskStatus, WorkerId};
+use fetchml_api::{AttemptId, Demand, Micros, SlotKind, TaskId, TaskStatus, WorkerId};
+use std::collections::BTreeSet;
 
 /// The workers that are held for a task.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Hold {
     pub(crate) workers: Vec<WorkerId>,
+    /// Attempts that are being stopped so that the task can start.
+    pub(crate) victims: BTreeSet<AttemptId>,
+}
+
+impl Hold {
+    /// Whether the task starts as soon as something is dead that is being stopped: nothing may come in between.
+    pub(crate) fn preempts(&self) -> bool {
+        !self.victims.is_empty()
+    }
 }
 
 /// For whom a worker is held, and what that task needs of it.
@@ -47,7 +57,7 @@ impl Scheduler {
     }
 
     fn make_holds(&mut self, kind: SlotKind) {
-        if self.holds.len() >= limits::HOLDS_MAX || self.queues.depth(kind) == 0 {
+        if self.plain_holds() >= limits::HOLDS_MAX || self.queues.depth(kind) == 0 {
             return;
         }
         let mut contest = self.contest(kind, None);
@@ -58,13 +68,17 @@ impl Scheduler {
                 for &worker in &workers {
                     self.fleet.change(worker, |worker| worker.held_for = Some(held.clone()));
                 }
-                self.holds.insert(head.task(), Hold { workers });
-                if self.holds.len() >= limits::HOLDS_MAX {
+                self.holds.insert(head.task(), Hold { workers, victims: BTreeSet::new() });
+                if self.plain_holds() >= limits::HOLDS_MAX {
                     return;
                 }
             }
             contest.go_on(&self.queues, head, self.share(head.user));
         }
+    }
+
+    fn plain_holds(&self) -> usize {
+        self.holds.values().filter(|hold| !hold.preempts()).count()
     }
 
     /// The workers to hold for a head, if it has waited long enough, fits nowhere now, and some could
@@ -150,7 +164,8 @@ impl Scheduler {
 
     /// Places on held workers what will have ended before they are needed.
     pub(crate) fn backfill(&mut self, kind: SlotKind, effects: &mut Vec<Effect>) {
-        let starts = self.holds.iter().filter_map(|(&id, hold)| Some((self.projected_start(id)?, hold)));
+        let plain = self.holds.iter().filter(|(_, hold)| !hold.preempts());
+        let starts = plain.filter_map(|(&id, hold)| Some((self.projected_start(id)?, hold)));
         let mut held: Vec<(WorkerId, Micros)> =
             starts.flat_map(|(start, hold)| hold.workers.iter().map(move |&worker| (worker, start))).collect();
         held.retain(|(id, start)| {
@@ -204,8 +219,12 @@ impl Scheduler {
 
     /// Panics unless holds and workers say the same.
     pub(crate) fn assert_holds(&self) {
-        assert!(self.holds.len() <= limits::HOLDS_MAX);
+        assert!(self.plain_holds() <= limits::HOLDS_MAX);
+        assert!(self.holds.len() - self.plain_holds() <= limits::PREEMPTIONS_MAX);
         for (id, hold) in &self.holds {
+            for victim in hold.victims.iter().filter_map(|victim| self.attempts.get(victim)) {
+                assert_eq!(victim.record.preempted_for, Some(*id), "what is stopped for {id} is marked");
+            }
             let task = &self.tasks[id];
             assert_eq!(task.status, TaskStatus::Queued, "{id} has a hold and waits");
             let head = self.head_of(*id);

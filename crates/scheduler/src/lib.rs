@@ -22,6 +22,7 @@ mod intern;
 mod invariants;
 pub mod limits;
 mod placement;
+mod preemption;
 mod queue;
 mod quota;
 mod report;
@@ -60,7 +61,8 @@ use timers::Timers;
 /// The core. Holds every task that has not ended, their current attempts, and all workers.
 ///
 /// Volatile, and so not in [`Scheduler::durable_state`]: link state, last sign of life and leases of
-/// workers, holds, their mean slot occupancy, which attempts are assigned ahead, patience with those, and data sets.
+/// workers, holds, when attempts left checkpoints, mean slot occupancy, which attempts are assigned ahead, patience
+/// with those, and data sets.
 #[derive(Debug)]
 pub struct Scheduler {
     settings: Settings,
@@ -81,6 +83,10 @@ pub struct Scheduler {
     fleet: Fleet,
     datasets: Datasets,
     holds: BTreeMap<TaskId, Hold>,
+    /// When it was last looked for whom something has to be stopped.
+    preempted_at: Option<Micros>,
+    /// When it is looked again, because it is too early now.
+    preempts_at: Option<Micros>,
     reservations: Reservations,
     timers: Timers,
 }
@@ -102,6 +108,8 @@ impl Scheduler {
             fleet: Fleet::new(&settings),
             datasets: Datasets::default(),
             holds: BTreeMap::new(),
+            preempted_at: None,
+            preempts_at: None,
             reservations: Reservations::default(),
             timers: Timers::default(),
             settings,
@@ -143,6 +151,7 @@ impl Scheduler {
                 let fence = report::Fence { worker, attempt, task, epoch };
                 self.on_attempt_reported(fence, report, effects)
             }
+            Event::CheckpointSaved { attempt } => self.on_checkpoint_saved(attempt),
             Event::DatasetsWanted { task, datasets } => self.on_datasets_wanted(task, datasets),
             Event::DatasetsHeld { worker, datasets } => self.on_datasets_held(worker, datasets),
             Event::TimePassed => self.on_time_passed(effects),
@@ -163,9 +172,13 @@ impl Scheduler {
     }
 
     /// The earliest instant at which [`Event::TimePassed`] will do something: the end of a backoff, of
-    /// a lease, of patience with an attempt assigned ahead, of a reservation, or of a worker's silence. At once while something is
+    /// a lease, of patience with an attempt assigned ahead, of a reservation, or of a worker's silence, or when to look
+    /// again for whom something has to be stopped. At once while something is
     /// left to follow from what has ended.
     pub fn next_deadline(&self) -> Option<Micros> {
-        if self.groups.are_settled() { self.timers.next() } else { Some(self.now) }
+        if !self.groups.are_settled() {
+            return Some(self.now);
+        }
+        self.timers.next().into_iter().chain(self.preempts_at).min()
     }
 }

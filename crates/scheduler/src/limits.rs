@@ -27,6 +27,12 @@ pub const RESERVATION_COLLECTS_S: i64 = 24 * 3_600;
 pub const COLLECT_PASSES_MAX: usize = 3;
 /// Heads looked at in one turn for whether they need a hold.
 pub const HOLD_LOOKS_MAX: usize = 64;
+/// How often it is looked for whom something has to be stopped, microseconds.
+pub const PREEMPT_EVERY: i64 = SECOND;
+/// Heads looked at each time, by kind of slot.
+pub const PREEMPT_LOOKS_MAX: usize = 32;
+/// Tasks for which something is being stopped at the same time.
+pub const PREEMPTIONS_MAX: usize = 16;
 /// Tasks of one queue that are tried for backfill.
 pub const BACKFILL_TRIES_MAX: usize = 100;
 /// Tasks looked at for backfill in one turn.

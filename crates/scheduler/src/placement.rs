@@ -25,12 +25,16 @@ impl Scheduler {
         self.review_reservations(effects);
         self.review_holds();
         self.place_held(effects);
+        self.review_preemptions();
         for kind in [SlotKind::Service, SlotKind::Batch] {
             self.place(kind, effects);
             self.backfill(kind, effects);
         }
+        let before = effects.len();
+        self.preempt(effects);
+        let stops = effects.len() > before;
         self.place_ahead(effects);
-        if self.epochs_used == epochs_before && settled { Answer::Unchanged } else { Answer::Done }
+        if self.epochs_used == epochs_before && settled && !stops { Answer::Unchanged } else { Answer::Done }
     }
 
     /// Places heads in the order of the contest. One that fits nowhere stops its shape until there is
@@ -183,6 +187,7 @@ impl Scheduler {
             ended_at: None,
             outcome: None,
             nodes,
+            preempted_for: None,
         };
         effects.push(Effect::PutAttempt(record.clone()));
         self.put_task(id, effects);
@@ -190,7 +195,7 @@ impl Scheduler {
 
         let patience_ends = self.patience_ends();
         self.timers.set(Timer::PatienceEnds(attempt), None, Some(patience_ends));
-        self.attempts.insert(attempt, Attempt { record, holding: Holding::Ahead { patience_ends } });
+        self.attempts.insert(attempt, Attempt::new(record, Holding::Ahead { patience_ends }));
         let prepare_ends = self.prepare_ends(&self.attempts[&attempt].record);
         self.timers.set(Timer::PrepareEnds(attempt), None, prepare_ends);
         for worker in workers {

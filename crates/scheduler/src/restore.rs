@@ -34,6 +34,8 @@ pub struct Rows {
     /// Tasks and arrays that blocked tasks depend on and that have ended, and arrays of which some tasks have: whether all
     /// of that ended well.
     pub ended: BTreeMap<TaskId, bool>,
+    /// When current attempts left their last checkpoints.
+    pub checkpoints: BTreeMap<AttemptId, Micros>,
 }
 
 /// What of the core outlives a restart. Left out, being volatile: link state, last sign of life,
@@ -94,6 +96,7 @@ impl Scheduler {
         }
         core.restore_needs(waiting, &rows.ended);
         core.restore_attempts(rows.attempts);
+        core.restore_checkpoints(&rows.checkpoints);
         for (id, task) in &core.tasks {
             assert_eq!(task.status.is_active(), task.attempt().is_some(), "an active task has an attempt: {id}");
             let known = task.attempt().is_none_or(|attempt| core.attempts.contains_key(&attempt));
@@ -180,7 +183,7 @@ impl Scheduler {
             let holding =
                 if phase >= AttemptPhase::Collecting { Holding::Nothing } else { Holding::Ahead { patience_ends } };
             let (task, charged) = (record.task_id, share::is_charged(&record, demand));
-            self.attempts.insert(id, Attempt { record, holding });
+            self.attempts.insert(id, Attempt::new(record, holding));
             if phase < AttemptPhase::Collecting {
                 self.begin_holding(task);
             }

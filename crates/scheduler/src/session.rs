@@ -176,7 +176,7 @@ impl Scheduler {
         for attempt in self.attempts_of(id) {
             let record = &self.attempts[&attempt].record;
             let task = record.task_id;
-            let cancelled = self.tasks[&task].cancelled_by().is_some();
+            let (cancelled, preempted) = (self.tasks[&task].cancelled_by().is_some(), record.preempted_for.is_some());
             if self.is_gang(attempt) {
                 if !self.reconcile_node(attempt, id, present.contains(&attempt), cancelled, effects) {
                     self.node_lost(attempt, id, "the worker came back without the task", effects);
@@ -187,9 +187,12 @@ impl Scheduler {
                 if cancelled {
                     let message = Message::Cancel { attempt, cause: FailureCause::Cancelled };
                     effects.push(Effect::Send { worker: id, message });
-                } else if evicting {
+                } else if evicting || preempted {
                     self.evict(attempt, effects);
                 }
+            } else if record.phase == AttemptPhase::Assigned && preempted && !cancelled {
+                // It never arrived, and is not to any more.
+                self.on_returned(attempt, effects);
             } else if record.phase == AttemptPhase::Assigned && !cancelled && !evicting {
                 effects.push(gang::assignment(record, id));
             } else {

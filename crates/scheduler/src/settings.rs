@@ -25,6 +25,12 @@ pub struct Settings {
     pub hold_after_s: i64,
     /// Time in which all nodes of a gang must be ready, seconds.
     pub prepare_timeout_s: i64,
+    /// Whether tasks in batch slots may be stopped for others of higher priority.
+    pub preempt_batch: bool,
+    /// Whether those in service slots may be.
+    pub preempt_service: bool,
+    /// What was stopped so runs for at least so long before it is stopped again, seconds.
+    pub preempt_cooldown_s: i64,
     /// Quotas of roles and users, where none are set.
     pub quotas: BTreeMap<QuotaScope, Quota>,
     /// Only workers whose mean slot occupancy is below this get work ahead, milliseconds.
@@ -44,6 +50,9 @@ impl Default for Settings {
             prefetch_short_ms: 2_000,
             hold_after_s: 900,
             prepare_timeout_s: 1_800,
+            preempt_batch: false,
+            preempt_service: false,
+            preempt_cooldown_s: 600,
             quotas: BTreeMap::from([(
                 QuotaScope::Role(Role::User),
                 Quota { max_priority: Some(7), ..Quota::default() },
@@ -56,6 +65,11 @@ impl Settings {
     /// How long a task waits before workers are held for it, microseconds.
     pub(crate) fn hold_after(&self) -> i64 {
         self.hold_after_s.max(0).saturating_mul(SECOND)
+    }
+
+    /// How long what was stopped for others is spared, microseconds.
+    pub(crate) fn preempt_cooldown(&self) -> i64 {
+        self.preempt_cooldown_s.max(0).saturating_mul(SECOND)
     }
 
     /// The aging interval in microseconds, at least one second.

@@ -154,6 +154,32 @@ impl Worker {
             && self.memory_free() >= u64::from(demand.memory_gb)
     }
 
+    /// The devices that this would get if these attempts, which need so much each, held nothing here any more; none
+    /// when there were no room even so.
+    pub(crate) fn room_without(
+        &self,
+        gone: &BTreeMap<AttemptId, &Demand>,
+        demand: &Demand,
+        gpu_tokens: &[String],
+    ) -> Option<Vec<u32>> {
+        let mut used = self.used;
+        for demand in gone.values() {
+            used.subtract(demand);
+        }
+        let has = &self.record.capabilities;
+        let slots = self.slots_total(demand.slot).saturating_sub(*used.slots.of(demand.slot));
+        let cpu = u64::from(has.cpu_cores).saturating_sub(used.cpu);
+        let memory = u64::from(has.memory_gb).saturating_sub(used.memory_gb);
+        if slots == 0 || cpu < u64::from(demand.cpu) || memory < u64::from(demand.memory_gb) {
+            return None;
+        }
+        let is_free = |device: &Device| device.available && device.owner.is_none_or(|owner| gone.contains_key(&owner));
+        let free = self.devices_for(demand.reservation).filter(|(_, d)| is_free(d));
+        let free = free.filter(|(_, d)| gpu::matches(&d.tokens, gpu_tokens));
+        let indexes: Vec<u32> = free.map(|(index, _)| index).take(demand.gpu as usize).collect();
+        (indexes.len() == demand.gpu as usize).then_some(indexes)
+    }
+
     /// Whether it may take this in spite of being held for another task: it takes nothing which that
     /// task still waits for.
     pub(crate) fn may_take(&self, task: TaskId, demand: &Demand) -> bool {

@@ -1,6 +1,6 @@
 //! What a server is started with.
 
-use crate::{log_rules::LogRule, retention::Retention};
+use crate::{driver::Preemption, log_rules::LogRule, retention::Retention};
 use fetchml_api::{Quota, QuotaScope, Role};
 use std::{
     collections::BTreeMap,
@@ -25,6 +25,8 @@ pub struct Options {
     pub rate_limits: Option<RateLimits>,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
+    /// Which tasks may be stopped for others of higher priority.
+    pub preemption: Preemption,
     /// How long a task waits before workers are held for it, seconds.
     pub hold_after_s: u32,
     /// Time in which all nodes of a task must be ready, seconds.
@@ -48,6 +50,7 @@ impl Options {
             aging_interval_s: 1_800,
             rate_limits: Some(RateLimits::default()),
             allow_plain_http: false,
+            preemption: Preemption::default(),
             hold_after_s: 900,
             prepare_timeout_s: 1_800,
             quotas: BTreeMap::from([(

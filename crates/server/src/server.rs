@@ -134,6 +134,7 @@ impl Server {
             lost_after_s: i64::from(options.lost_after_s),
             hold_after_s: i64::from(options.hold_after_s),
             prepare_timeout_s: i64::from(options.prepare_timeout_s),
+            preemption: options.preemption,
             quotas: options.quotas.clone(),
             incarnation_file: data_dir.join("incarnation"),
         };

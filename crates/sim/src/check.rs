@@ -84,6 +84,9 @@ impl World {
         self.check_alone(h, attempt, task)?;
         let released = !gang || self.server.database.was_ready(attempt) || self.is_excused(h);
         promise!(released, "user code of the gang {attempt} begins on machine {h} before all nodes are ready");
+        if !self.restored_backup {
+            self.server.database.check_needs(&self.specs[&task])?;
+        }
         let Behaviour { runs, outcome, ignores_term, .. } = self.node_behaviour(task, attempt, h);
         let host = &mut self.hosts[h];
         let boot = host.boot;

@@ -5,7 +5,10 @@ use crate::{
     server::Command,
     world::{Happening, Request, World},
 };
-use fetchml_api::{Demand, ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind, TaskId, WorkerId};
+use fetchml_api::{
+    Demand, Dependency, DependencyOn, ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind, TaskId,
+    WorkerId,
+};
 use fetchml_scheduler::{Drain, Lease, NewReservation, NewTask};
 use uuid::Uuid;
 
@@ -18,6 +21,12 @@ impl World {
         // Each machine has room for a node like this.
         let nodes = if self.plan.workers > 1 && chance.u32(..8) == 0 { 2 + u32::from(chance.bool()) } else { 1 };
         let nodes = nodes.min(self.plan.workers);
+        // One in six waits for one or two that have not ended: as far as is known, which may be late.
+        let living = self.server.database.tasks.iter().filter(|(_, row)| !row.state.status.is_terminal());
+        let living: Vec<TaskId> = living.map(|(id, _)| *id).collect();
+        let count = if chance.u32(..6) == 0 { chance.usize(1..3).min(living.len()) } else { 0 };
+        let on = if chance.bool() { DependencyOn::Ok } else { DependencyOn::Any };
+        let needs = chance.choose_multiple(living, count).into_iter().map(|id| Dependency { id, on }).collect();
         let gpu = if chance.u32(..4) == 0 { [1, 1, 2, 4][chance.usize(..4)] } else { 0 };
         let mut new = NewTask {
             id,
@@ -37,7 +46,7 @@ impl World {
             max_retries: chance.u32(..3),
             // Some say how long they take, and so may run before those that wait for many.
             time_limit_s: (chance.u32(..3) == 0).then(|| chance.u32(60..1_200)),
-            depends_on: [].into(),
+            depends_on: needs,
             broken_by: None,
             array: None,
             lease: match chance.u32(..6) {

@@ -3,8 +3,8 @@
 
 use crate::{EPOCH, Violation, promise};
 use fetchml_api::{
-    AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, Micros, ReservationId, ReservationRecord,
-    ReservationStatus, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
+    AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, DependencyOn, Micros, ReservationId,
+    ReservationRecord, ReservationStatus, ShareRecord, TaskId, TaskState, TaskStatus, WorkerId, WorkerRecord,
 };
 use fetchml_scheduler::{NewTask, Rows, Scheduler, Settings};
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,13 +115,17 @@ impl Database {
     fn put_attempt(&mut self, record: &AttemptRecord) -> Result<(), Violation> {
         let id = record.id;
         if let Some(before) = self.attempts.get(&id) {
-            // Of a gang it may be one node that went on.
+            // Of a gang it may be one node that went on; or it is to make room from now on.
+            let stopped = before.preempted_for != record.preempted_for;
             let nodes = before.nodes.iter().zip(&record.nodes);
-            let onward = before.phase < record.phase || (!before.nodes.is_empty() && before.phase == record.phase);
-            promise!(onward, "attempt {id} goes back to {:?}", record.phase);
+            let same = before.phase == record.phase && (!before.nodes.is_empty() || stopped);
+            promise!(before.phase < record.phase || same, "attempt {id} goes back to {:?}", record.phase);
             for (before, node) in nodes {
                 promise!(before.worker_id == node.worker_id, "a node of attempt {id} moves");
                 promise!(before.phase <= node.phase, "a node of attempt {id} goes back to {:?}", node.phase);
+            }
+            if stopped {
+                self.check_preempted(record)?;
             }
             promise!(
                 (before.epoch, before.task_id) == (record.epoch, record.task_id),
@@ -144,6 +148,16 @@ impl Database {
         } else {
             self.attempts.insert(id, record.clone());
         }
+        Ok(())
+    }
+
+    /// Only what has lower priority is stopped for a task, and that one waits.
+    fn check_preempted(&self, record: &AttemptRecord) -> Result<(), Violation> {
+        let of = record.preempted_for.and_then(|id| self.tasks.get(&id)).map(|row| &row.state);
+        let waits = of.is_some_and(|state| state.status == TaskStatus::Queued && !state.blocked);
+        promise!(waits, "attempt {} is stopped for {:?}, which does not wait", record.id, record.preempted_for);
+        let lower = of.is_some_and(|state| self.tasks[&record.task_id].state.priority < state.priority);
+        promise!(lower, "attempt {} is stopped for a task of no higher priority", record.id);
         Ok(())
     }
 
@@ -231,6 +245,25 @@ impl Database {
         !self.attempts.contains_key(&attempt)
     }
 
+    /// What has ended, and whether well.
+    fn ended(&self) -> BTreeMap<TaskId, bool> {
+        let over = self.tasks.values().filter(|row| row.state.status.is_terminal());
+        over.map(|row| (row.new.id, row.state.status == TaskStatus::Completed)).collect()
+    }
+
+    /// What a task depends on has ended as it must.
+    pub(crate) fn check_needs(&self, new: &NewTask) -> Result<(), Violation> {
+        for need in new.depends_on.iter() {
+            let status = self.tasks.get(&need.id).map(|row| row.state.status);
+            let met = match need.on {
+                DependencyOn::Ok => status == Some(TaskStatus::Completed),
+                DependencyOn::Any => status.is_some_and(TaskStatus::is_terminal),
+            };
+            promise!(met, "task {} begins though {}, which it depends on, is {status:?}", new.id, need.id);
+        }
+        Ok(())
+    }
+
     /// The core that these rows give.
     pub(crate) fn restore(&self, settings: Settings, now: Micros) -> Scheduler {
         let live = self.tasks.values().filter(|row| !row.state.status.is_terminal());
@@ -241,7 +274,8 @@ impl Database {
             shares: self.shares.values().cloned().collect(),
             quotas: Vec::new(),
             reservations: self.reservations.values().cloned().collect(),
-            ended: BTreeMap::new(),
+            ended: self.ended(),
+            checkpoints: BTreeMap::new(),
         };
         Scheduler::restore(settings, now, rows)
     }

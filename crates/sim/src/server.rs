@@ -160,7 +160,9 @@ impl Server {
     }
 }
 
-fn settings(incarnation: u64, epochs_used: u64) -> Settings {
+/// In half of all runs tasks may be stopped for others.
+fn settings(seed: u64, incarnation: u64, epochs_used: u64) -> Settings {
+    let preempts = seed.is_multiple_of(2);
     let quota = Quota { running: Some(RUNNING_MAX), gpus: Some(6), max_priority: Some(7), ..Quota::default() };
     Settings {
         incarnation,
@@ -170,6 +172,9 @@ fn settings(incarnation: u64, epochs_used: u64) -> Settings {
         hold_after_s: 120,
         prepare_timeout_s: 240,
         quotas: BTreeMap::from([(QuotaScope::Role(Role::User), quota)]),
+        preempt_batch: preempts,
+        preempt_service: preempts,
+        preempt_cooldown_s: 60,
         ..Settings::default()
     }
 }
@@ -198,7 +203,7 @@ impl World {
         let wall = Micros(EPOCH + now + server.wall_offset);
         let logical = wall.max(server.database.last_time);
         server.database.apply(logical, &[Write::Incarnation(incarnation)])?;
-        let core = restored(&server.database, settings(incarnation, 0), logical, bug);
+        let core = restored(&server.database, settings(self.plan.seed, incarnation, 0), logical, bug);
         server.life = Some(Life {
             number: server.lives,
             core,
@@ -667,7 +672,7 @@ impl World {
         let now = self.now;
         let server = &mut self.server;
         let life = server.life.as_mut().expect("it is awake");
-        let settings = settings(life.incarnation, life.core.epochs_used());
+        let settings = settings(self.plan.seed, life.incarnation, life.core.epochs_used());
         life.core = server.database.restore(settings, life.logical(now));
         let sessions: Vec<u64> = std::mem::take(&mut life.sessions).into_values().map(|session| session.id).collect();
         for session in sessions {
@@ -707,7 +712,7 @@ impl World {
         else {
             return Ok(());
         };
-        let settings = settings(life.incarnation, life.core.epochs_used());
+        let settings = settings(self.plan.seed, life.incarnation, life.core.epochs_used());
         let again = server.database.restore(settings, life.logical(self.now));
         again.assert_invariants();
         crate::promise!(

@@ -254,6 +254,8 @@ pub struct Restored {
     pub reservations: Vec<ReservationRecord>,
     /// Arrays of these tasks, and what blocked ones depend on and is not among them: whether what has ended of it ended well.
     pub ended: BTreeMap<TaskId, bool>,
+    /// When these attempts left their last checkpoints.
+    pub checkpoints: BTreeMap<AttemptId, Micros>,
     /// Greatest task id ever stored, to seed the id generator.
     pub last_task_id: Option<TaskId>,
     /// Latest time stored anywhere: logical time does not go behind it.

@@ -114,6 +114,7 @@ pub(crate) fn attempt(record: &AttemptRecord) -> Result<Vec<Value>, StoreError> 
         record.ended_at.into(),
         outcome,
         if record.nodes.is_empty() { Value::Null } else { Value::json(&record.nodes)? },
+        record.preempted_for.map_or(Value::Null, Value::word),
     ])
 }
 
@@ -131,6 +132,7 @@ pub(crate) fn read_attempt(mut row: Row) -> Result<AttemptRecord, StoreError> {
         ended_at: row.optional_time()?,
         outcome: row.optional_json()?,
         nodes: row.optional_json()?.unwrap_or_default(),
+        preempted_for: row.optional_parse()?,
     })
 }
 

@@ -115,12 +115,12 @@ pub(crate) const COUNTER_ADD: &str = "INSERT INTO counter (user_id, status, task
     ON CONFLICT (user_id, status) DO UPDATE SET tasks = counter.tasks + excluded.tasks";
 
 pub(crate) const ATTEMPT_PUT: &str = "INSERT INTO attempt (id, task_id, number, epoch_incarnation, epoch_n, \
-    worker_id, gpus, phase, created_at, started_at, ended_at, outcome, nodes) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO UPDATE SET \
+    worker_id, gpus, phase, created_at, started_at, ended_at, outcome, nodes, preempted_for) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT (id) DO UPDATE SET \
     number = excluded.number, epoch_incarnation = excluded.epoch_incarnation, epoch_n = excluded.epoch_n, \
     worker_id = excluded.worker_id, gpus = excluded.gpus, phase = excluded.phase, \
     created_at = excluded.created_at, started_at = excluded.started_at, ended_at = excluded.ended_at, \
-    outcome = excluded.outcome, nodes = excluded.nodes";
+    outcome = excluded.outcome, nodes = excluded.nodes, preempted_for = excluded.preempted_for";
 
 pub(crate) const ARTIFACT_CLEAR: &str = "DELETE FROM artifact WHERE attempt_id = $1";
 
@@ -275,15 +275,19 @@ pub(crate) const ARRAY_COUNTS: &str =
 pub(crate) const TASK_STATUS: &str = "SELECT status FROM task WHERE id = $1";
 
 pub(crate) const ATTEMPTS_LIVE: &str = "SELECT a.id, a.task_id, a.number, a.epoch_incarnation, a.epoch_n, \
-    a.worker_id, a.gpus, a.phase, a.created_at, a.started_at, a.ended_at, a.outcome, a.nodes FROM task t \
+    a.worker_id, a.gpus, a.phase, a.created_at, a.started_at, a.ended_at, a.outcome, a.nodes, a.preempted_for FROM task t \
     JOIN attempt a ON a.id = t.attempt WHERE t.status IN ('queued', 'preparing', 'running', 'collecting') \
     ORDER BY a.id";
 
+/// When the current attempts left their last checkpoints.
+pub(crate) const CHECKPOINTS_LIVE: &str = "SELECT c.attempt_id, c.saved_at FROM task t \
+    JOIN checkpoint c ON c.attempt_id = t.attempt WHERE t.status IN ('preparing', 'running', 'collecting')";
+
 pub(crate) const ATTEMPTS_OF: &str = "SELECT id, task_id, number, epoch_incarnation, epoch_n, worker_id, gpus, \
-    phase, created_at, started_at, ended_at, outcome, nodes FROM attempt WHERE task_id = $1 ORDER BY number";
+    phase, created_at, started_at, ended_at, outcome, nodes, preempted_for FROM attempt WHERE task_id = $1 ORDER BY number";
 
 pub(crate) const ATTEMPT_GET: &str = "SELECT id, task_id, number, epoch_incarnation, epoch_n, worker_id, gpus, \
-    phase, created_at, started_at, ended_at, outcome, nodes FROM attempt WHERE id = $1";
+    phase, created_at, started_at, ended_at, outcome, nodes, preempted_for FROM attempt WHERE id = $1";
 
 pub(crate) const ARTIFACT_ATTEMPT: &str = "SELECT a.id FROM attempt a WHERE a.task_id = $1 \
     AND EXISTS (SELECT 1 FROM artifact f WHERE f.attempt_id = a.id) ORDER BY a.number DESC LIMIT 1";

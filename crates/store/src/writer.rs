@@ -269,6 +269,7 @@ impl<D: Database> Writer<D> {
         let tasks = tasks.into_iter().map(rows::read_task).collect::<Result<Vec<_>, _>>()?;
         let ended = array::ended(&mut self.database, &tasks).await?;
         let attempts = self.database.query(sql::ATTEMPTS_LIVE, &[]).await?;
+        let checkpoints = self.database.query(sql::CHECKPOINTS_LIVE, &[]).await?;
         let workers = self.database.query(sql::WORKERS, &[]).await?;
         let shares = self.database.query(sql::SHARES, &[]).await?;
         let quotas = self.database.query(sql::QUOTAS, &[]).await?;
@@ -283,6 +284,10 @@ impl<D: Database> Writer<D> {
                 .collect::<Result<_, StoreError>>()?,
             tasks,
             ended,
+            checkpoints: checkpoints
+                .into_iter()
+                .map(|mut row| Ok((row.parse()?, row.time()?)))
+                .collect::<Result<_, StoreError>>()?,
             attempts: attempts.into_iter().map(rows::read_attempt).collect::<Result<_, _>>()?,
             workers: workers.into_iter().map(rows::read_worker).collect::<Result<_, _>>()?,
             shares: shares.into_iter().map(rows::read_share).collect::<Result<_, _>>()?,

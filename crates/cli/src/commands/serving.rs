@@ -11,7 +11,7 @@ use crate::{
     terminal,
 };
 use fetchml_client::Client;
-use fetchml_server::{Options, RateLimits, Server, StartError};
+use fetchml_server::{Options, RateLimits, Server, StartError, driver::Preemption};
 use std::{
     env,
     ffi::OsString,
@@ -94,6 +94,11 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         hold_after_s: settings.hold_after_s,
         prepare_timeout_s: settings.prepare_timeout_s,
         quotas: settings.quotas.clone(),
+        preemption: Preemption {
+            batch: settings.preempt_batch,
+            service: settings.preempt_service,
+            cooldown_s: settings.preempt_cooldown_s.into(),
+        },
         rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
         allow_plain_http: settings.allow_plain_http,
         log_rules: settings.log_rules.clone(),

@@ -261,6 +261,9 @@ fn defaults() -> Figment {
     add("server.aging_interval_s", 1_800.into());
     add("server.hold_after_s", 900.into());
     add("server.prepare_timeout_s", 1_800.into());
+    add("server.preempt_batch", false.into());
+    add("server.preempt_service", false.into());
+    add("server.preempt_cooldown_s", 600.into());
     add("server.allow_plain_http", false.into());
     add("server.retention_days", 90.into());
     add("server.task_retention_days", 90.into());

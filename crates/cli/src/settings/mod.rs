@@ -50,6 +50,12 @@ pub(crate) struct ServerSettings {
     pub(crate) hold_after_s: u32,
     /// Time in which all nodes of a task must be ready, seconds.
     pub(crate) prepare_timeout_s: u32,
+    /// Whether tasks in batch slots may be stopped for others of higher priority.
+    pub(crate) preempt_batch: bool,
+    /// Whether those in service slots may be.
+    pub(crate) preempt_service: bool,
+    /// How long what was stopped so is spared, seconds.
+    pub(crate) preempt_cooldown_s: u32,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
     /// Rules on the lines of logs: a list of its own in the file.

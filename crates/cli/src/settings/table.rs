@@ -49,6 +49,19 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Integer,
         "time in which all nodes of a task must be ready",
     ),
+    setting(
+        "server.preempt_batch",
+        env::PREEMPT_BATCH,
+        Kind::Boolean,
+        "tasks may be stopped for others of higher priority that fit nowhere",
+    ),
+    setting("server.preempt_service", env::PREEMPT_SERVICE, Kind::Boolean, "notebooks and tools may be"),
+    setting(
+        "server.preempt_cooldown_s",
+        env::PREEMPT_COOLDOWN,
+        Kind::Integer,
+        "what was stopped so runs for this long before it is stopped again",
+    ),
     setting("server.allow_plain_http", env::ALLOW_PLAIN_HTTP, Kind::Boolean, "allow plain HTTP off loopback"),
     setting(
         "server.retention_days",

@@ -11,6 +11,7 @@ mod fairness;
 mod gang;
 mod hold;
 mod placement;
+mod preemption;
 mod prefetch;
 mod priority;
 mod quota;

@@ -7,7 +7,7 @@ use fetchml_api::{
     AttemptEpoch, AttemptId, FailureCause, Gpu, GpuState, LogAction, Quota, QuotaScope, Role, SlotKind, TaskStatus,
     link::{Held, Report},
 };
-use fetchml_scheduler::{Answer, Drain, Event, NewReservation};
+use fetchml_scheduler::{Answer, Drain, Event, NewReservation, Settings};
 use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeSet;
 
@@ -37,6 +37,8 @@ enum Act {
     },
     Release(usize),
     CancelArray(usize),
+    /// An attempt leaves a checkpoint.
+    Saves(usize),
     Cancel(usize),
     Priority(usize, u8),
     Drain(u32, u8),
@@ -92,6 +94,7 @@ fn acts() -> impl Strategy<Value = Act> {
         6 => (0..3_u32, 0..9_u32, prop_oneof![3 => Just(0), 1 => 1..3_u32], prop::bool::weighted(0.1), 1..=10_u8, 0..3_u8, 0..3_u32, prop_oneof![6 => Just(1), 1 => 2..4_u32], (prop_oneof![4 => Just(Vec::new()), 1 => vec(any::<usize>(), 1..4)], prop::option::weighted(0.15, 1..5_u32), prop::option::weighted(0.3, any::<usize>())))
             .prop_map(|(cpu, memory, gpu, service, priority, user, retries, nodes, (needs, array, claim))| Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, claim, needs, array }),
         1 => any::<usize>().prop_map(Act::CancelArray),
+        1 => any::<usize>().prop_map(Act::Saves),
         1 => any::<usize>().prop_map(Act::Cancel),
         1 => (any::<usize>(), 1..=10_u8).prop_map(|(which, priority)| Act::Priority(which, priority)),
         1 => (0..4_u32, 0..6_u8).prop_map(|(n, mode)| Act::Drain(n, mode)),
@@ -294,6 +297,13 @@ fn act(world: &mut World, act: Act) {
         }
         Act::Pass { milliseconds } => world.pass_ms(milliseconds),
         Act::Restart => world.restart(),
+        Act::Saves(which) => {
+            let active = world.rows.values().filter(|row| row.state.status.is_active());
+            let active: Vec<_> = active.map(|row| number(row.spec.id.0)).collect();
+            if let Some(n) = active.get(which % active.len().max(1)) {
+                world.saves(*n);
+            }
+        }
         Act::CancelArray(which) if submitted > 0 => {
             let array = world.rows.values().nth(which % submitted).and_then(|row| row.spec.array);
             let array = array.map_or(task(which as u32), |array| array.id);
@@ -358,8 +368,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_corrupts_the_core(steps in vec(acts(), 1..120)) {
-        let mut world = World::new();
+    fn nothing_corrupts_the_core(steps in vec(acts(), 1..120), preempts in any::<bool>()) {
+        let settings = Settings { preempt_batch: preempts, preempt_service: preempts, preempt_cooldown_s: 60, ..Settings::default() };
+        let mut world = World::with(settings);
         world.join(w(0, 2).gpus(&["NVIDIA H100"]));
         for step in steps {
             act(&mut world, step);

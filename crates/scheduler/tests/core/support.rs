@@ -211,6 +211,8 @@ pub(crate) struct World {
     /// Milliseconds of cores and of GPUs that the store counts, by user.
     pub(crate) used: BTreeMap<String, (u64, u64)>,
     pub(crate) settings: Settings,
+    /// When attempts left checkpoints.
+    pub(crate) checkpoints: BTreeMap<AttemptId, Micros>,
     /// What was sent since the last look.
     pub(crate) sent: Vec<String>,
     /// What was audited since the last look.
@@ -234,6 +236,7 @@ impl World {
             workers: BTreeMap::new(),
             shares: BTreeMap::new(),
             quotas: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
             reservations: BTreeMap::new(),
             used: BTreeMap::new(),
             settings,
@@ -320,7 +323,8 @@ impl World {
                 if let Some(before) = self.attempts.get(&record.id) {
                     let forward = before.phase < record.phase;
                     let nodes = !record.nodes.is_empty() && before.phase <= record.phase;
-                    assert!(forward || nodes, "an attempt goes forward: {before:?} {record:?}");
+                    let stopped = before.preempted_for != record.preempted_for && before.phase == record.phase;
+                    assert!(forward || nodes || stopped, "an attempt goes forward: {before:?} {record:?}");
                     assert_eq!((before.epoch, before.task_id), (record.epoch, record.task_id));
                 } else {
                     assert!(record.epoch > self.last_epoch, "epochs grow");
@@ -454,7 +458,16 @@ impl World {
         let quotas = self.quotas.values().cloned().collect();
         let shares = self.shares.values().cloned().collect();
         let reservations = self.reservations.values().cloned().collect();
-        let rows = Rows { tasks, attempts, workers, shares, quotas, reservations, ended: self.ended() };
+        let rows = Rows {
+            tasks,
+            attempts,
+            workers,
+            shares,
+            quotas,
+            reservations,
+            ended: self.ended(),
+            checkpoints: self.checkpoints.clone(),
+        };
         Scheduler::restore(self.settings.clone(), self.now, rows)
     }
 
@@ -517,6 +530,13 @@ impl World {
 
     pub(crate) fn submit_array(&mut self, tasks: Vec<NewTask>) {
         assert_eq!(self.step(Event::ArraySubmitted(tasks)), Answer::Done);
+    }
+
+    /// The current attempt of a task has left a checkpoint.
+    pub(crate) fn saves(&mut self, n: u32) {
+        let attempt = self.state(n).attempt.expect("it is active");
+        self.checkpoints.insert(attempt, self.now);
+        assert_eq!(self.step(Event::CheckpointSaved { attempt }), Answer::Done);
     }
 
     /// Tasks that are blocked.

@@ -156,6 +156,7 @@ impl Engine {
             quotas: restored.quotas,
             reservations: restored.reservations,
             ended: restored.ended,
+            checkpoints: restored.checkpoints,
         };
         let settings = core_settings(&self.settings, incarnation, epochs_used);
         self.core = Scheduler::restore(settings, self.clock.now(), rows);
@@ -353,6 +354,10 @@ impl Engine {
                 if self.is_current(*worker, *session, turn) {
                     self.apply_reports(*worker, reports, now, turn);
                 }
+                Outcome::Nothing
+            }
+            Input::Checkpoint { attempt } => {
+                self.step(now, Event::CheckpointSaved { attempt: *attempt }, None, turn);
                 Outcome::Nothing
             }
             Input::DatasetsHeld { worker, session, held } => {
@@ -878,6 +883,9 @@ fn core_settings(settings: &DriverSettings, incarnation: u64, epochs_used: u64) 
         hold_after_s: settings.hold_after_s,
         prepare_timeout_s: settings.prepare_timeout_s,
         quotas: settings.quotas.clone(),
+        preempt_batch: settings.preemption.batch,
+        preempt_service: settings.preemption.service,
+        preempt_cooldown_s: settings.preemption.cooldown_s,
         ..Settings::default()
     }
 }

@@ -22,13 +22,30 @@ use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Question, Reading, Reply};
 use fetchml_api::{
-    DatasetKey, HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role, SchedulerStatus, TaskId,
-    Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
+    AttemptId, DatasetKey, HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role, SchedulerStatus,
+    TaskId, Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use views::Views;
+
+/// Which tasks may be stopped for others of higher priority that fit nowhere: none unless set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Preemption {
+    /// Those in batch slots.
+    pub batch: bool,
+    /// Those in service slots.
+    pub service: bool,
+    /// What was stopped so runs for at least so long before it is stopped again, seconds.
+    pub cooldown_s: i64,
+}
+
+impl Default for Preemption {
+    fn default() -> Self {
+        Self { batch: false, service: false, cooldown_s: 600 }
+    }
+}
 
 /// What the driver needs to know.
 #[derive(Clone, Debug)]
@@ -37,6 +54,8 @@ pub struct DriverSettings {
     pub aging_interval_s: i64,
     /// Lease of a worker's attempts, seconds.
     pub lost_after_s: i64,
+    /// Which tasks may be stopped for others.
+    pub preemption: Preemption,
     /// How long a task waits before workers are held for it, seconds.
     pub hold_after_s: i64,
     /// Time in which all nodes of a gang must be ready, seconds.
@@ -289,6 +308,12 @@ impl Driver {
     ) -> Result<(), CommandError> {
         let input = Input::Reports { worker, session, reports: reports.into() };
         self.push(Item { input, reply: Reply::None }).await
+    }
+
+    /// Notes that an attempt has left a checkpoint, which is stored: what is stopped for others loses what came after.
+    pub(crate) fn checkpoint_saved(&self, attempt: AttemptId) {
+        // Only an estimate hangs on it: a driver that is overloaded has better things to do.
+        let _ = self.offer(Item { input: Input::Checkpoint { attempt }, reply: Reply::None });
     }
 
     /// Notes what a worker holds of data sets.

@@ -31,6 +31,7 @@ impl Bench {
             hold_after_s: 900,
             prepare_timeout_s: 1_800,
             quotas: BTreeMap::new(),
+            preemption: Preemption::default(),
             incarnation_file: dir.path().join("incarnation"),
         };
         let (driver, task) = Driver::start(store.clone(), settings).await.unwrap();

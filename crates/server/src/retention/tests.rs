@@ -578,6 +578,7 @@ async fn a_second_collection_is_refused_until_the_first_has_ended() {
         hold_after_s: 900,
         prepare_timeout_s: 1_800,
         quotas: BTreeMap::new(),
+        preemption: crate::driver::Preemption::default(),
         incarnation_file: lab.dir.path().join("incarnation"),
     };
     let (driver, task) = Driver::start(lab.shelves.store.clone(), settings).await.unwrap();

@@ -102,6 +102,7 @@ pub(super) async fn put_checkpoint(
     checkpoint.files.sort_by(|a, b| a.path.cmp(&b.path));
     let audit = file_access(&caller, "checkpoint_store", format!("tasks/{}/attempts/{attempt}", task.spec.id));
     app.store.commit(vec![Write::CheckpointPut(checkpoint.clone()), Write::Audit(audit)]).await?;
+    app.driver.checkpoint_saved(attempt);
     fetchml_failpoint::reach("checkpoint.received");
     Ok((StatusCode::OK, Json(checkpoint)))
 }

@@ -149,6 +149,7 @@ pub(crate) fn node(n: u64) -> NodeRecord {
 
 pub(crate) fn attempt(n: u64, task: u64, number: u32) -> AttemptRecord {
     AttemptRecord {
+        preempted_for: Some(task_id(8)),
         id: attempt_id(n),
         task_id: task_id(task),
         number,

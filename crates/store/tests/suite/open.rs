@@ -29,6 +29,7 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "ALTER TABLE attempt DROP COLUMN preempted_for",
     "DROP INDEX task_by_array",
     "ALTER TABLE task DROP COLUMN blocked",
     "ALTER TABLE task DROP COLUMN array_id",

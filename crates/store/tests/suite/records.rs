@@ -279,6 +279,10 @@ pub(crate) async fn restore_gives_what_lives(fixture: Fixture) {
     assert_eq!((empty.last_task_id, empty.last_time), (None, Micros(0)));
 
     let running = TaskState { status: TaskStatus::Running, attempt: Some(attempt_id(22)), ..queued(2) };
+    let saved = |n: u64| {
+        let saved_at = Micros(NOW.0 + n as i64);
+        Checkpoint { attempt_id: attempt_id(n), saved_at, files: Vec::new() }
+    };
     let writes = vec![
         insert(3, "ann", "a"),
         insert(1, "ann", "a"),
@@ -289,6 +293,8 @@ pub(crate) async fn restore_gives_what_lives(fixture: Fixture) {
         Write::AttemptPut(attempt(21, 2, 1)),
         Write::AttemptPut(attempt(22, 2, 2)),
         Write::AttemptPut(attempt(4, 4, 1)),
+        Write::CheckpointPut(saved(21)),
+        Write::CheckpointPut(saved(22)),
         Write::WorkerPut(worker(1)),
         Write::Audit(fetchml_api::AuditDraft { at: Micros(NOW.0 + 1_000), ..audit("x") }),
     ];
@@ -298,6 +304,7 @@ pub(crate) async fn restore_gives_what_lives(fixture: Fixture) {
     assert_eq!(states, [queued(1), running, queued(3)]);
     assert_eq!(restored.attempts, [attempt(22, 2, 2)]);
     assert_eq!(restored.workers, [worker(1)]);
+    assert_eq!(restored.checkpoints.into_iter().collect::<Vec<_>>(), [(attempt_id(22), Micros(NOW.0 + 22))]);
     assert_eq!(restored.last_task_id, Some(task_id(4)));
     assert_eq!(restored.last_time, Micros(NOW.0 + 1_000));
     // Earlier times do not take it back.

@@ -88,6 +88,8 @@ pub enum Operation {
     GcRun,
     /// `GET /v1/admin/gc`
     GcShow,
+    /// `GET /v1/tasks/{taskId}/explain`
+    TaskExplain,
     /// `PATCH /v1/scheduler/jobs/{jobId}/priority`
     JobPriority,
     /// `DELETE /v1/scheduler/workers/{workerId}`
@@ -117,7 +119,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -159,6 +161,7 @@ impl Operation {
         Self::WorkerConnect,
         Self::GcRun,
         Self::GcShow,
+        Self::TaskExplain,
         Self::JobPriority,
         Self::WorkerDrain,
         Self::WorkerUndrain,
@@ -212,6 +215,7 @@ impl Operation {
             Self::WorkerConnect => ("get", "/v1/workers/connect"),
             Self::GcRun => ("post", "/v1/admin/gc"),
             Self::GcShow => ("get", "/v1/admin/gc"),
+            Self::TaskExplain => ("get", "/v1/tasks/{taskId}/explain"),
             Self::JobPriority => ("patch", "/v1/scheduler/jobs/{jobId}/priority"),
             Self::WorkerDrain => ("delete", "/v1/scheduler/workers/{workerId}"),
             Self::WorkerUndrain => ("post", "/v1/scheduler/workers/{workerId}/undrain"),
@@ -238,6 +242,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::TaskList
         | O::TaskShow
+        | O::TaskExplain
         | O::ArrayShow
         | O::LogRead
         | O::ArtifactList
@@ -338,6 +343,7 @@ mod tests {
         WorkerConnect  deny  deny  allow
         GcRun          allow deny  deny
         GcShow         allow deny  deny
+        TaskExplain    allow allow deny
         JobPriority    allow own   deny
         WorkerDrain    allow deny  deny
         WorkerUndrain  allow deny  deny

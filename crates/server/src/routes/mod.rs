@@ -54,6 +54,7 @@ fn route(operation: Operation) -> Route {
         Operation::CheckpointPut => routes!(checkpoints::put_checkpoint),
         Operation::GcRun => routes!(gc::run_gc),
         Operation::GcShow => routes!(gc::show_gc),
+        Operation::TaskExplain => routes!(tasks::explain::explain_task),
         Operation::JobPriority => routes!(scheduler::priority::set_priority),
         Operation::WorkerDrain => routes!(scheduler::workers::drain_worker),
         Operation::WorkerUndrain => routes!(scheduler::workers::undrain_worker),

@@ -18,6 +18,7 @@
 //! | G10 cancel kills the whole tree | double fork, setsid, SIGTERM ignored | `trees`, `crates/worker/tests/worker/sandbox.rs` |
 //! | G11 gangs start and end as one | any worker's tree or agent killed, by real trainings | `gang` |
 //! | | the same at every step | `crates/scheduler/tests/core/gang.rs` |
+//! | G12 aging bounds the wait | whatever arrives | `crates/scheduler/tests/core/aging.rs`, `hold.rs` there |
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
 mod arrays;

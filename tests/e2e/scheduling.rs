@@ -103,3 +103,56 @@ async fn priorities_quotas_and_usage_by_the_command_line() {
     let ended = lab.run(&["priority", &id, "5"]).await;
     assert!(String::from_utf8_lossy(&ended.stderr).contains("has ended"), "{}", shown(&ended));
 }
+
+/// The first line of what `explain` says about a task.
+async fn reason(lab: &Lab, task: TaskId) -> String {
+    let said = lab.output(&["explain", &task.to_string()]).await;
+    said.lines().next().unwrap_or_default().to_owned()
+}
+
+async fn ask(lab: &Lab, change: impl FnOnce(&mut CreateTaskRequest)) -> TaskId {
+    let mut request = CreateTaskRequest {
+        job_name: "task".into(),
+        entrypoint: Some("sleep".into()),
+        args: Some("600".into()),
+        ..CreateTaskRequest::default()
+    };
+    change(&mut request);
+    lab.client().submit(&request, true).await.expect("a task").id
+}
+
+/// Waits until the first line says so.
+async fn until_said(lab: &Lab, task: TaskId, wanted: &str) {
+    let mut last = String::new();
+    let end = std::time::Instant::now() + DEADLINE;
+    while !last.contains(wanted) {
+        assert!(std::time::Instant::now() < end, "{wanted:?} is not said, but {last:?}");
+        last = reason(lab, task).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_names_the_task_that_room_is_held_for_and_a_dry_run_says_the_same() {
+    let mut lab = Lab::new();
+    std::fs::write(lab.path("config.toml"), "[server]\nhold_after_s = 1\n").unwrap();
+    lab.serve_with(&["--config", "config.toml"]);
+    lab.serve().await;
+    lab.worker_with(1, &["--name", "box", "--gpus", "2", "--gpu-type", "H100", "--slots", "4"]).await;
+    let first = ask(&lab, |request| (request.gpu, request.time_limit_s) = (Some(1), Some(7_200))).await;
+    lab.until(first, TaskStatus::Running).await;
+    let large = ask(&lab, |request| request.gpu = Some(2)).await;
+    until_said(&lab, large, "Worker box is held for it").await;
+    let small = ask(&lab, |request| request.gpu = Some(1)).await;
+    until_said(&lab, small, &format!("The room on box is held for task {large}")).await;
+    let submit = ["submit", "--dry-run", "--no-snapshot", "--gpu", "1"];
+    let dry = lab.output(&[&submit[..], &["sleep", "1"]].concat()).await;
+    assert!(dry.starts_with(&format!("The room on box is held for task {large}")), "{dry}");
+    assert!(dry.contains("what would help, the cheapest first:\n  submitted with a time limit of at most"), "{dry}");
+    let dry = lab.output(&[&submit[..], &["--time-limit", "1h", "sleep", "1"]].concat()).await;
+    assert!(dry.starts_with("It would start at once."), "{dry}");
+    assert_eq!(
+        lab.client().tasks(&fetchml_api::TaskListQuery::default()).await.unwrap().total,
+        3,
+        "nothing was created"
+    );
+}

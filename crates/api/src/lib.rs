@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod dataset;
 pub mod dependency;
 pub mod error;
+pub mod explain;
 pub mod failure;
 pub mod health;
 pub mod ids;
@@ -39,6 +40,7 @@ pub use dataset::{
 };
 pub use dependency::*;
 pub use error::*;
+pub use explain::*;
 pub use failure::*;
 pub use health::*;
 pub use ids::*;

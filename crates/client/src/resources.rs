@@ -8,8 +8,8 @@ use crate::{
 };
 use fetchml_api::{
     ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateDatasetRequest,
-    CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList, GcReport, GcStatus,
-    HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo,
+    CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList, Explanation, GcReport,
+    GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo,
     QuotaList, QuotaScope, RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo,
     SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker,
     WorkerId,
@@ -55,6 +55,20 @@ impl Client {
             })
             .await?;
         self.read_json(response).await
+    }
+
+    /// What would become of a task if it were submitted now. Nothing is created.
+    pub async fn submit_dry_run(&self, request: &CreateTaskRequest, strict: bool) -> Result<Explanation, ClientError> {
+        let query = [("dry_run", true), ("strict", strict)];
+        let request =
+            || self.request(Method::POST, "/v1/tasks").query(&query).timeout(limits::ANSWER_TIMEOUT).json(request);
+        let response = self.send(Repeat::Idempotent, request).await?;
+        self.read_json(response).await
+    }
+
+    /// Why a task has not started.
+    pub async fn explain(&self, id: TaskId) -> Result<Explanation, ClientError> {
+        self.get_json(&format!("/v1/tasks/{id}/explain"), NO_QUERY).await
     }
 
     /// One task, with the end of its log.

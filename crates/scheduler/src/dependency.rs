@@ -301,6 +301,16 @@ impl Scheduler {
         })
     }
 
+    /// What would keep a task out of the queues if it were submitted now, the first of its array if it is of one.
+    pub(crate) fn blocked_new(new: &NewTask) -> Option<BlockedBy> {
+        let first = || new.depends_on.iter().map(|need| need.id).take(limits::NEEDS_SHOWN).collect();
+        match new.broken_by {
+            Some(need) => Some(BlockedBy::Broken(need)),
+            None if new.depends_on.is_empty() => None,
+            None => Some(BlockedBy::Dependencies { first: first(), count: new.depends_on.len() }),
+        }
+    }
+
     /// A task that is restored is one of its group as it was. Gives what the group needs if it is blocked.
     pub(crate) fn restore_member(
         &mut self,

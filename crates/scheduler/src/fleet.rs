@@ -206,14 +206,7 @@ impl Fleet {
             return self.pick(task, needs, gpu_tokens);
         }
         let Needs { demand, excluded } = needs;
-        let fits = |&(id, worker): &(WorkerId, &Worker)| {
-            let waits = demand.slot == SlotKind::Batch && !worker.ahead.is_empty();
-            worker.takes_work()
-                && !waits
-                && worker.has_room(demand)
-                && !excluded.contains(&id)
-                && worker.may_take(task, demand)
-        };
+        let fits = |&(id, worker): &(WorkerId, &Worker)| worker.fits(task, demand) && !excluded.contains(&id);
         let workers = grown.iter().filter_map(|&id| Some((id, self.workers.get(&id)?))).filter(fits);
         let fitting = workers.filter_map(|(id, worker)| {
             let gpus = if demand.gpu == 0 { Vec::new() } else { worker.devices_free(demand, gpu_tokens)? };
@@ -346,13 +339,7 @@ impl Fleet {
         let Needs { demand, excluded } = needs;
         let workers = self.earmarked.get(&reservation).into_iter().flatten();
         workers.filter(|id| !excluded.contains(id)).filter_map(move |&id| {
-            let worker = self.workers.get(&id).filter(|worker| {
-                worker.takes_work()
-                    && (demand.slot != SlotKind::Batch || worker.ahead.is_empty())
-                    && worker.has_room(demand)
-                    && worker.may_take(task, demand)
-                    && worker.supports(demand)
-            })?;
+            let worker = self.workers.get(&id).filter(|worker| worker.fits(task, demand))?;
             Some((id, worker.devices_free(demand, gpu_tokens)?))
         })
     }
@@ -379,7 +366,9 @@ impl Fleet {
     pub(crate) fn pick_among(&self, workers: &[WorkerId], needs: &Needs, gpu_tokens: &[String]) -> Option<Vec<Place>> {
         let Needs { demand, excluded } = needs;
         let fitting = workers.iter().filter(|id| !excluded.contains(id)).filter_map(|&id| {
-            let fits = |worker: &&Worker| worker.takes_work() && worker.ahead.is_empty() && worker.has_room(demand);
+            let fits = |worker: &&Worker| {
+                worker.takes_work() && worker.ahead.is_empty() && worker.has_room(demand) && worker.supports(demand)
+            };
             let worker = self.workers.get(&id).filter(fits)?;
             Some((id, worker.devices_free(demand, gpu_tokens)?))
         });

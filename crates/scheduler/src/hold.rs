@@ -30,6 +30,10 @@ pub(crate) struct HeldFor {
     pub(crate) demand: Demand,
 }
 
+/// Too few workers could ever take a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hostless;
+
 impl Scheduler {
     /// Gives up holds that have no point any more, and makes new ones for those who wait longest
     /// without fitting anywhere, best first.
@@ -45,7 +49,7 @@ impl Scheduler {
         }
     }
 
-    fn hold_stands(&self, id: TaskId) -> bool {
+    pub(crate) fn hold_stands(&self, id: TaskId) -> bool {
         let task = &self.tasks[&id];
         let needs = self.queues.shapes.key(task.shape);
         let tokens = &self.queues.shapes.value(task.shape).gpu_tokens;
@@ -84,6 +88,15 @@ impl Scheduler {
     /// The workers to hold for a head, if it has waited long enough, fits nowhere now, and some could
     /// take it: those that will have room first, as far as that is known.
     fn hosts_for(&mut self, head: Head) -> Option<Vec<WorkerId>> {
+        let found = self.find_hosts(head);
+        if found.is_err() {
+            self.queues.shapes.value_mut(head.shape).hostless_at = Some(self.fleet.roster());
+        }
+        found.ok().flatten()
+    }
+
+    /// The same, changing nothing.
+    pub(crate) fn find_hosts(&self, head: Head) -> Result<Option<Vec<WorkerId>>, Hostless> {
         let waited = self.now.since(self.tasks[&head.task()].queued_since);
         let needs = self.queues.shapes.key(head.shape);
         let shape = self.queues.shapes.value(head.shape);
@@ -94,7 +107,7 @@ impl Scheduler {
             || self.stopped_by_quota(head.user, &needs.demand).is_some()
             || self.fleet.pick(head.task(), needs, &shape.gpu_tokens).is_some()
         {
-            return None;
+            return Ok(None);
         }
         let hosts = self.fleet.iter().filter(|(id, worker)| {
             worker.takes_work() && !needs.excluded.contains(id) && worker.could_host(&needs.demand, &shape.gpu_tokens)
@@ -110,12 +123,11 @@ impl Scheduler {
             .collect();
         let wanted = needs.demand.nodes as usize;
         if hosts.len() < wanted {
-            self.queues.shapes.value_mut(head.shape).hostless_at = Some(roster);
-            return None;
+            return Err(Hostless);
         }
         free.sort_unstable();
         free.truncate(wanted);
-        (free.len() == wanted).then(|| free.into_iter().map(|(.., id)| id).collect())
+        Ok((free.len() == wanted).then(|| free.into_iter().map(|(.., id)| id).collect()))
     }
 
     /// When everything that a worker runs now must have ended. None: something has no limit.
@@ -164,13 +176,7 @@ impl Scheduler {
 
     /// Places on held workers what will have ended before they are needed.
     pub(crate) fn backfill(&mut self, kind: SlotKind, effects: &mut Vec<Effect>) {
-        let plain = self.holds.iter().filter(|(_, hold)| !hold.preempts());
-        let starts = plain.filter_map(|(&id, hold)| Some((self.projected_start(id)?, hold)));
-        let mut held: Vec<(WorkerId, Micros)> =
-            starts.flat_map(|(start, hold)| hold.workers.iter().map(move |&worker| (worker, start))).collect();
-        held.retain(|(id, start)| {
-            *start > self.now && self.fleet.get(*id).is_some_and(|worker| worker.slots_free(kind) > 0)
-        });
+        let held = self.backfilled_workers(kind);
         if held.is_empty() {
             return;
         }
@@ -189,8 +195,20 @@ impl Scheduler {
         }
     }
 
+    /// Held workers with a free slot, and until when others may use them.
+    pub(crate) fn backfilled_workers(&self, kind: SlotKind) -> Vec<(WorkerId, Micros)> {
+        let plain = self.holds.iter().filter(|(_, hold)| !hold.preempts());
+        let starts = plain.filter_map(|(&id, hold)| Some((self.projected_start(id)?, hold)));
+        let mut held: Vec<(WorkerId, Micros)> =
+            starts.flat_map(|(start, hold)| hold.workers.iter().map(move |&worker| (worker, start))).collect();
+        held.retain(|(id, start)| {
+            *start > self.now && self.fleet.get(*id).is_some_and(|worker| worker.slots_free(kind) > 0)
+        });
+        held
+    }
+
     /// The first of a queue that fits on a worker now and ends before an instant, and its devices.
-    fn short_enough(
+    pub(crate) fn short_enough(
         &self,
         head: Head,
         worker: WorkerId,

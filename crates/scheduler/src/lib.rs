@@ -14,6 +14,7 @@ mod dependency;
 mod drain;
 mod ending;
 pub mod event;
+mod explain;
 mod fleet;
 mod gang;
 mod gpu;

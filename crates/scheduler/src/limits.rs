@@ -37,3 +37,17 @@ pub const PREEMPTIONS_MAX: usize = 16;
 pub const BACKFILL_TRIES_MAX: usize = 100;
 /// Tasks looked at for backfill in one turn.
 pub const BACKFILL_LOOKS_MAX: usize = 2_000;
+/// Tasks ahead of one that are counted for its explanation.
+pub const EXPLAIN_AHEAD_MAX: usize = 1_000;
+/// Queues looked at for that.
+pub const EXPLAIN_HEADS_MAX: usize = 2_000;
+/// Different kinds of workers looked at for that.
+pub const EXPLAIN_KINDS_MAX: usize = 32;
+/// Groups of workers in an explanation.
+pub const EXPLAIN_GROUPS_MAX: usize = 40;
+/// Workers of one group that are named, and names of devices.
+pub const EXPLAIN_WORKERS_MAX: usize = 5;
+/// Changes in an explanation.
+pub const EXPLAIN_CHANGES_MAX: usize = 6;
+/// Highest priority.
+pub const PRIORITY_MAX: u8 = 10;

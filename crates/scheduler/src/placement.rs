@@ -123,7 +123,6 @@ impl Scheduler {
                 continue;
             }
             let Needs { demand, excluded } = self.queues.shapes.key(head.shape);
-            let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
             let mut workers =
                 self.fleet.takes_ahead().filter(|(id, _)| !awaited.contains(id) && !excluded.contains(id));
             let found = workers.find(|(_, worker)| worker.fits_one_slot(demand)).map(|(id, _)| id);
@@ -134,12 +133,19 @@ impl Scheduler {
                 self.fleet.change(worker, |worker| worker.ahead.insert(epoch, attempt));
             } else {
                 misses += 1;
-                let hosts = (self.fleet.takes_ahead())
-                    .filter(|(id, worker)| !excluded.contains(id) && worker.could_host(demand, tokens));
-                awaited.extend(hosts.map(|(id, _)| id));
+                awaited.extend(self.awaited_by(head));
             }
             contest.go_on(&self.queues, head, self.share(head.user));
         }
+    }
+
+    /// Busy workers that may get work ahead and that a head waits for, since it could run there.
+    pub(crate) fn awaited_by(&self, head: Head) -> impl Iterator<Item = WorkerId> + '_ {
+        let Needs { demand, excluded } = self.queues.shapes.key(head.shape);
+        let tokens = &self.queues.shapes.value(head.shape).gpu_tokens;
+        let workers = self.fleet.takes_ahead();
+        let hosts = workers.filter(|(id, worker)| !excluded.contains(id) && worker.could_host(demand, tokens));
+        hosts.map(|(id, _)| id)
     }
 
     /// Makes a new attempt of a waiting task, assigned ahead until it takes its room.

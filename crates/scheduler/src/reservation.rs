@@ -183,6 +183,11 @@ impl Scheduler {
         effects.push(Effect::PutReservation(record));
     }
 
+    /// Whether reservations have what suits them best.
+    pub(crate) fn reservations_stand(&self) -> bool {
+        self.reservations.live.is_empty() || self.reservations.seen == Some(self.fleet.shuffles())
+    }
+
     /// Lets reservations take devices that became free, oldest first, and others for those that are gone.
     pub(crate) fn review_reservations(&mut self, effects: &mut Vec<Effect>) {
         for _ in 0..limits::COLLECT_PASSES_MAX {

@@ -15,15 +15,19 @@ impl Scheduler {
         let Some(new) = tasks.first().filter(|new| !self.tasks.contains_key(&new.id)) else {
             return Answer::Unchanged;
         };
-        let refusal = self.refuses(new, tasks.len()).or_else(|| self.refuses_needs(&new.depends_on));
-        let refusal = refusal.or_else(|| self.refuses_claim(new, tasks.len()));
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.refuses_new(new, tasks.len()) {
             return Answer::Refused(refusal);
         }
         for new in tasks {
             self.insert_task(new, effects);
         }
         Answer::Done
+    }
+
+    /// Why so many tasks alike cannot be submitted.
+    pub(crate) fn refuses_new(&self, new: &NewTask, count: usize) -> Option<Refusal> {
+        let refusal = self.refuses(new, count).or_else(|| self.refuses_needs(&new.depends_on));
+        refusal.or_else(|| self.refuses_claim(new, count))
     }
 
     fn insert_task(&mut self, new: &NewTask, effects: &mut Vec<Effect>) {

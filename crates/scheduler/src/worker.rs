@@ -72,6 +72,11 @@ impl Occupancy {
         self.samples = self.samples.saturating_add(1);
     }
 
+    /// How long attempts here usually hold their slot, if that is known, microseconds.
+    pub(crate) fn usual(&self) -> Option<i64> {
+        (self.samples >= limits::OCCUPANCY_SAMPLES_MIN).then_some(self.mean)
+    }
+
     /// Whether attempts here are known to be shorter than this, microseconds.
     pub(crate) const fn is_below(&self, bound: i64) -> bool {
         self.samples >= limits::OCCUPANCY_SAMPLES_MIN && self.mean < bound
@@ -193,6 +198,13 @@ impl Worker {
             && (demand.gpu == 0 || waits.gpu == 0 || demand.reservation != waits.reservation)
     }
 
+    /// Whether a task may start here now, GPUs aside.
+    pub(crate) fn fits(&self, task: TaskId, demand: &Demand) -> bool {
+        // While attempts wait ahead, a slot that becomes free is theirs.
+        let waits = demand.slot == SlotKind::Batch && !self.ahead.is_empty();
+        self.takes_work() && !waits && self.has_room(demand) && self.supports(demand) && self.may_take(task, demand)
+    }
+
     /// Whether it could take this if it held nothing, GPUs aside.
     pub(crate) fn could_run(&self, demand: &Demand) -> bool {
         let capabilities = &self.record.capabilities;
@@ -226,6 +238,18 @@ impl Worker {
         let free = free.filter(|(_, d)| gpu::matches(&d.tokens, gpu_tokens));
         let indexes: Vec<u32> = free.map(|(index, _)| index).take(demand.gpu as usize).collect();
         (indexes.len() == demand.gpu as usize).then_some(indexes)
+    }
+
+    /// How many free devices there are for this.
+    pub(crate) fn devices_free_for(&self, demand: &Demand, gpu_tokens: &[String]) -> usize {
+        let free = self.devices_for(demand.reservation).filter(|(_, d)| d.is_free());
+        free.filter(|(_, d)| gpu::matches(&d.tokens, gpu_tokens)).count()
+    }
+
+    /// How many devices of a type an attempt holds.
+    pub(crate) fn devices_of(&self, attempt: AttemptId, gpu_tokens: &[String]) -> usize {
+        let held = self.devices.values().filter(|device| device.owner == Some(attempt) && device.available);
+        held.filter(|device| gpu::matches(&device.tokens, gpu_tokens)).count()
     }
 
     /// Free devices that are not set aside.

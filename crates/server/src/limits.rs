@@ -182,3 +182,5 @@ pub const IDLE_BELOW_PERCENT: u32 = 5;
 pub const IDLE_LOOK_MAX: Duration = Duration::from_secs(15);
 /// How often the time of idle GPUs is stored.
 pub const IDLE_STORED_EVERY: Duration = Duration::from_mins(1);
+/// Longest wait of a request for its turn to be explained.
+pub const EXPLAIN_WAIT: Duration = Duration::from_secs(5);

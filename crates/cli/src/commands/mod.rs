@@ -10,6 +10,7 @@ mod dataset_sources;
 mod datasets;
 mod diff;
 mod drain;
+mod explain;
 mod follow;
 mod keys;
 mod logs;
@@ -78,6 +79,7 @@ enum Command {
     Queue(queue::Queue),
     Status(status::Status),
     Workers(workers::Workers),
+    Explain(explain::Explain),
     Drain(drain::Drain),
     Undrain(undrain::Undrain),
     Priority(priority::Priority),
@@ -115,6 +117,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(command) => client(command.run(config)),
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),
+        Command::Explain(command) => client(command.run(config)),
         Command::Drain(command) => client(command.run(config)),
         Command::Undrain(command) => client(command.run(config)),
         Command::Priority(command) => client(command.run(config)),

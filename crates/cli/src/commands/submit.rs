@@ -2,7 +2,7 @@
 
 use super::{
     datasets::parse_dataset,
-    follow,
+    explain, follow,
     reservations::{self, Found},
     snapshot,
 };
@@ -116,6 +116,9 @@ pub(crate) struct Submit {
     /// Label of the task; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
     meta: Vec<(String, String)>,
+    /// Submit nothing; say whether the task would start now, and if not why
+    #[arg(long, conflicts_with = "follow")]
+    dry_run: bool,
     /// Show states and log until the task ends; the exit code tells how it ended
     #[arg(short, long)]
     follow: bool,
@@ -161,6 +164,15 @@ impl Submit {
                 None => (text.as_str(), DependencyOn::Ok),
             };
             request.depends_on.push(Dependency { id: session.task_id(id).await?, on });
+        }
+        if self.dry_run {
+            let explanation = client.submit_dry_run(&request, true).await?;
+            if self.json {
+                terminal::print_json(&explanation)?;
+            } else {
+                terminal::print(&explain::text(&explanation))?;
+            }
+            return Ok(Exit::Success);
         }
         if !self.no_snapshot {
             let snapshot = snapshot::take(client, &self.dir, self.json).await?;

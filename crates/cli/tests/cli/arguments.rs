@@ -29,6 +29,7 @@ const COMMANDS: &[&[&str]] = &[
     &["queue"],
     &["status"],
     &["workers"],
+    &["explain"],
     &["drain"],
     &["undrain"],
     &["priority"],
@@ -93,14 +94,15 @@ fn the_list_of_commands() {
       queue         Show how much waits and runs
       status        Show queue depths, what runs, and the workers
       workers       List the workers and what they have, or show one
-      reserve       Set GPUs aside for a task to come
-      reservations  List reservations that are active or claimed
-      release       Give a reservation up: its GPUs are everybody's at once
+      explain       Say why a task has not started, and what would let it start
       drain         Let a worker take nothing new, and wait until it is empty (admins only)
       undrain       Let a drained worker take work again (admins only)
       priority      Give a task another priority, whether it waits or runs
       usage         Show what was used, and what is held now: your own, for admins everybody's
       quota         Show and set how much users may have at once (admins only)
+      reserve       Set GPUs aside for a task to come
+      reservations  List reservations that are active or claimed
+      release       Give a reservation up: its GPUs are everybody's at once
       keys          Make, list and revoke API keys (admins only)
       admin         Look after the server (admins only)
       secrets       Set, list and delete secret values for your tasks

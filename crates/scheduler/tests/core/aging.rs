@@ -1,8 +1,9 @@
 //! Aging: waiting makes up for priority, at one level for each interval spent queued.
 
-use crate::support::{START, World, exit, t, task, w};
-use fetchml_api::link::Report;
-use fetchml_scheduler::priority_aged;
+use crate::support::{START, World, exit, ok, t, task, w};
+use fetchml_api::{Role, TaskStatus, link::Report};
+use fetchml_scheduler::{Event, priority_aged};
+use proptest::{collection::vec, prelude::*};
 
 #[test]
 fn a_wait_of_one_interval_is_worth_one_level() {
@@ -62,4 +63,51 @@ fn only_time_in_the_queue_counts() {
         (priority_aged(world.state(1), START.plus_seconds(1_000_000), 1_800) - 3.5).abs() < 1e-9,
         "not when it has ended"
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever arrives, and whatever priority it has: within one user and shape nothing that is submitted more than
+    /// (11 - p) intervals after a waiting task of priority p is ordered before it.
+    #[test]
+    fn g12_aging_bounds_the_wait_whatever_arrives(
+        priority in 1..=10_u8,
+        arrivals in vec((0..2_000_i64, 1..=10_u8, prop::bool::weighted(0.3)), 1..60),
+    ) {
+        const INTERVAL: i64 = 1_800;
+        let mut world = World::new();
+        // Nobody serves them before all have come.
+        world.submit(t(0).priority(priority));
+        let (mut submitted, mut clock) = (vec![0], 0);
+        for (n, (pause, priority, raised)) in (1..).zip(arrivals) {
+            world.pass(pause);
+            clock += pause;
+            world.submit(t(n).priority(if raised { 1 } else { priority }));
+            if raised {
+                // Raised later, it counts as if it had been submitted so.
+                let (by, role) = ("ada".into(), Role::Admin);
+                world.step(Event::PriorityRequested { task: task(n), priority, by, role });
+            }
+            submitted.push(clock);
+        }
+        world.join(w(1, 1));
+        let bound = (11 - i64::from(priority)) * INTERVAL;
+        // Some are assigned ahead, when those before were short.
+        let mut assigned: std::collections::VecDeque<u32> = std::collections::VecDeque::new();
+        while world.state(0).status == TaskStatus::Queued {
+            world.sent.clear();
+            for line in world.turn() {
+                let number = line.split("assign t").nth(1).and_then(|rest| rest.split('#').next()?.parse::<u32>().ok());
+                assigned.extend(number);
+            }
+            let next = assigned.pop_front().expect("a slot is free and something waits");
+            prop_assert!(
+                submitted[next as usize] <= bound,
+                "t{next}, submitted after {} s, goes before a task of priority {priority}: the bound is {bound} s",
+                submitted[next as usize]
+            );
+            world.reports(next, &[Report::Running, ok()]);
+        }
+    }
 }

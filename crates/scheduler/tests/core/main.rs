@@ -7,6 +7,7 @@ mod datasets;
 mod dependency;
 mod devices;
 mod drain;
+mod explain;
 mod fairness;
 mod gang;
 mod hold;

@@ -218,3 +218,19 @@ fn a_worker_may_claim_anything() {
     world.submit(t(4));
     assert_eq!(world.turn(), ["w1: assign t2#1 gpus [7]", "w1: assign t4#1"], "two devices of one index are one");
 }
+
+#[test]
+fn room_on_a_worker_without_an_engine_is_none_for_an_image() {
+    let mut world = World::new();
+    world.join(w(1, 2));
+    world.submit(t(1).cpu(2));
+    world.turn();
+    world.submit(t(2).image());
+    // It fits nowhere; then a worker without an engine has room again, and only that is looked at.
+    assert_eq!(world.turn(), [""; 0]);
+    world.reports(1, &[Report::Running, ok()]);
+    world.sent.clear();
+    assert_eq!(world.turn(), [""; 0]);
+    world.join(w(2, 1).containers());
+    assert_eq!(world.turn(), ["w2: assign t2#1"]);
+}

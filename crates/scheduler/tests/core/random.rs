@@ -12,7 +12,7 @@ use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
-enum Act {
+pub(crate) enum Act {
     Submit {
         cpu: u32,
         memory: u32,
@@ -86,7 +86,7 @@ enum Act {
 const ARRAYS: u32 = 1_000_000;
 const USERS: [&str; 3] = ["ada", "bob", "cy"];
 
-fn acts() -> impl Strategy<Value = Act> {
+pub(crate) fn acts() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => (1..3_u32, prop_oneof![3 => Just(1), 1 => 2..3_u32], any::<bool>(), prop_oneof![Just(1), Just(60)], 0..3_u8)
             .prop_map(|(gpus, nodes, h100, minutes, user)| Act::Reserve { gpus, nodes, h100, minutes, user }),
@@ -138,7 +138,7 @@ fn report(n: usize) -> Report {
     }
 }
 
-fn act(world: &mut World, act: Act) {
+pub(crate) fn act(world: &mut World, act: Act) {
     let submitted = world.rows.len();
     match act {
         Act::Submit { cpu, memory, gpu, service, priority, user, retries, nodes, claim, needs, array } => {

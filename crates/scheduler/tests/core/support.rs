@@ -189,6 +189,18 @@ impl W {
         self.capabilities.memory_gb = gib;
         self
     }
+    /// Its hello.
+    pub(crate) fn joined(self, inventory: Vec<Held>) -> Event {
+        Event::WorkerJoined {
+            worker: worker(self.n),
+            name: format!("box{}", self.n),
+            capabilities: self.capabilities,
+            batch_slots: self.batch,
+            service_slots: self.service,
+            inventory,
+            unfit: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -512,15 +524,7 @@ impl World {
 
     pub(crate) fn join_with(&mut self, w: W, inventory: Vec<Held>) -> Vec<String> {
         self.sent.clear();
-        self.step(Event::WorkerJoined {
-            worker: worker(w.n),
-            name: format!("box{}", w.n),
-            capabilities: w.capabilities,
-            batch_slots: w.batch,
-            service_slots: w.service,
-            inventory,
-            unfit: None,
-        });
+        self.step(w.joined(inventory));
         std::mem::take(&mut self.sent)
     }
 

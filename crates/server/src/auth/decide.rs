@@ -92,6 +92,8 @@ pub enum Operation {
     GcRun,
     /// `GET /v1/admin/gc`
     GcShow,
+    /// `GET /v1/tasks/{taskId}/explain`
+    TaskExplain,
     /// `PATCH /v1/scheduler/jobs/{jobId}/priority`
     JobPriority,
     /// `DELETE /v1/scheduler/workers/{workerId}`
@@ -121,7 +123,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -165,6 +167,7 @@ impl Operation {
         Self::WorkerConnect,
         Self::GcRun,
         Self::GcShow,
+        Self::TaskExplain,
         Self::JobPriority,
         Self::WorkerDrain,
         Self::WorkerUndrain,
@@ -220,6 +223,7 @@ impl Operation {
             Self::WorkerConnect => ("get", "/v1/workers/connect"),
             Self::GcRun => ("post", "/v1/admin/gc"),
             Self::GcShow => ("get", "/v1/admin/gc"),
+            Self::TaskExplain => ("get", "/v1/tasks/{taskId}/explain"),
             Self::JobPriority => ("patch", "/v1/scheduler/jobs/{jobId}/priority"),
             Self::WorkerDrain => ("delete", "/v1/scheduler/workers/{workerId}"),
             Self::WorkerUndrain => ("post", "/v1/scheduler/workers/{workerId}/undrain"),
@@ -246,6 +250,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::TaskList
         | O::TaskShow
+        | O::TaskExplain
         | O::ArrayShow
         | O::LogRead
         | O::ArtifactList
@@ -353,6 +358,7 @@ mod tests {
         WorkerConnect  deny  deny  allow
         GcRun          allow deny  deny
         GcShow         allow deny  deny
+        TaskExplain    allow allow deny
         JobPriority    allow own   deny
         WorkerDrain    allow deny  deny
         WorkerUndrain  allow deny  deny

@@ -1,8 +1,8 @@
 //! What the driver is asked, and what it answers.
 
 use fetchml_api::{
-    ArraySpec, AttemptId, DatasetKey, Dependency, Holding, Quota, QuotaScope, Reservation, ReservationId, Role, TaskId,
-    TaskSpec, WorkerId,
+    ArraySpec, AttemptId, DatasetKey, Dependency, Explanation, Holding, Quota, QuotaScope, Reservation, ReservationId,
+    Role, TaskId, TaskSpec, WorkerId,
     link::{Heartbeat, Hello, SpooledReport, ToWorker},
 };
 use fetchml_scheduler::{Answer, Drain, NewReservation, Refusal};
@@ -144,12 +144,19 @@ pub(super) enum Question {
         /// In which role.
         role: Role,
     },
+    /// Why a task has not started.
+    Explain(TaskId),
+    /// What would become of one.
+    ExplainNew(Arc<NewTaskDraft>),
 }
 
 /// The answer.
 #[derive(Clone, Debug)]
 pub(super) enum Reading {
-    Holdings(UsageNow),
+    Holdings(Box<UsageNow>),
+    /// None: it has ended.
+    Explained(Option<Box<Explanation>>),
+    NotAllowed(Refusal),
 }
 
 /// What users hold, and what their current attempts have used that the store does not count yet.

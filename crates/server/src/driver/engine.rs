@@ -398,7 +398,20 @@ impl Engine {
                 });
                 let used = self.idle.waiting().chain(used).collect();
                 let own = self.core.holding(now, user, *role);
-                Reading::Holdings(UsageNow { own, holdings: self.core.holdings(now), used })
+                Reading::Holdings(Box::new(UsageNow { own, holdings: self.core.holdings(now), used }))
+            }
+            Question::Explain(task) => Reading::Explained(self.core.explain(*task).map(Box::new)),
+            Question::ExplainNew(draft) => {
+                let new = NewTask {
+                    depends_on: draft.needs.as_slice().into(),
+                    broken_by: draft.broken_by,
+                    ..new_task(&draft.spec, draft.priority)
+                };
+                let count = draft.array.as_ref().map_or(1, fetchml_api::ArraySpec::count);
+                match self.core.explain_new(&new, count) {
+                    Ok(explanation) => Reading::Explained(Some(Box::new(explanation))),
+                    Err(refusal) => Reading::NotAllowed(refusal),
+                }
             }
         }
     }

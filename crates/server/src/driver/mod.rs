@@ -22,12 +22,12 @@ use crate::limits;
 use clock::Clock;
 use command::{Input, Item, Question, Reading, Reply};
 use fetchml_api::{
-    AttemptId, DatasetKey, HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role, SchedulerStatus,
-    TaskId, Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
+    AttemptId, DatasetKey, Explanation, HealthStatus, Micros, Quota, QuotaScope, Reservation, ReservationId, Role,
+    SchedulerStatus, TaskId, Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use views::Views;
 
 /// Which tasks may be stopped for others of higher priority that fit nowhere: none unless set.
@@ -73,6 +73,7 @@ pub struct Driver {
     views: Arc<Views>,
     clock: Clock,
     aging_interval_s: i64,
+    explaining: Arc<Semaphore>,
 }
 
 /// The running driver.
@@ -104,6 +105,7 @@ impl Driver {
             views: engine.views(),
             clock: engine.clock(),
             aging_interval_s: settings.aging_interval_s,
+            explaining: Arc::new(Semaphore::new(1)),
         };
         let task = tokio::spawn(engine.run(inbox, stopping));
         Ok((driver, DriverTask { task, stop }))
@@ -278,8 +280,38 @@ impl Driver {
     /// # Errors
     /// See [`CommandError`].
     pub async fn usage(&self, user: &str, role: Role) -> Result<UsageNow, CommandError> {
-        let Reading::Holdings(usage) = self.ask(Question::Holdings { user: user.to_owned(), role }).await?;
-        Ok(usage)
+        match self.ask(Question::Holdings { user: user.to_owned(), role }).await? {
+            Reading::Holdings(usage) => Ok(*usage),
+            reading => unreachable!("each question has one kind of answer: {reading:?}"),
+        }
+    }
+
+    /// Why a task has not started; none: it has ended, or never was. One is explained at a time: it costs a look at
+    /// every worker.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn explain(&self, task: TaskId) -> Result<Option<Explanation>, CommandError> {
+        self.explained(Question::Explain(task)).await
+    }
+
+    /// What would become of a task if it were submitted now.
+    ///
+    /// # Errors
+    /// See [`CommandError`]; as if it were submitted.
+    pub async fn explain_new(&self, draft: NewTaskDraft) -> Result<Explanation, CommandError> {
+        let explanation = self.explained(Question::ExplainNew(Arc::new(draft))).await?;
+        explanation.ok_or_else(|| CommandError::Refused("a task that is not created cannot have ended".into()))
+    }
+
+    async fn explained(&self, question: Question) -> Result<Option<Explanation>, CommandError> {
+        let turn = tokio::time::timeout(limits::EXPLAIN_WAIT, self.explaining.acquire()).await;
+        let _turn = turn.map_err(|_| CommandError::Overloaded { retry_after_s: limits::RETRY_AFTER_S })?;
+        match self.ask(question).await? {
+            Reading::Explained(explanation) => Ok(explanation.map(|explanation| *explanation)),
+            Reading::NotAllowed(refusal) => Err(CommandError::NotAllowed(refusal)),
+            reading @ Reading::Holdings(_) => unreachable!("each question has one kind of answer: {reading:?}"),
+        }
     }
 
     /// Opens a worker's session. Messages for the worker go to `session` from then on.

@@ -57,6 +57,7 @@ fn route(operation: Operation) -> Route {
         Operation::GcRun => routes!(gc::run_gc),
         Operation::GcShow => routes!(gc::show_gc),
         Operation::RunManifestShow => routes!(run_manifest::show_run_manifest),
+        Operation::TaskExplain => routes!(tasks::explain::explain_task),
         Operation::JobPriority => routes!(scheduler::priority::set_priority),
         Operation::WorkerDrain => routes!(scheduler::workers::drain_worker),
         Operation::WorkerUndrain => routes!(scheduler::workers::undrain_worker),

@@ -134,6 +134,10 @@ fn cases(operation: Operation) -> Cases {
             secrets::nobody_else_is_given_any,
             secrets::what_a_worker_asks_is_checked,
         ),
+        O::TaskExplain => Cases {
+            missing: Some(auth::unknown_ids_are_404),
+            ..plain(tasks::explain::says_why_a_task_waits_and_what_would_help)
+        },
         O::JobPriority => all(
             scheduler::priority::changes_while_it_has_not_ended,
             scheduler::priority::belongs_to_the_owner,

@@ -17,9 +17,10 @@ use axum::{
     Extension, Json,
     extract::{Request, State},
     http::StatusCode,
+    response::{IntoResponse as _, Response},
 };
 use fetchml_api::{
-    CreateTaskRequest, Demand, Problem, Role, SlotKind, Task, TaskId, TaskSpec,
+    CreateTaskRequest, Demand, Explanation, Problem, Role, SlotKind, Task, TaskId, TaskSpec,
     limits::{ARRAY_BYTES, JSON_BODY_BYTES},
     time::Micros,
     validate::{self, Submission},
@@ -32,11 +33,15 @@ const CPU_DEFAULT: i32 = 1;
 
 /// Submits a task
 ///
+/// With `dry_run=true` nothing is created: the request is checked, and the answer says what would become of it.
 /// The task is stored durably when this answers; with `array` all of its tasks are, and the answer is the first. Unknown fields are listed in `warnings`, or refused
 /// with `strict=true`.
 #[utoipa::path(post, path = "/v1/tasks", request_body = CreateTaskRequest,
-    params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false)),
-    responses((status = 201, description = "The task", body = Task),
+    params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false),
+        ("dry_run" = Option<bool>, Query, description = "Create nothing; say what would become of it", nullable = false)),
+    responses((status = 200, description = "With `dry_run=true`: why the task would wait, or that it would not",
+            body = Explanation),
+        (status = 201, description = "The task", body = Task),
         (status = 409, description = "The reservation is another task's, or has expired",
             body = fetchml_api::ErrorResponse)))]
 pub(crate) async fn create_task(
@@ -44,9 +49,9 @@ pub(crate) async fn create_task(
     Extension(caller): Extension<Caller>,
     mut query: Query,
     request: Request,
-) -> Result<(StatusCode, Json<Task>), AppError> {
+) -> Result<Response, AppError> {
     let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
-    let strict = query.flag("strict");
+    let (strict, dry_run) = (query.flag("strict"), query.flag("dry_run"));
     query.finish()?;
     let body_bytes = body.len();
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
@@ -54,10 +59,31 @@ pub(crate) async fn create_task(
     let read = validate::create_task(body, strict, &registry).map_err(AppError::Invalid)?;
     let mut problems = missing(&app, &caller.user_id, &read.request.request).await?;
     problems.extend(too_much(&read.request.request, body_bytes));
-    let task = submit(&app, draft(read.request, Owner::of(&caller), &caller), problems).await?;
+    let draft = draft(read.request, Owner::of(&caller), &caller);
+    if dry_run {
+        let mut explanation = explain(&app, draft, problems).await?;
+        explanation.warnings = read.warnings;
+        return Ok(Json(explanation).into_response());
+    }
+    let task = submit(&app, draft, problems).await?;
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     view.warnings = read.warnings;
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok((StatusCode::CREATED, Json(view)).into_response())
+}
+
+/// What would become of a task. Refused as it would be on submit.
+async fn explain(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> Result<Explanation, AppError> {
+    let needs = dependencies::look_up(app, &draft.spec.depends_on).await?;
+    let problems: Vec<Problem> = problems.into_iter().chain(needs.problems).collect();
+    if !problems.is_empty() {
+        return Err(AppError::Invalid(problems));
+    }
+    (draft.needs, draft.broken_by) = (needs.open, needs.broken_by);
+    let reservation = draft.spec.demand.reservation;
+    match app.driver.explain_new(draft).await {
+        Err(CommandError::NotAllowed(refusal)) => Err(why_not_claimable(app, reservation, refusal).await?),
+        answer => Ok(answer?),
+    }
 }
 
 /// Submits what nothing is wrong with. What it depends on may end between the look-up and the turn of the core, which

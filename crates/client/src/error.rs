@@ -97,6 +97,12 @@ impl ClientError {
         }
     }
 
+    /// Whether the server cannot be reached or is not ready, such as during a restart or behind a proxy: no word about
+    /// the call itself.
+    pub const fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Api { status: 429 | 502 | 503 | 504, .. })
+    }
+
     /// Whether the server said that the thing asked for is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Api { status: 404, .. })

@@ -171,7 +171,7 @@ async fn of(client: &Client, task: TaskId, ask: bool) -> Result<Option<Checkpoin
     if !ask {
         return Ok(None);
     }
-    outlast(ClientError::is_transient, || client.checkpoint(task))
+    outlast(ClientError::is_away, || client.checkpoint(task))
         .await
         .map_err(|error| failed(true, format!("the checkpoint of task {task} could not be had: {error}")))
 }
@@ -218,7 +218,7 @@ enum Fetch {
 
 impl Fetch {
     fn is_away(&self) -> bool {
-        matches!(self, Self::Far(error) if error.is_transient())
+        matches!(self, Self::Far(error) if error.is_away())
     }
 }
 

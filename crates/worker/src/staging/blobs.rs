@@ -32,7 +32,7 @@ pub struct SourceError {
 
 impl From<ClientError> for SourceError {
     fn from(error: ClientError) -> Self {
-        Self { transient: error.is_transient(), is_away: error.is_transient(), message: error.to_string() }
+        Self { transient: error.is_transient(), is_away: error.is_away(), message: error.to_string() }
     }
 }
 

@@ -68,7 +68,7 @@ async fn assert_resumed(lab: &Lab, ended: &Task, undisturbed: &Value, after: u64
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torch_training_killed_half_way_goes_on_at_its_step() {
-    const EPOCHS: u32 = 40;
+    const EPOCHS: u32 = 100;
     let mut lab = Lab::new().sandboxed();
     lab.serve_with(&["--lost-after", "10"]);
     lab.serve().await;
@@ -113,7 +113,7 @@ async fn a_torch_training_killed_half_way_goes_on_at_its_step() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torch_training_in_podman_killed_half_way_goes_on_at_its_step() {
-    const EPOCHS: u32 = 30;
+    const EPOCHS: u32 = 80;
     // Its image has the machine's own /usr, torch in it.
     let engine = TestEngine::podman();
     let mut lab = Lab::new().containers(&engine);

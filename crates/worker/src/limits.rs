@@ -143,6 +143,8 @@ pub const SHUTDOWN_MAX: Duration = Duration::from_mins(1);
 
 /// How long a shim waits for the agent's `go` before it exits having run nothing.
 pub const SHIM_GO_WAIT: Duration = Duration::from_secs(10);
+/// How long a shim that has let go of its lock may take to be gone.
+pub const SHIM_DEATH_WAIT: Duration = Duration::from_secs(5);
 /// How often a restarted agent looks whether a shim that was found between start and `go` has ended.
 pub const SHIM_GO_LOOK: Duration = Duration::from_millis(5);
 /// How long the agent waits for a shim to say that it is ready.

@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_tree_is_measured_with_all_below_it() {
         // Two that only hold memory, the second as the first's grandchild; and one that works, which is waited for.
-        let hold = "import sys,time; b=bytearray(64<<20); print('held', flush=True); time.sleep(600)";
+        let hold = "import os,time; b=bytearray(64<<20); os.write(1, b'held\\n'); time.sleep(600)";
         let script = "python3 -c \"$1\" & (python3 -c \"$1\" & wait) & \
             python3 -c 'x=0\nfor i in range(3000000): x+=i'; echo worked; wait";
         let mut child = Command::new("bash").args(["-c", script, "-", hold]).stdout(Stdio::piped()).spawn().unwrap();

@@ -12,7 +12,11 @@ use rustix::{
     fs::{FlockOperation, flock},
     process::{Pid, PidfdFlags, pidfd_open},
 };
-use std::{fs, io, path::Path, time::Instant};
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// What became of an attempt.
 #[derive(Debug)]
@@ -47,8 +51,8 @@ pub fn reattach(dir: &Path) -> io::Result<Reattached> {
         if is_locked(dir)? {
             return Ok(Reattached::Running(Running::new(dir.to_owned(), record, process)?));
         }
-        // A shim lets go of its lock only in death.
-        if is_alive(&process) {
+        // A shim lets go of its lock only in death, which is over soon.
+        if !ends(&process, limits::SHIM_DEATH_WAIT) {
             return Ok(Reattached::Copied);
         }
     }
@@ -95,10 +99,19 @@ pub(super) fn open_identified(record: &ShimRecord) -> Option<OwnedFd> {
     Stat::of(pid).is_ok_and(|stat| stat.start_time == record.start_time).then_some(process)
 }
 
-fn is_alive(process: &OwnedFd) -> bool {
-    // The handle of a process that has ended is readable.
-    let mut fds = [PollFd::new(process, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready == 0)
+/// Waits for the end of a process.
+fn ends(process: &OwnedFd, within: Duration) -> bool {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        // The handle of a process that has ended is readable.
+        let mut fds = [PollFd::new(process, PollFlags::IN)];
+        match poll(&mut fds, Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready.is_ok_and(|ready| ready > 0),
+        }
+    }
 }
 
 /// Whether user code may have run.

@@ -1,7 +1,7 @@
 //! Promise G11: the nodes of a task start together, and one that is lost stops all. Real trainings by
 //! `torch.distributed`, whose ranks know at once when one of them is missing.
 
-use crate::support::{DEADLINE, Lab, eventually};
+use crate::support::{DEADLINE, Lab, eventually, processes_of};
 use fetchml_api::{Task, TaskId, TaskStatus, WorkerId};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -59,18 +59,6 @@ fn workers_of(task: &Task) -> BTreeSet<WorkerId> {
     task.node_assignments.iter().map(|node| node.worker_id).collect()
 }
 
-/// The process ids of all processes of a task.
-fn processes(task: TaskId) -> BTreeSet<i32> {
-    let mark = format!("FETCHML_TASK_ID={task}");
-    let is_of_task = |entry: &fs::DirEntry| {
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    };
-    (fs::read_dir("/proc").expect("procfs").flatten().filter(is_of_task))
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
-}
-
 /// Kills the agent of a worker, and its shims with all that they started.
 fn kill_tree(lab: &mut Lab, place: usize) {
     lab.kill_worker(place);
@@ -101,7 +89,7 @@ async fn g11_three_nodes_train_as_one_and_an_agents_end_stops_none() {
     assert!(running.node_assignments.iter().all(|node| node.slot_assigned), "{running:#?}");
     assert_eq!(workers_of(&running).len(), NODES, "each node has a worker of its own");
 
-    let before = processes(task);
+    let before = processes_of(task);
     for place in 0..lab.workers.len() {
         lab.kill_worker(place);
         lab.restart_worker(place).await;
@@ -109,7 +97,7 @@ async fn g11_three_nodes_train_as_one_and_an_agents_end_stops_none() {
     let ended = lab.until(task, TaskStatus::Completed).await;
     assert_eq!((ended.retry_count, ended.requeue_count, ended.attempt_id), (0, 0, running.attempt_id));
     assert!(before.len() >= NODES, "each node has a process: {before:?}");
-    assert_eq!(processes(task), BTreeSet::new());
+    assert_eq!(processes_of(task), BTreeSet::new());
     assert_eq!(assert_ranks_agree(&lab, task).await, 1);
 }
 
@@ -122,7 +110,7 @@ async fn g11_a_lost_node_stops_all_and_the_gang_runs_once_more() {
     // Its ranks miss each other at once; whatever they make of it, the task is queued again and never fails.
     let queued = lab.until(task, TaskStatus::Queued).await;
     assert_eq!((queued.retry_count, queued.requeue_count), (0, 1), "{queued:#?}");
-    assert_eq!(processes(task), BTreeSet::new(), "all are stopped");
+    assert_eq!(processes_of(task), BTreeSet::new(), "all are stopped");
 
     lab.restart_worker(1).await;
     let ended = lab.until(task, TaskStatus::Completed).await;

@@ -4,7 +4,7 @@ use fetchml_api::{CreateTaskRequest, Task, TaskId, TaskStatus};
 use fetchml_client::Client;
 use fetchml_testkit::TestEngine;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs,
     net::TcpListener,
@@ -564,4 +564,16 @@ pub(crate) fn shown(output: &Output) -> String {
 pub(crate) fn assert_chain(log_id: &str, rows: &[fetchml_store::AuditRow]) {
     let verdict = fetchml_audit::verify(log_id, rows);
     assert_eq!((verdict.first_tampered, verdict.checked), (None, rows.len() as u64));
+}
+
+/// The process ids of all processes of a task.
+pub(crate) fn processes_of(task: TaskId) -> BTreeSet<i32> {
+    let mark = format!("FETCHML_TASK_ID={task}");
+    let is_of_task = |entry: &fs::DirEntry| {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    (fs::read_dir("/proc").expect("procfs").flatten().filter(is_of_task))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }

@@ -1,8 +1,8 @@
 //! Promise G10: cancel kills the whole tree, and its slot is offered only when that is dead.
 
-use crate::support::{DEADLINE, Lab, eventually};
-use fetchml_api::{FailureCause, TaskId, TaskStatus};
-use std::{fs, time::Duration};
+use crate::support::{DEADLINE, Lab, eventually, processes_of};
+use fetchml_api::{FailureCause, TaskStatus};
+use std::time::Duration;
 
 /// Leaves processes in every way there is, and none heeds SIGTERM.
 const STUBBORN: &str = "trap \"\" TERM HUP INT; \
@@ -15,16 +15,6 @@ const STUBBORN: &str = "trap \"\" TERM HUP INT; \
 /// SIGTERM comes before SIGKILL by the grace of half a minute.
 const CANCEL_DEADLINE: Duration = Duration::from_mins(2);
 
-/// How many processes of a task live.
-fn living(task: TaskId) -> usize {
-    let mark = format!("FETCHML_TASK_ID={task}");
-    let is_of_task = |entry: &fs::DirEntry| {
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    };
-    fs::read_dir("/proc").expect("procfs").flatten().filter(is_of_task).count()
-}
-
 async fn no_survivor_after_cancel(lab: Lab) {
     let mut lab = lab.worker_wrapped(&["/usr/bin/env", "FETCHML_SLOTS=1"]);
     lab.serve().await;
@@ -34,7 +24,7 @@ async fn no_survivor_after_cancel(lab: Lab) {
     let client = lab.client();
     eventually("its tree has grown", DEADLINE, async || {
         let output = client.task(task).await.ok()?.output?;
-        (output.contains("ready") && living(task) >= 5).then_some(())
+        (output.contains("ready") && processes_of(task).len() >= 5).then_some(())
     })
     .await;
     let next = lab.submit("true").await;
@@ -44,11 +34,15 @@ async fn no_survivor_after_cancel(lab: Lab) {
         let [worker] = &client.workers().await.ok()?[..] else { panic!("there is one worker") };
         let next = client.task(next).await.ok()?;
         let is_offered = worker.slots.batch_available > 0 || next.started_at.is_some();
-        assert!(!is_offered || living(task) == 0, "the slot is offered while {} processes live", living(task));
+        assert!(
+            !is_offered || processes_of(task).is_empty(),
+            "the slot is offered while {} processes live",
+            processes_of(task).len()
+        );
         (next.status == TaskStatus::Completed).then_some(())
     })
     .await;
-    assert_eq!(living(task), 0);
+    assert_eq!(processes_of(task).len(), 0);
     let ended = lab.until(task, TaskStatus::Failed).await;
     assert_eq!(ended.failure.map(|failure| (failure.cause, failure.signal)), Some((FailureCause::Cancelled, Some(9))));
 }

@@ -1,6 +1,9 @@
 //! Workers with GPUs: NVIDIA's library is a stand-in that says what the test wants, everything else is real.
 
-use crate::{fake_nvml::FakeNvml, support::Lab};
+use crate::{
+    fake_nvml::FakeNvml,
+    support::{DEADLINE, Lab, eventually},
+};
 use fetchml_api::{CreateTaskRequest, GpuState, TaskId, TaskStatus, Worker};
 use fetchml_store::{Location, Store};
 use rustix::process::geteuid;
@@ -61,11 +64,15 @@ async fn a_task_waits_for_a_device_that_is_used_by_others_and_leaves_one_with_a_
     let without = submit(&lab, "true", 0).await;
     lab.until(without, TaskStatus::Completed).await;
     assert_eq!(lab.client().task(task).await.unwrap().status, TaskStatus::Queued, "the only GPU is withheld");
-    let shown = lab.output(&["workers", "gpu-box-1"]).await;
     let reason =
         format!("GPU 0 is withheld: it is used by process {} (sleep), to which it was not given", stranger.id());
-    assert!(shown.contains(&reason), "{shown}");
-    assert!(shown.contains("8.0 GiB of 79.6 GiB") && shown.contains("41 %"), "{shown}");
+    // Its figures come with a heartbeat, after what it offers.
+    eventually("the device is shown with its figures", DEADLINE, async || {
+        let shown = lab.output(&["workers", "gpu-box-1"]).await;
+        assert!(shown.contains(&reason), "{shown}");
+        (shown.contains("8.0 GiB of 79.6 GiB") && shown.contains("41 %")).then_some(())
+    })
+    .await;
     let shown = lab.output(&["workers"]).await;
     assert!(shown.contains("1 x NVIDIA H100 80GB HBM3 (1 withheld)"), "{shown}");
 

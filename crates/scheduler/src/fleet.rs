@@ -380,6 +380,13 @@ impl Fleet {
         self.ahead.iter().filter_map(|&(_, id)| self.workers.get(&id).map(|worker| (id, worker)))
     }
 
+    /// The first worker that takes this ahead, of those that nobody `awaited`.
+    pub(crate) fn pick_ahead(&self, needs: &Needs, awaited: &BTreeSet<WorkerId>) -> Option<WorkerId> {
+        let Needs { demand, excluded } = needs;
+        let mut workers = self.takes_ahead().filter(|(id, _)| !awaited.contains(id) && !excluded.contains(id));
+        workers.find(|(_, worker)| worker.fits_one_slot(demand)).map(|(id, _)| id)
+    }
+
     /// Panics unless the indexes are what the workers say.
     pub(crate) fn assert_invariants(&self) {
         let mut rebuilt = Self {

@@ -122,12 +122,7 @@ impl Scheduler {
                 contest.go_on(&self.queues, head, self.share(head.user));
                 continue;
             }
-            let Needs { demand, excluded } = self.queues.shapes.key(head.shape);
-            let mut workers =
-                self.fleet.takes_ahead().filter(|(id, _)| !awaited.contains(id) && !excluded.contains(id));
-            let found = workers.find(|(_, worker)| worker.fits_one_slot(demand)).map(|(id, _)| id);
-            drop(workers);
-            if let Some(worker) = found {
+            if let Some(worker) = self.fleet.pick_ahead(self.queues.shapes.key(head.shape), &awaited) {
                 let attempt = self.assign(head, vec![(worker, Vec::new())], effects);
                 let epoch = self.attempts[&attempt].record.epoch;
                 self.fleet.change(worker, |worker| worker.ahead.insert(epoch, attempt));

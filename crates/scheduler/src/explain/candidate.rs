@@ -34,6 +34,16 @@ pub(super) struct Candidate {
     pub(super) blocked: Option<BlockedBy>,
 }
 
+/// What assigning ahead comes to.
+enum Ahead {
+    /// One of them is assigned.
+    Assigned,
+    /// None of them, and they wait for these workers, so that nobody behind them gets those.
+    Left(BTreeSet<WorkerId>),
+    /// No worker is left for who comes next.
+    NoWorker,
+}
+
 impl Candidate {
     /// The quota that keeps it from being placed.
     pub(super) fn stopped_by_quota(&self) -> Option<Refusal> {
@@ -128,29 +138,33 @@ impl Scheduler {
 
     /// Whether it is assigned ahead to a busy worker whose tasks are short. What goes before it keeps its chance.
     fn goes_ahead(&self, candidate: &Candidate) -> bool {
-        let Needs { demand, excluded } = &candidate.needs;
-        if demand.slot != SlotKind::Batch {
-            return false;
-        }
+        candidate.needs.demand.slot == SlotKind::Batch
+            && match self.look_ahead(|head| self.goes_before(head, candidate)) {
+                Ahead::Left(awaited) => self.fleet.pick_ahead(&candidate.needs, &awaited).is_some(),
+                Ahead::Assigned | Ahead::NoWorker => false,
+            }
+    }
+
+    /// What assigning ahead finds among the heads that are `looked_at`, which are the first of their order.
+    fn look_ahead(&self, looked_at: impl Fn(Head) -> bool) -> Ahead {
         let mut awaited: BTreeSet<WorkerId> = BTreeSet::new();
         let mut contest = self.contest(SlotKind::Batch, None);
         for _ in 0..limits::PREFETCH_MISSES_MAX {
             if !self.fleet.takes_ahead().any(|(id, _)| !awaited.contains(&id)) {
-                return false;
+                return Ahead::NoWorker;
             }
-            let head = contest.next(&self.queues).filter(|&head| self.goes_before(head, candidate));
-            let Some(head) = head else {
-                let mut workers = self.fleet.takes_ahead();
-                return workers.any(|(id, worker)| {
-                    !awaited.contains(&id) && !excluded.contains(&id) && worker.fits_one_slot(demand)
-                });
+            let Some(head) = contest.next(&self.queues).filter(|&head| looked_at(head)) else {
+                return Ahead::Left(awaited);
             };
             if self.stopped_by_quota(head.user, self.queues.demand(head.shape)).is_none() {
+                if self.fleet.pick_ahead(self.queues.shapes.key(head.shape), &awaited).is_some() {
+                    return Ahead::Assigned;
+                }
                 awaited.extend(self.awaited_by(head));
             }
             contest.go_on(&self.queues, head, self.share(head.user));
         }
-        false
+        Ahead::NoWorker
     }
 
     /// Whether a head is ordered before it.
@@ -181,6 +195,7 @@ impl Scheduler {
             || self.holds_end()
             || self.has_placeable(kind)
             || self.has_backfill(kind)
+            || (kind == SlotKind::Batch && matches!(self.look_ahead(|_| true), Ahead::Assigned))
     }
 
     /// Whether the next turn gives up a hold, or makes one.
@@ -205,7 +220,7 @@ impl Scheduler {
         })
     }
 
-    /// Whether a task that waits has room, or goes ahead.
+    /// Whether a task that waits has room.
     fn has_placeable(&self, kind: SlotKind) -> bool {
         let generation = self.fleet.generation();
         let room = !self.fleet.is_full(kind) && !self.queues.all_stopped(kind, generation);

@@ -1,8 +1,8 @@
 //! Work assigned ahead: only to workers whose attempts are short, promoted in order, asked back
 //! when it waits too long, at no cost.
 
-use crate::support::{T, World, ok, ruled, t, w, worker};
-use fetchml_api::{FailureCause, LogAction, link::Report};
+use crate::support::{T, World, ok, ruled, t, task, w, worker};
+use fetchml_api::{FailureCause, LogAction, WaitReason, link::Report};
 use fetchml_scheduler::{Answer, Event, Settings};
 
 /// A worker with one slot that has shown four attempts of a length.
@@ -212,4 +212,17 @@ fn a_worker_that_a_log_rule_excluded_gets_nothing_of_the_task_ahead() {
     world.pass(2);
     world.heard(1);
     assert_eq!(submit(&mut world, [t(12)]), ["w1: assign t12#1"], "t10 waits longer and is left out");
+}
+
+#[test]
+fn who_goes_ahead_in_the_next_turn_is_not_said_to_wait_behind_another() {
+    let mut world = seasoned(10);
+    submit(&mut world, (10..15).map(t));
+    let said = |world: &World, n| world.core.explain(task(n)).unwrap().reason;
+    assert_eq!((said(&world, 13), said(&world, 14)), (WaitReason::Busy, WaitReason::Behind));
+    world.reports(10, &[Report::Running, Report::Collecting, ok()]);
+    world.reports(11, &[Report::Running, Report::Collecting]);
+    assert_eq!((said(&world, 13), said(&world, 14)), (WaitReason::Deciding, WaitReason::Deciding));
+    world.turn();
+    assert_eq!((said(&world, 13), said(&world, 14)), (WaitReason::Placed, WaitReason::Placed));
 }

@@ -156,3 +156,95 @@ async fn explain_names_the_task_that_room_is_held_for_and_a_dry_run_says_the_sam
         "nothing was created"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_names_the_true_reason_in_each_of_ten_situations() {
+    let mut lab = Lab::new();
+    lab.serve().await;
+    let first = ask(&lab, |request| request.gpu = Some(2)).await;
+    until_said(&lab, first, "No worker has ever been connected.").await;
+    lab.worker_with(1, &["--name", "box", "--gpus", "2", "--gpu-type", "A100", "--slots", "4"]).await;
+    lab.until(first, TaskStatus::Running).await;
+    let task = ask(&lab, |request| (request.gpu, request.gpu_type) = (Some(1), Some("H100".into()))).await;
+    until_said(&lab, task, "No worker has a GPU of type H100; there are: simulated A100.").await;
+    let task = ask(&lab, |request| request.memory_gb = Some(60_000)).await;
+    until_said(&lab, task, "No worker has 60000 GiB of memory; the most that one has is").await;
+    let task = ask(&lab, |request| request.node_count = Some(3)).await;
+    until_said(&lab, task, "It needs 3 workers at once, and only 1 could run it.").await;
+    let next = ask(&lab, |request| (request.gpu, request.priority) = (Some(1), Some(7))).await;
+    until_said(&lab, next, "Worker box is the only one that could run it, and has not a free GPU now; it is next.")
+        .await;
+    let behind = ask(&lab, |request| request.gpu = Some(1)).await;
+    until_said(&lab, behind, "and 2 tasks that wait go before it by priority and waiting time.").await;
+    let after = ask(&lab, |request| {
+        request.depends_on = vec![fetchml_api::Dependency { id: first, on: fetchml_api::DependencyOn::Ok }]
+    })
+    .await;
+    until_said(&lab, after, "It waits for another task to end.").await;
+    lab.output(&["quota", "set", "--user", "admin", "--running", "1"]).await;
+    let over = ask(&lab, |request| request.cpu = Some(0)).await;
+    until_said(&lab, over, "admin may have 1 task running at once, and has 1.").await;
+    lab.output(&["drain", "box", "--no-wait"]).await;
+    lab.output(&["quota", "rm", "--user", "admin"]).await;
+    let task = ask(&lab, |request| request.cpu = Some(0)).await;
+    until_said(&lab, task, "Only worker box could run it now, and it is drained.").await;
+    lab.output(&["undrain", "box"]).await;
+    let fails = ask(&lab, |request| {
+        (request.entrypoint, request.args, request.cpu) = (Some("false".into()), None, Some(0));
+        request.max_retries = Some(9);
+    })
+    .await;
+    until_said(&lab, fails, "Its last attempt failed; the next is made in ").await;
+}
+
+/// Whether a task that needs all four GPUs starts while tasks that need one never stop coming: in time, and as the
+/// explanation said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g12_a_large_task_starts_though_small_ones_never_stop_coming() {
+    const HOLD_AFTER_S: u64 = 8;
+    const LIMIT_S: i64 = 4;
+    let mut lab = Lab::new();
+    lab.serve_with(&["--config", "config.toml"]);
+    std::fs::write(lab.path("config.toml"), format!("[server]\nhold_after_s = {HOLD_AFTER_S}\n")).unwrap();
+    lab.serve().await;
+    lab.worker_with(1, &["--gpus", "4", "--gpu-type", "H100", "--slots", "8"]).await;
+    let client = lab.client();
+    let small = || CreateTaskRequest {
+        job_name: "small".into(),
+        entrypoint: Some("sleep".into()),
+        args: Some("60".into()),
+        gpu: Some(1),
+        cpu: Some(0),
+        time_limit_s: Some(LIMIT_S),
+        ..CreateTaskRequest::default()
+    };
+    // Always more than there is room for: each runs as long as it may.
+    let stream = async {
+        loop {
+            let waiting = client.queue().await.expect("the queue").queued;
+            for _ in waiting..8 {
+                client.submit(&small(), true).await.expect("a small task");
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    let large = async {
+        eventually("all GPUs are busy", DEADLINE, async || {
+            let busy = lab.client().usage(None).await.ok()?.holdings.first()?.gpus;
+            (busy == 4).then_some(())
+        })
+        .await;
+        let large = ask(&lab, |request| (request.gpu, request.cpu) = (Some(4), Some(0))).await;
+        let submitted = std::time::Instant::now();
+        let explained = lab.output(&["explain", &large.to_string()]).await;
+        assert!(explained.lines().next().unwrap().contains("GPUs free"), "{explained}");
+        lab.until(large, TaskStatus::Running).await;
+        submitted.elapsed()
+    };
+    let waited = tokio::select! {
+        waited = large => waited,
+        () = stream => unreachable!("it never stops"),
+    };
+    let bound = std::time::Duration::from_secs(HOLD_AFTER_S + LIMIT_S as u64 + 10);
+    assert!(waited <= bound, "it started after {waited:?}; the bound is {bound:?}");
+}

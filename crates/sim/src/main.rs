@@ -14,7 +14,7 @@ use std::{
 const USAGE: &str = "\
 usage: fetchml-sim [--seeds N] [--from SEED] [--workers N] [--tasks N] [--minutes N]
                                       run so many seeds; sizes that are not given are drawn from the seed, up to
-                                      20 workers, 500 tasks and 60 simulated minutes of faults
+                                      20 workers, 25 tasks for each and 60 simulated minutes of faults
        fetchml-sim --replay PLAN [--trace]
                                       run one plan, such as the one that a failure prints; --trace prints all
                                       that happens

@@ -51,7 +51,8 @@ impl Plan {
             given.unwrap_or(value)
         };
         let workers = drawn(size.workers, 1.0, 20.0);
-        let tasks = drawn(size.tasks, 10.0, 500.0);
+        // So that what is submitted can be done in time.
+        let tasks = drawn(size.tasks, 2.0 * f64::from(workers), 25.0 * f64::from(workers));
         let minutes = drawn(size.minutes, 5.0, 60.0);
         Self { seed, workers, tasks, minutes, faults, bug: None }
     }

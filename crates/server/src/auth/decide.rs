@@ -46,6 +46,14 @@ pub enum Operation {
     DatasetShow,
     /// `DELETE /v1/datasets/{name}`
     DatasetDelete,
+    /// `GET /v1/experiments`
+    ExperimentList,
+    /// `POST /v1/experiments`
+    ExperimentCreate,
+    /// `GET /v1/experiments/{experimentId}`
+    ExperimentShow,
+    /// `PATCH /v1/experiments/{experimentId}`
+    ExperimentEdit,
     /// `GET /v1/queue`
     QueueShow,
     /// `GET /v1/scheduler/workers`
@@ -123,7 +131,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 55] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -144,6 +152,10 @@ impl Operation {
         Self::DatasetCreate,
         Self::DatasetShow,
         Self::DatasetDelete,
+        Self::ExperimentList,
+        Self::ExperimentCreate,
+        Self::ExperimentShow,
+        Self::ExperimentEdit,
         Self::QueueShow,
         Self::WorkerList,
         Self::WorkerShow,
@@ -200,6 +212,10 @@ impl Operation {
             Self::DatasetCreate => ("post", "/v1/datasets"),
             Self::DatasetShow => ("get", "/v1/datasets/{name}"),
             Self::DatasetDelete => ("delete", "/v1/datasets/{name}"),
+            Self::ExperimentList => ("get", "/v1/experiments"),
+            Self::ExperimentCreate => ("post", "/v1/experiments"),
+            Self::ExperimentShow => ("get", "/v1/experiments/{experimentId}"),
+            Self::ExperimentEdit => ("patch", "/v1/experiments/{experimentId}"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
             Self::WorkerShow => ("get", "/v1/scheduler/workers/{workerId}"),
@@ -260,6 +276,9 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::DatasetList
         | O::DatasetShow
         | O::DatasetCreate
+        | O::ExperimentList
+        | O::ExperimentShow
+        | O::ExperimentCreate
         | O::QueueShow
         | O::WorkerList
         | O::WorkerShow
@@ -273,8 +292,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Allow,
             Role::Worker => Deny,
         },
-        // Nobody sees those of others, not even their names.
-        O::SecretList | O::SecretPut | O::SecretDelete => match role {
+        // Nobody sees secrets of others, not even their names.
+        O::SecretList | O::SecretPut | O::SecretDelete | O::ExperimentEdit => match role {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
@@ -335,6 +354,10 @@ mod tests {
         DatasetCreate  allow allow deny
         DatasetShow    allow allow deny
         DatasetDelete  allow own   deny
+        ExperimentList allow allow deny
+        ExperimentCreate allow allow deny
+        ExperimentShow allow allow deny
+        ExperimentEdit own   own   deny
         QueueShow      allow allow deny
         WorkerList     allow allow deny
         WorkerShow     allow allow deny

@@ -7,7 +7,7 @@ use axum::{
 };
 use fetchml_api::Problem;
 use percent_encoding::percent_decode_str;
-use std::{convert::Infallible, ops::RangeInclusive, str::FromStr};
+use std::{convert::Infallible, ops::RangeInclusive, str::FromStr, time::Duration};
 
 /// The query of a request.
 pub(crate) struct Query {
@@ -55,6 +55,20 @@ impl Query {
             self.problem(name, format!("must be a whole number of at least {}{most}", range.start()));
         }
         value
+    }
+
+    /// A time in whole seconds, such as `30s` or `30`, of at most `longest`.
+    pub(crate) fn seconds(&mut self, name: &str, longest: Duration) -> Option<Duration> {
+        let text = self.text(name)?;
+        let digits = text.strip_suffix('s').unwrap_or(&text);
+        let time = digits.parse().ok().map(Duration::from_secs).filter(|time| *time <= longest);
+        if time.is_none() {
+            self.problem(
+                name,
+                format!("must be a time in whole seconds of at most {0}, such as {0}s", longest.as_secs()),
+            );
+        }
+        time
     }
 
     /// `true` or `false`; absent is `false`.
@@ -135,5 +149,11 @@ mod tests {
         let fields: Vec<_> = query.problems.iter().map(|p| p.field.as_str()).collect();
         assert_eq!(fields, ["big", "twice", "nul", "flag"]);
         assert!(query.finish().is_err());
+
+        let mut times = Query::read("a=30s&b=0&c=61s&d=1m&e=-1&f=s&g=1.5s&h=99999999999999999999");
+        let mut read = |name| times.seconds(name, Duration::from_secs(60)).map(|time| time.as_secs());
+        assert_eq!((read("a"), read("b"), read("absent")), (Some(30), Some(0), None));
+        assert!(["c", "d", "e", "f", "g", "h"].into_iter().all(|name| read(name).is_none()));
+        assert_eq!(times.problems.len(), 6);
     }
 }

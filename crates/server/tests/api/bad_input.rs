@@ -205,6 +205,9 @@ pub(crate) async fn query_parameters() {
     assert_eq!(error.details.len(), 3);
     let task = admin.submit(&small()).await;
     let id = task["id"].as_str().unwrap();
+    for query in ["wait=x", "wait=-1s", "wait=61s", "wait=1m", "wait=", "known=done", "wait=1s&wait=2s"] {
+        admin.get(&format!("/v1/tasks/{id}?{query}")).await.error(400, ErrorCode::BadRequest);
+    }
     for path in [
         "logs?node=x",
         "logs?node=-1",

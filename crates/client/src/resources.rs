@@ -91,7 +91,11 @@ impl Client {
 
     /// A page of tasks, newest first.
     pub async fn tasks(&self, query: &TaskListQuery) -> Result<TaskList, ClientError> {
-        self.get_json("/v1/tasks", query).await
+        let metadata: Vec<_> = query.metadata.iter().map(|(key, value)| (format!("metadata.{key}"), value)).collect();
+        let request =
+            || self.request(Method::GET, "/v1/tasks").query(query).query(&metadata).timeout(limits::ANSWER_TIMEOUT);
+        let response = self.send(Repeat::Idempotent, request).await?;
+        self.read_json(response).await
     }
 
     /// Asks to cancel a task; repeating it changes nothing. An ended task is not hidden by this: the caller

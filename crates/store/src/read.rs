@@ -317,7 +317,7 @@ impl Query {
         for (key, value) in &filter.metadata {
             match reads {
                 Reads::Sqlite(_) => {
-                    self.and("EXISTS (SELECT 1 FROM json_each(spec, '$.metadata') WHERE key = ", stored_text(key));
+                    self.and("EXISTS (SELECT 1 FROM json_each(spec -> 'metadata') WHERE key = ", stored_text(key));
                     self.and("value = ", stored_text(value));
                     self.text.push(')');
                 }

@@ -71,8 +71,11 @@ def test_a_server_that_is_not_there(lab: Lab) -> None:
     assert "fetchml up" in (failed.value.hint or "")
 
 
+Answer = tuple[int, dict[str, str], bytes]
+
+
 @contextmanager
-def answering(answers: list[tuple[int, dict[str, str], bytes]]) -> Iterator[tuple[str, list[str]]]:
+def answering(answers: list[Answer]) -> Iterator[tuple[str, list[str]]]:
     """A server that gives these answers in turn, which FetchML's own gives only in bad times."""
     seen: list[str] = []
 
@@ -131,9 +134,9 @@ def test_submitting_is_repeated_only_when_nothing_was_done() -> None:
 
 def test_a_log_is_followed_through_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fetchml._limits.RETRY_DELAY_S", 0.0)
-    first = (200, {}, b'id: a.0.2\ndata: {"text":"on"}\n\nid: lost\nda')
-    away = (503, {}, refusal("SERVICE_UNAVAILABLE"))
-    rest = (200, {}, b'id: a.0.3\ndata: {"text":"e"}\n\nevent: end\ndata: {}\n\n')
+    first: Answer = (200, {}, b'id: a.0.2\ndata: {"text":"on"}\n\nid: lost\nda')
+    away: Answer = (503, {}, refusal("SERVICE_UNAVAILABLE"))
+    rest: Answer = (200, {}, b'id: a.0.3\ndata: {"text":"e"}\n\nevent: end\ndata: {}\n\n')
     with answering([first, away, rest]) as (url, seen), FetchML(url, KEY) as client:
         assert list(client.follow("t")) == ["on", "e"]
     assert seen == ["GET", "GET a.0.2", "GET a.0.2"]
@@ -143,8 +146,8 @@ def test_waiting_lives_through_an_outage(client: FetchML, monkeypatch: pytest.Mo
     monkeypatch.setattr("fetchml._limits.RETRIES_MAX", 0)
     task = client.wait(client.submit("true"), timeout_s=DEADLINE_S)
     shown = client._connection.send("GET", f"/v1/tasks/{task.id}")
-    running = (200, {}, shown.text.replace('"completed"', '"running"').encode())
-    away = (503, {}, refusal("SERVICE_UNAVAILABLE"))
+    running: Answer = (200, {}, shown.text.replace('"completed"', '"running"').encode())
+    away: Answer = (503, {}, refusal("SERVICE_UNAVAILABLE"))
     with answering([running, away, away, (200, {}, shown.content)]) as (url, seen), FetchML(url, KEY) as other:
         assert other.wait(task) == task
     assert len(seen) == 4
@@ -160,6 +163,6 @@ def test_a_long_wait_is_left_to_the_caller() -> None:
 
 
 @pytest.mark.parametrize("answer", [(200, {}, b"<html>"), (404, {}, b"nginx"), (200, {}, b"[]"), (302, {}, b"")])
-def test_what_is_no_fetchml_server(answer: tuple[int, dict[str, str], bytes]) -> None:
+def test_what_is_no_fetchml_server(answer: Answer) -> None:
     with answering([answer]) as (url, _), FetchML(url, KEY) as client, pytest.raises(UnexpectedAnswer):
         client.queue()

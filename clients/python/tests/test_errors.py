@@ -81,7 +81,7 @@ def answering(answers: list[Answer]) -> Iterator[tuple[str, list[str]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
-            seen.append(" ".join(filter(None, (self.command, self.headers["last-event-id"]))))
+            seen.append(" ".join(filter(None, (self.command, self.headers["last-event-id"], self.headers["idempotency-key"]))))
             status, headers, body = answers[min(len(seen), len(answers)) - 1]
             self.send_response(status)
             for name, value in headers.items():
@@ -115,21 +115,31 @@ KEY = "fml_abcdefghijkl_secret"
 
 
 def test_reading_is_repeated_and_unknown_fields_are_dropped() -> None:
-    passing = (503, {"retry-after": "0"}, refusal("SERVICE_UNAVAILABLE"))
+    passing: Answer = (503, {"retry-after": "0"}, refusal("SERVICE_UNAVAILABLE"))
     with answering([passing, passing, (200, {}, QUEUE)]) as (url, seen), FetchML(url, KEY) as client:
         assert client.queue().queued == 3
     assert seen == ["GET"] * 3
 
 
-def test_submitting_is_repeated_only_when_nothing_was_done() -> None:
-    passing = (503, {"retry-after": "0"}, refusal("SERVICE_UNAVAILABLE"))
+def test_what_is_not_known_again_is_repeated_only_when_nothing_was_done() -> None:
+    passing: Answer = (503, {"retry-after": "0"}, refusal("SERVICE_UNAVAILABLE"))
     with answering([passing]) as (url, seen), FetchML(url, KEY) as client, pytest.raises(ApiError):
-        client.submit("true")
+        client.rerun("t")
     assert seen == ["POST"]
-    limited = (429, {"retry-after": "0"}, refusal("RATE_LIMITED"))
+    limited: Answer = (429, {"retry-after": "0"}, refusal("RATE_LIMITED"))
     with answering([limited, passing]) as (url, seen), FetchML(url, KEY) as client, pytest.raises(ApiError):
-        client.submit("true")
+        client.rerun("t")
     assert seen == ["POST"] * 2
+
+
+def test_submitting_is_repeated_with_the_same_key() -> None:
+    passing: Answer = (503, {"retry-after": "0"}, refusal("SERVICE_UNAVAILABLE"))
+    refused: Answer = (422, {}, refusal("VALIDATION_ERROR", retryable=False))
+    with answering([passing, passing, refused]) as (url, seen), FetchML(url, KEY) as client:
+        for _ in range(2):
+            with pytest.raises(ValidationError):
+                client.submit("true")
+    assert len(seen) == 4 and len(set(seen[:3])) == 1 and len(set(seen)) == 2
 
 
 def test_a_log_is_followed_through_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +166,7 @@ def test_waiting_lives_through_an_outage(client: FetchML, monkeypatch: pytest.Mo
 
 
 def test_a_long_wait_is_left_to_the_caller() -> None:
-    limited = (429, {"retry-after": "3600"}, refusal("RATE_LIMITED"))
+    limited: Answer = (429, {"retry-after": "3600"}, refusal("RATE_LIMITED"))
     with answering([limited]) as (url, seen), FetchML(url, KEY) as client, pytest.raises(RateLimited) as refused:
         client.queue()
     assert (seen, refused.value.retry_after_s) == (["GET"], 3600.0)

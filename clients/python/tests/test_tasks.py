@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEADLINE_S, Lab, eventually
-from fetchml import FetchML, TaskFailed, WaitTimeout
+from fetchml import Conflict, FetchML, TaskFailed, WaitTimeout
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -34,6 +34,14 @@ def test_a_task_runs_and_leaves_a_log_and_files(client: FetchML, tmp_path: Path)
     manifest = client.manifest(ended)
     assert manifest.outcome is not None and manifest.outcome.success
     assert [entry.path for entry in manifest.artifacts] == ["a/b %.txt"]
+
+
+def test_a_task_is_submitted_once(client: FetchML) -> None:
+    task = client.submit("true", job_name="once", idempotency_key="once")
+    assert client.submit("true", job_name="once", idempotency_key="once").id == task.id
+    with pytest.raises(Conflict):
+        client.submit("false", job_name="once", idempotency_key="once")
+    assert [found.id for found in client.tasks(job_name="once")] == [task.id]
 
 
 def test_a_failed_task_says_why(client: FetchML) -> None:

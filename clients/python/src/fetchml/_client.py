@@ -8,6 +8,7 @@ import os
 import shlex
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -81,13 +82,26 @@ class FetchML:
 
     # Tasks
 
-    def submit(self, command: str | Sequence[str] | None = None, /, **fields: Unpack[TaskFields]) -> Task:
-        """Submits a task.
+    def submit(
+        self,
+        command: str | Sequence[str] | None = None,
+        /,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Unpack[TaskFields],
+    ) -> Task:
+        """Submits a task, exactly once.
 
         `command` (the field `args`) is words, or one text that is split by shell rules. Without `job_name`
         its first word names the task. A field that the server does not know is a `ValidationError`.
+
+        Repeats after passing failures are known to the server by their key, so that none makes a second
+        task. Give your own `idempotency_key` to repeat a call of a program that may have died in it: the
+        same key and fields within 24 hours are answered with the first task.
         """
-        return self._connection.post(Task, "/v1/tasks", _task_body(command, fields), {"strict": "true"})
+        headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
+        body = _task_body(command, fields)
+        return self._connection.post(Task, "/v1/tasks", body, {"strict": "true"}, headers=headers, repeat=True)
 
     def dry_run(self, command: str | Sequence[str] | None = None, /, **fields: Unpack[TaskFields]) -> Explanation:
         """What would become of a task if it were submitted now. Nothing is created."""

@@ -25,6 +25,7 @@ from ._settings import Settings
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | float | bool | None]
+Headers = Mapping[str, str]
 
 
 class Connection:
@@ -51,9 +52,18 @@ class Connection:
         """Reads a resource."""
         return self._read(kind, self.send("GET", path, query=query))
 
-    def post(self, kind: type[T], path: str, body: Any, query: Query | None = None, *, repeat: bool = False) -> T:
+    def post(
+        self,
+        kind: type[T],
+        path: str,
+        body: Any,
+        query: Query | None = None,
+        *,
+        headers: Headers | None = None,
+        repeat: bool = False,
+    ) -> T:
         """Sends `body` as JSON. Only a server's 429 is answered by sending it again, unless `repeat`."""
-        return self._read(kind, self.send("POST", path, query=query, body=body, repeat=repeat))
+        return self._read(kind, self.send("POST", path, query=query, headers=headers, body=body, repeat=repeat))
 
     def patch(self, kind: type[T], path: str, body: Any, query: Query | None = None) -> T:
         """Changes a resource: the same twice is the same as once."""
@@ -64,10 +74,17 @@ class Connection:
         self.send("DELETE", path, query=query)
 
     def send(
-        self, method: str, path: str, *, query: Query | None = None, body: Any = None, repeat: bool = True
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        headers: Headers | None = None,
+        body: Any = None,
+        repeat: bool = True,
     ) -> httpx.Response:
         """Sends a request, again where that may help, until it succeeds or fails for good."""
-        request = self._http.build_request(method, path, params=_given(query), json=body)
+        request = self._http.build_request(method, path, params=_given(query), headers=headers, json=body)
         tries = 0
         while True:
             try:
@@ -82,7 +99,7 @@ class Connection:
 
     @contextlib.contextmanager
     def stream(
-        self, path: str, *, query: Query | None = None, headers: Mapping[str, str] | None = None
+        self, path: str, *, query: Query | None = None, headers: Headers | None = None
     ) -> Iterator[httpx.Response]:
         """An answer that is read while it comes. Not repeated."""
         timeout = httpx.Timeout(limits.STREAM_IDLE_TIMEOUT_S, connect=limits.CONNECT_TIMEOUT_S)

@@ -12,7 +12,7 @@ use fetchml_api::{
     EditExperimentRequest, Experiment, ExperimentId, ExperimentStatus, Explanation, GcReport, GcStatus, HealthResponse,
     KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope,
     RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo, SecretList, SecretText,
-    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
+    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Whoami, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -145,6 +145,11 @@ impl Client {
         Ok(match self.get_json("/v1/scheduler/workers", NO_QUERY).await? {
             Answer::Bare(workers) | Answer::Wrapped { workers } => workers,
         })
+    }
+
+    /// Who the key of this client makes it.
+    pub async fn whoami(&self) -> Result<Whoami, ClientError> {
+        self.get_json("/v1/whoami", NO_QUERY).await
     }
 
     /// All keys, without their secrets.

@@ -12,7 +12,7 @@ use fetchml_api::{
     EditExperimentRequest, Experiment, ExperimentId, ExperimentStatus, Explanation, GcReport, GcStatus, HealthResponse,
     KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope,
     RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo, SecretList, SecretText,
-    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, TaskStatus, UsageReport, Worker, WorkerId,
+    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, TaskStatus, UsageReport, Whoami, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -43,10 +43,10 @@ impl Client {
 
     /// Submits a task. With `strict`, fields the server does not know are an error instead of a warning.
     pub async fn submit(&self, request: &CreateTaskRequest, strict: bool) -> Result<Task, ClientError> {
-        // One key for all tries of this call: a server that keeps it answers a repeat with the first task.
+        // One key for all tries of this call: a repeat is answered with the first task.
         let key = uuid::Uuid::new_v4().to_string();
         let response = self
-            .send(Repeat::OnlyIfRefused, || {
+            .send(Repeat::Idempotent, || {
                 self.request(Method::POST, "/v1/tasks")
                     .query(if strict { &[("strict", "true")][..] } else { NO_QUERY })
                     .header("idempotency-key", &key)
@@ -149,6 +149,11 @@ impl Client {
         Ok(match self.get_json("/v1/scheduler/workers", NO_QUERY).await? {
             Answer::Bare(workers) | Answer::Wrapped { workers } => workers,
         })
+    }
+
+    /// Who the key of this client makes it.
+    pub async fn whoami(&self) -> Result<Whoami, ClientError> {
+        self.get_json("/v1/whoami", NO_QUERY).await
     }
 
     /// All keys, without their secrets.

@@ -77,8 +77,12 @@ pub struct Rate {
 pub struct RateLimits {
     /// Of a key with the role admin.
     pub admin: Rate,
+    /// Of a key with the role operator.
+    pub operator: Rate,
     /// Of a key with the role user.
     pub user: Rate,
+    /// Of a key with the role viewer.
+    pub viewer: Rate,
     /// Refused keys per address and minute before the answer is 429.
     pub auth_failures_per_minute: u32,
 }
@@ -87,7 +91,9 @@ impl Default for RateLimits {
     fn default() -> Self {
         Self {
             admin: Rate { per_second: 2_000, burst: 4_000 },
+            operator: Rate { per_second: 2_000, burst: 4_000 },
             user: Rate { per_second: 100, burst: 200 },
+            viewer: Rate { per_second: 100, burst: 200 },
             auth_failures_per_minute: crate::limits::AUTH_FAILURES_PER_MINUTE,
         }
     }

@@ -34,6 +34,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether it may see values of environments of that user's tasks: the user may, but by no key that only looks.
+    pub fn sees_env_of(&self, owner: &str) -> bool {
+        self.user_id == owner && self.role != Role::Viewer
+    }
+
     /// Resolves when the key is revoked or expires: every stream and session of it must end then.
     pub async fn key_ended(&self) {
         let expired = async {
@@ -155,7 +160,9 @@ impl Keys {
         let limits = self.0.limits.as_ref()?;
         match role {
             Role::Admin => Some(limits.admin),
+            Role::Operator => Some(limits.operator),
             Role::User => Some(limits.user),
+            Role::Viewer => Some(limits.viewer),
             Role::Worker => None,
         }
     }
@@ -271,6 +278,11 @@ impl Keys {
     /// Whether any admin key works.
     pub fn has_admin(&self) -> bool {
         self.has_admin_besides(&KeyId(String::new()))
+    }
+
+    /// One key without its secret; none when there is no such key.
+    pub fn show(&self, id: &KeyId) -> Option<KeyInfo> {
+        self.table().get(id).map(|entry| info(&entry.record))
     }
 
     /// All keys without their secrets, newest first.

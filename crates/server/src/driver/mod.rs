@@ -15,7 +15,9 @@ mod told;
 mod views;
 mod watched;
 
-pub use command::{CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle, UsageNow};
+pub use command::{
+    CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle, Submitted, UsageNow,
+};
 pub use fetchml_scheduler::{ClaimRefusal, Drain, NewReservation, Refusal};
 pub use views::{LiveTasks, TaskChanged};
 pub use watched::TaskWatch;
@@ -173,7 +175,7 @@ impl Driver {
     ///
     /// # Errors
     /// See [`CommandError`]; nothing was stored, except that after `Unavailable` it may have been.
-    pub async fn submit(&self, draft: NewTaskDraft) -> Result<StoredTask, CommandError> {
+    pub async fn submit(&self, draft: NewTaskDraft) -> Result<Submitted, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.offer(Item { input: Input::Submit(Arc::new(draft)), reply: Reply::Submit(reply) })?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))

@@ -21,6 +21,7 @@ mod secrets;
 mod snapshots;
 mod tasks;
 mod usage;
+mod whoami;
 
 pub(crate) use snapshots::hash_of;
 
@@ -84,6 +85,7 @@ fn route(operation: Operation) -> Route {
         Operation::ReservationList => routes!(scheduler::reservations::list_reservations),
         Operation::ReservationCreate => routes!(scheduler::reservations::create_reservation),
         Operation::ReservationRelease => routes!(scheduler::reservations::release_reservation),
+        Operation::Whoami => routes!(whoami::whoami),
         Operation::KeyList => routes!(keys::list_keys),
         Operation::KeyCreate => routes!(keys::create_key),
         Operation::KeyRevoke => routes!(keys::revoke_key),

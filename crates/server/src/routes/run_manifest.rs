@@ -49,7 +49,7 @@ pub(super) async fn show_run_manifest(
         files_deleted_at: app.store.collected(task.spec.id).await?.map(|deleted| deleted.at),
     };
     let mut manifest = facts.manifest();
-    if caller.user_id != task.spec.user_id {
+    if !caller.sees_env_of(&task.spec.user_id) {
         for values in [&mut manifest.spec.env, &mut manifest.seeds] {
             for value in values.values_mut() {
                 "***".clone_into(value);

@@ -20,6 +20,7 @@ mod health;
 mod keys;
 mod life;
 mod logs;
+mod matrix;
 mod metrics;
 mod queue;
 mod quotas;
@@ -30,6 +31,7 @@ mod secrets;
 mod snapshots;
 mod tasks;
 mod usage;
+mod whoami;
 
 use fetchml_api::link::{Assignment, Outcome};
 use fetchml_testkit::{CheckedClient, DEADLINE, LinkWorker, TestServer};

@@ -11,7 +11,9 @@ pub(crate) async fn shows_output_and_hides_env() {
     let made = ada.submit(&json!({"job_name": "a", "args": "true", "env": {"TOKEN": "s3cret"}})).await;
     let path = format!("/v1/tasks/{}", made["id"].as_str().unwrap());
     assert_eq!(ada.get(&path).await.expect(200).json()["env"]["TOKEN"], "s3cret");
-    for other in [bob, server.admin()] {
+    for other in
+        [bob, server.admin(), server.with_role("operator", "op").await, server.with_role("viewer", "ada").await]
+    {
         assert_eq!(other.get(&path).await.expect(200).json()["env"]["TOKEN"], "***");
         let list = other.get("/v1/tasks").await.expect(200);
         assert!(!String::from_utf8_lossy(&list.body).contains("s3cret"));

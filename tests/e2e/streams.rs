@@ -183,7 +183,8 @@ async fn g7_streams_go_on_after_kill_9_of_the_server_without_gap_or_repeat() {
     lab.kill_server();
     let rows = written(&lab).await;
     for reader in [&restless, &steady] {
-        let expected: Vec<Told> = rows.iter().filter(|row| row.number > reader.began).take(reader.told.len()).cloned().collect();
+        let expected: Vec<Told> =
+            rows.iter().filter(|row| row.number > reader.began).take(reader.told.len()).cloned().collect();
         assert_eq!(reader.told, expected);
     }
     let of_it: Vec<Told> =

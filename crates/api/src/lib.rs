@@ -31,6 +31,7 @@ pub mod time;
 pub mod usage;
 pub mod validate;
 pub mod worker;
+pub mod ws;
 
 pub use array::*;
 pub use artifact::*;
@@ -58,3 +59,4 @@ pub use task::*;
 pub use time::Micros;
 pub use usage::*;
 pub use worker::*;
+pub use ws::*;

@@ -58,6 +58,10 @@ pub enum Operation {
     StatusStream,
     /// `GET /v1/scheduler/jobs/{jobId}/stream`
     JobStream,
+    /// `GET /ws`
+    WebSocket,
+    /// `POST /v1/ws-tickets`
+    WsTicketCreate,
     /// `GET /v1/scheduler/reservations`
     ReservationList,
     /// `POST /v1/scheduler/reservations`
@@ -123,7 +127,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 53] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -150,6 +154,8 @@ impl Operation {
         Self::StatusShow,
         Self::StatusStream,
         Self::JobStream,
+        Self::WebSocket,
+        Self::WsTicketCreate,
         Self::ReservationList,
         Self::ReservationCreate,
         Self::ReservationRelease,
@@ -206,6 +212,8 @@ impl Operation {
             Self::StatusShow => ("get", "/v1/scheduler/status"),
             Self::StatusStream => ("get", "/v1/scheduler/status/stream"),
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
+            Self::WebSocket => ("get", "/ws"),
+            Self::WsTicketCreate => ("post", "/v1/ws-tickets"),
             Self::ReservationList => ("get", "/v1/scheduler/reservations"),
             Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
             Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
@@ -266,6 +274,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::StatusShow
         | O::StatusStream
         | O::JobStream
+        | O::WebSocket
+        | O::WsTicketCreate
         | O::ReservationList
         | O::ReservationCreate
         | O::TaskCreate
@@ -341,6 +351,8 @@ mod tests {
         StatusShow     allow allow deny
         StatusStream   allow allow deny
         JobStream      allow allow deny
+        WebSocket      allow allow deny
+        WsTicketCreate allow allow deny
         ReservationList allow allow deny
         ReservationCreate allow allow deny
         ReservationRelease allow own deny

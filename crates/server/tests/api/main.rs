@@ -29,6 +29,7 @@ mod secrets;
 mod snapshots;
 mod tasks;
 mod usage;
+mod ws;
 
 use fetchml_api::link::{Assignment, Outcome};
 use fetchml_testkit::{CheckedClient, DEADLINE, LinkWorker, TestServer};

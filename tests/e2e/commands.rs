@@ -100,6 +100,34 @@ async fn tasks_queue_by_priority_and_all_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_an_experiment_are_found_and_counted() {
+    let lab = Lab::with_worker().await;
+    let id = lab.output(&["experiments", "create", "digits", "--description", "learning rates"]).await;
+    let id = id.trim();
+    let submit = ["submit", "--experiment", "digits", "--no-snapshot", "--json", "true"];
+    let task: Value = serde_json::from_str(&lab.output(&submit).await).unwrap();
+    assert_eq!(task["experiment_id"], id);
+    let other = lab.submit("true").await;
+    lab.until(other, TaskStatus::Completed).await;
+    lab.until(task["id"].as_str().unwrap().parse().unwrap(), TaskStatus::Completed).await;
+
+    let listed: Value =
+        serde_json::from_str(&lab.output(&["tasks", "--experiment", "digits", "--json"]).await).unwrap();
+    assert_eq!((&listed["total"], &listed["tasks"][0]["id"]), (&1.into(), &task["id"]));
+    let details = lab.output(&["experiments", "show", id]).await;
+    assert!(details.contains("tasks       1") && details.contains("learning rates"), "{details}");
+    assert!(lab.output(&["usage"]).await.contains(" digits "), "use is shown by the name of the experiment");
+
+    lab.output(&["experiments", "edit", "digits", "--status", "archived"]).await;
+    let refused = lab.run(&submit).await;
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is archived and takes no tasks"), "{}", shown(&refused));
+    assert!(lab.output(&["experiments", "ls"]).await.contains("archived"));
+    let unknown = lab.run(&["tasks", "--experiment", "letters"]).await;
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("fetchml experiments ls"), "{}", shown(&unknown));
+    assert_eq!(lab.run(&["experiments", "edit", "digits"]).await.status.code(), Some(2), "there is nothing to change");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_shows_the_whole_and_watches_it() {
     let lab = Lab::with_worker().await;
     let once: Value = serde_json::from_str(&lab.output(&["status", "--json"]).await).unwrap();

@@ -20,13 +20,17 @@ async fn lab(workers: usize, lost_after_s: &str) -> Lab {
     lab
 }
 
-/// Submits the example with several nodes.
-async fn submit(lab: &Lab, epochs: u32) -> TaskId {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/torch-ddp");
+/// Submits the example with several nodes; as `paused.py`, its first attempt stands still after epoch 5.
+async fn submit(lab: &Lab, script: &str, epochs: u32) -> TaskId {
+    let example = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/torch-ddp");
+    let dir = lab.path("project");
+    fs::create_dir_all(&dir).expect("created");
+    fs::copy(example.join("train.py"), dir.join("train.py")).expect("copied");
+    fs::write(dir.join("paused.py"), include_str!("paused.py")).expect("written");
     let (dir, nodes, epochs) = (dir.to_str().expect("UTF-8"), NODES.to_string(), epochs.to_string());
     let options = ["submit", "--dir", dir, "--nodes", &nodes, "--env", "OMP_NUM_THREADS=1"];
     // All workers of this test are on one machine.
-    let more = ["--env", "GLOO_SOCKET_IFNAME=lo", "--json", "--", "train.py", "--epochs", &epochs];
+    let more = ["--env", "GLOO_SOCKET_IFNAME=lo", "--json", "--", script, "--epochs", &epochs];
     let task: Value = serde_json::from_str(&lab.output(&[&options[..], &more].concat()).await).expect("JSON");
     task["id"].as_str().expect("an id").parse().expect("an id")
 }
@@ -84,7 +88,7 @@ fn descendants(process: i32) -> Vec<i32> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g11_three_nodes_train_as_one_and_an_agents_end_stops_none() {
     let mut lab = lab(4, "600").await;
-    let task = submit(&lab, 60).await;
+    let task = submit(&lab, "train.py", 60).await;
     let running = trained(&lab, task, 2).await;
     assert!(running.node_assignments.iter().all(|node| node.slot_assigned), "{running:#?}");
     assert_eq!(workers_of(&running).len(), NODES, "each node has a worker of its own");
@@ -104,8 +108,8 @@ async fn g11_three_nodes_train_as_one_and_an_agents_end_stops_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g11_a_lost_node_stops_all_and_the_gang_runs_once_more() {
     let mut lab = lab(NODES, "10").await;
-    let task = submit(&lab, 60).await;
-    let running = trained(&lab, task, 2).await;
+    let task = submit(&lab, "paused.py", 10).await;
+    let running = trained(&lab, task, 5).await;
     kill_tree(&mut lab, 1);
     // Its ranks miss each other at once; whatever they make of it, the task is queued again and never fails.
     let queued = lab.until(task, TaskStatus::Queued).await;

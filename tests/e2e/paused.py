@@ -10,7 +10,7 @@ write = print
 
 def print_and_stop(text, **options):
     write(text, **options)
-    if text.startswith("epoch   5/"):
+    if text.split("/")[0].split() == ["epoch", "5"]:
         signal.pause()
 
 

@@ -177,7 +177,7 @@ async fn explain_names_the_true_reason_in_each_of_ten_situations() {
     let behind = ask(&lab, |request| request.gpu = Some(1)).await;
     until_said(&lab, behind, "and 2 tasks that wait go before it by priority and waiting time.").await;
     let after = ask(&lab, |request| {
-        request.depends_on = vec![fetchml_api::Dependency { id: first, on: fetchml_api::DependencyOn::Ok }]
+        request.depends_on = vec![fetchml_api::Dependency { id: first, on: fetchml_api::DependencyOn::Ok }];
     })
     .await;
     until_said(&lab, after, "It waits for another task to end.").await;

@@ -55,6 +55,10 @@ uuid_id!(
     ReservationId
 );
 uuid_id!(
+    /// Tasks that belong together.
+    ExperimentId
+);
+uuid_id!(
     /// Correlates an answer with the log lines of its request.
     TraceId
 );

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod dataset;
 pub mod dependency;
 pub mod error;
+pub mod experiment;
 pub mod explain;
 pub mod failure;
 pub mod health;
@@ -41,6 +42,7 @@ pub use dataset::{
 };
 pub use dependency::*;
 pub use error::*;
+pub use experiment::{CreateExperimentRequest, EditExperimentRequest, Experiment, ExperimentStatus};
 pub use explain::*;
 pub use failure::*;
 pub use health::*;

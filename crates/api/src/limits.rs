@@ -33,6 +33,12 @@ pub const USER_SECRETS: usize = 200;
 pub const SECRET_VALUE_BYTES: usize = 32 << 10;
 /// Shortest value that is kept out of logs, bytes of UTF-8 without blanks around it: shorter ones are in any text.
 pub const SECRET_HIDDEN_BYTES_MIN: usize = 8;
+/// Longest name of an experiment, code points.
+pub const EXPERIMENT_NAME_CHARS: usize = 128;
+/// Longest description of an experiment, code points.
+pub const EXPERIMENT_DESCRIPTION_CHARS: usize = 16_384;
+/// Most experiments that are not deleted: a list has all of them.
+pub const EXPERIMENTS_MAX: usize = 10_000;
 /// Most cores one node of a task may ask for.
 pub const CPU_MAX: i64 = 4_096;
 /// Most memory one node of a task may ask for, GiB.

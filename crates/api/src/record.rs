@@ -6,7 +6,7 @@ use crate::{
     dataset::Dataset,
     dependency::Dependency,
     failure::FailureCause,
-    ids::{AttemptEpoch, AttemptId, KeyId, ReservationId, TaskId, WorkerId},
+    ids::{AttemptEpoch, AttemptId, ExperimentId, KeyId, ReservationId, TaskId, WorkerId},
     key::Role,
     link::Outcome,
     log_rule::LogRuleMatch,
@@ -117,6 +117,9 @@ pub struct TaskSpec {
     /// Where its files came from, as far as its submitter said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// The experiment that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experiment_id: Option<ExperimentId>,
     /// The task that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<TaskId>,

@@ -5,7 +5,7 @@ use crate::{
     dataset::{Dataset, DatasetSpec},
     dependency::Dependency,
     failure::{Failure, RetryRule},
-    ids::{AttemptId, ReservationId, TaskId, WorkerId},
+    ids::{AttemptId, ExperimentId, ReservationId, TaskId, WorkerId},
     log_rule::LogAction,
     provenance::Source,
     record::{TaskSpec, TaskState},
@@ -176,6 +176,10 @@ pub struct Task {
     /// Where its files came from, as far as its submitter said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// The experiment that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub experiment_id: Option<ExperimentId>,
     /// The task that it repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -387,6 +391,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub source: Option<Source>,
+    /// The experiment that it belongs to (`POST /v1/experiments`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub experiment_id: Option<ExperimentId>,
     /// An own reservation (`POST /v1/scheduler/reservations`) on whose GPUs it runs. It keeps them until it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -437,6 +445,10 @@ pub struct TaskListQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(nullable = false)]
     pub job_name: Option<String>,
+    /// Only tasks of this experiment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, nullable = false)]
+    pub experiment_id: Option<ExperimentId>,
     /// Only tasks of this array.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>, nullable = false)]
@@ -496,6 +508,7 @@ impl Task {
             stall_after_s: spec.stall_after_s.map(i64::from),
             resume_from: spec.resume_from,
             source: spec.source.clone(),
+            experiment_id: spec.experiment_id,
             rerun_of: spec.rerun_of,
             reservation_id: spec.demand.reservation,
             depends_on: spec.depends_on.clone(),

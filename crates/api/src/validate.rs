@@ -26,7 +26,7 @@ pub struct Read<T> {
 
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
-pub const NOT_SUPPORTED_YET: &[&str] = &["experiment_id", "plugin_configs"];
+pub const NOT_SUPPORTED_YET: &[&str] = &["plugin_configs"];
 
 const CREATE_TASK_FIELDS: &[&str] = &[
     "job_name",
@@ -54,6 +54,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "resume_from",
     "source",
     "reservation_id",
+    "experiment_id",
     "depends_on",
     "array",
 ];
@@ -119,6 +120,13 @@ pub fn create_task(body: Value, strict: bool, registry: &Registry) -> Result<Rea
             id.ok()
         }),
         source: fields.source("source"),
+        experiment_id: fields.text("experiment_id", 36).and_then(|text| {
+            let id = text.parse();
+            if id.is_err() {
+                fields.problem("experiment_id", "must be the id of an experiment");
+            }
+            id.ok()
+        }),
         reservation_id: fields.text("reservation_id", 36).and_then(|text| {
             let id = text.parse();
             if id.is_err() {

@@ -8,11 +8,11 @@ use crate::{
 };
 use fetchml_api::{
     ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateDatasetRequest,
-    CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList, Explanation, GcReport,
-    GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo,
-    QuotaList, QuotaScope, RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo,
-    SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker,
-    WorkerId,
+    CreateExperimentRequest, CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList,
+    EditExperimentRequest, Experiment, ExperimentId, ExperimentStatus, Explanation, GcReport, GcStatus, HealthResponse,
+    KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope,
+    RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo, SecretList, SecretText,
+    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -256,6 +256,36 @@ impl Client {
     /// Forgets a registered data set.
     pub async fn dataset_delete(&self, name: &str) -> Result<(), ClientError> {
         self.delete_path(&dataset_path(name), NO_QUERY).await
+    }
+
+    /// All experiments of a status, newest first; none: all that are not deleted.
+    pub async fn experiments(&self, status: Option<ExperimentStatus>) -> Result<Vec<Experiment>, ClientError> {
+        let query: Vec<(&str, &str)> = status.iter().map(|status| ("status", status.as_str())).collect();
+        self.get_json("/v1/experiments", &query).await
+    }
+
+    /// An experiment.
+    pub async fn experiment(&self, id: ExperimentId) -> Result<Experiment, ClientError> {
+        self.get_json(&format!("/v1/experiments/{id}"), NO_QUERY).await
+    }
+
+    /// Makes an experiment.
+    pub async fn experiment_create(&self, request: &CreateExperimentRequest) -> Result<Experiment, ClientError> {
+        let request = || self.request(Method::POST, "/v1/experiments").timeout(limits::ANSWER_TIMEOUT).json(request);
+        let response = self.send(Repeat::OnlyIfRefused, request).await?;
+        self.read_json(response).await
+    }
+
+    /// Changes an experiment.
+    pub async fn experiment_edit(
+        &self,
+        id: ExperimentId,
+        request: &EditExperimentRequest,
+    ) -> Result<Experiment, ClientError> {
+        let path = format!("/v1/experiments/{id}");
+        let request = || self.request(Method::PATCH, &path).timeout(limits::ANSWER_TIMEOUT).json(request);
+        let response = self.send(Repeat::Idempotent, request).await?;
+        self.read_json(response).await
     }
 
     /// Reservations that are active or claimed.

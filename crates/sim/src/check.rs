@@ -81,6 +81,8 @@ impl World {
         let gang = self.specs[&task].demand.nodes > 1;
         let first = self.began.insert((attempt, gang.then_some(h))) || self.is_excused(h);
         promise!(first, "the user's code of attempt {attempt} begins a second time, on machine {h}");
+        // Where it may begin once more, how it ended before no longer counts.
+        self.unseen.remove(&attempt);
         self.check_alone(h, attempt, task)?;
         let released = !gang || self.server.database.was_ready(attempt) || self.is_excused(h);
         promise!(released, "user code of the gang {attempt} begins on machine {h} before all nodes are ready");

@@ -1,7 +1,7 @@
 //! People: they submit, cancel, and believe what is acknowledged.
 
 use crate::{
-    MINUTE, Violation, promise,
+    MINUTE, Time, Violation, promise,
     server::Command,
     world::{Happening, Request, World},
 };
@@ -11,6 +11,9 @@ use fetchml_api::{
 };
 use fetchml_scheduler::{Drain, Lease, NewReservation, NewTask};
 use uuid::Uuid;
+
+/// How long users wait for what is stuck, once all is well again.
+const PATIENCE: Time = 2 * 60 * MINUTE;
 
 impl World {
     pub(crate) fn submit(&mut self) {
@@ -117,7 +120,8 @@ impl World {
             .filter(|row| row.state.attempt.is_some_and(|attempt| self.behaviour(row.new.id, attempt).is_endless()))
             .map(|row| row.new.id)
             .collect();
-        for id in endless {
+        let stuck = if self.now > self.faults_end() + PATIENCE { self.deadlocked() } else { Vec::new() };
+        for id in endless.into_iter().chain(stuck) {
             self.ask(Command::Cancel(id), Request::Cancel(id));
         }
         let drained: Vec<WorkerId> = self.server.database.draining().collect();
@@ -130,6 +134,15 @@ impl World {
             self.ask(Command::Release(id), Request::Release(id));
         }
         self.at(self.now + MINUTE, Happening::CancelEndless);
+    }
+
+    /// Tasks that keep reserved GPUs while they wait for others: those may need the GPUs, or the quota that they use up,
+    /// and then neither ever starts, which is for their user to see and to end.
+    fn deadlocked(&self) -> Vec<TaskId> {
+        let database = &self.server.database;
+        let lives = |id: &TaskId| database.tasks.get(id).is_some_and(|row| !row.state.status.is_terminal());
+        let claimants = database.reservations.values().filter_map(|record| record.task_id).filter(lives);
+        claimants.filter(|id| self.specs[id].depends_on.iter().any(|need| lives(&need.id))).collect()
     }
 
     /// An operator takes a machine out of service, and brings it back later.

@@ -24,7 +24,7 @@ mod world;
 pub use bug::Bug;
 pub use fault::Fault;
 pub use minimise::minimise;
-pub use plan::Plan;
+pub use plan::{Plan, Size};
 pub use world::{Report, run, run_watched};
 
 /// Microseconds.

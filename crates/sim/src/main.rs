@@ -1,7 +1,7 @@
 //! `fetchml-sim`: runs seeds, each twice; shrinks what fails to a plan that can be repeated; proves that
 //! planted bugs are found.
 
-use fetchml_sim::{Bug, Fault, Plan, Report, minimise, run, run_watched};
+use fetchml_sim::{Bug, Fault, Plan, Report, Size, minimise, run, run_watched};
 use std::{
     collections::BTreeMap,
     env, panic,
@@ -13,6 +13,8 @@ use std::{
 
 const USAGE: &str = "\
 usage: fetchml-sim [--seeds N] [--from SEED] [--workers N] [--tasks N] [--minutes N]
+                                      run so many seeds; sizes that are not given are drawn from the seed, up to
+                                      20 workers, 25 tasks for each and 60 simulated minutes of faults
        fetchml-sim --replay PLAN [--trace]
                                       run one plan, such as the one that a failure prints; --trace prints all
                                       that happens
@@ -25,9 +27,7 @@ const SHRINK_TRIES: usize = 400;
 struct Asked {
     seeds: u64,
     from: u64,
-    workers: u32,
-    tasks: u32,
-    minutes: u32,
+    size: Size,
     replay: Option<Plan>,
     bugs: bool,
     trace: bool,
@@ -54,8 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
-    let mut asked =
-        Asked { seeds: 100, from: 1, workers: 20, tasks: 500, minutes: 60, replay: None, bugs: false, trace: false };
+    let mut asked = Asked { seeds: 100, from: 1, size: Size::default(), replay: None, bugs: false, trace: false };
     while let Some(arg) = args.next() {
         if arg == "--bugs" {
             asked.bugs = true;
@@ -71,9 +70,9 @@ fn asked(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
         match arg.as_str() {
             "--seeds" => asked.seeds = number()?,
             "--from" => asked.from = number()?,
-            "--workers" => asked.workers = small()?.max(1),
-            "--tasks" => asked.tasks = small()?,
-            "--minutes" => asked.minutes = small()?,
+            "--workers" => asked.size.workers = Some(small()?.max(1)),
+            "--tasks" => asked.size.tasks = Some(small()?),
+            "--minutes" => asked.size.minutes = Some(small()?),
             "--replay" => asked.replay = Some(value.parse()?),
             other => return Err(format!("unknown argument {other:?}")),
         }
@@ -109,7 +108,7 @@ fn search(asked: &Asked) -> bool {
                         if seed >= end {
                             return reports;
                         }
-                        let plan = Plan::of_seed(seed, asked.workers, asked.tasks, asked.minutes);
+                        let plan = Plan::of_seed(seed, asked.size);
                         let report = run(&plan);
                         let same = report == run(&plan);
                         let fine = same && report.violation.is_none();
@@ -162,7 +161,7 @@ fn find_bugs(asked: &Asked) -> bool {
     let mut missed = 0;
     for bug in Bug::ALL {
         let found = (asked.from..asked.from + asked.seeds).find_map(|seed| {
-            let plan = Plan::of_seed(seed, asked.workers, asked.tasks, asked.minutes).with_bug(*bug);
+            let plan = Plan::of_seed(seed, asked.size).with_bug(*bug);
             run(&plan).violation.map(|violation| (seed - asked.from + 1, violation))
         });
         if let Some((seeds, violation)) = found {

@@ -20,13 +20,40 @@ pub struct Plan {
     pub bug: Option<Bug>,
 }
 
+/// How large a run is; what is not given is drawn from its seed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Size {
+    /// Machines.
+    pub workers: Option<u32>,
+    /// Tasks.
+    pub tasks: Option<u32>,
+    /// Time in which faults strike, minutes.
+    pub minutes: Option<u32>,
+}
+
+impl Size {
+    /// All of it given.
+    pub const fn of(workers: u32, tasks: u32, minutes: u32) -> Self {
+        Self { workers: Some(workers), tasks: Some(tasks), minutes: Some(minutes) }
+    }
+}
+
 impl Plan {
     /// The plan of a seed: which faults strike is drawn from it, so that some runs see one kind alone and
-    /// others all at once (swarm testing: Groce et al., ISSTA 2012).
-    pub fn of_seed(seed: u64, workers: u32, tasks: u32, minutes: u32) -> Self {
+    /// others all at once (swarm testing: Groce et al., ISSTA 2012), and so is what the size leaves open: small
+    /// worlds, in which more of what happens meets, more often than large ones.
+    pub fn of_seed(seed: u64, size: Size) -> Self {
         let mut chance = fastrand::Rng::with_seed(seed ^ 0x5741_524d);
         let share = [0.15, 0.35, 0.6, 1.0][chance.usize(..4)];
         let faults = Fault::ALL.into_iter().filter(|_| chance.f64() < share).collect();
+        let mut drawn = |given: Option<u32>, least: f64, most: f64| {
+            let value = (least * (most / least).powf(chance.f64())).round() as u32;
+            given.unwrap_or(value)
+        };
+        let workers = drawn(size.workers, 1.0, 20.0);
+        // So that what is submitted can be done in time.
+        let tasks = drawn(size.tasks, 2.0 * f64::from(workers), 25.0 * f64::from(workers));
+        let minutes = drawn(size.minutes, 5.0, 60.0);
         Self { seed, workers, tasks, minutes, faults, bug: None }
     }
 
@@ -77,7 +104,7 @@ mod tests {
     #[test]
     fn a_plan_reads_back_as_written() {
         for seed in 0..50 {
-            let plan = Plan::of_seed(seed, 3, 40, 9);
+            let plan = Plan::of_seed(seed, Size::of(3, 40, 9));
             assert_eq!(plan.to_string().parse(), Ok(plan.clone()));
             let plan = plan.with_bug(Bug::NoFence);
             assert_eq!(plan.to_string().parse(), Ok(plan));

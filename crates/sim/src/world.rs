@@ -371,7 +371,7 @@ impl World {
     }
 
     fn populate(&mut self) {
-        let faults_end = Time::from(self.plan.minutes) * MINUTE;
+        let faults_end = self.faults_end();
         self.at(0, Happening::ServerStart);
         for n in 0..self.plan.workers {
             let worker = WorkerId(Uuid::from_u128(0x0180_0000_0000_7000_8000_0000_0000_0000 + u128::from(n)));
@@ -429,8 +429,12 @@ impl World {
         }
     }
 
+    pub(crate) fn faults_end(&self) -> Time {
+        Time::from(self.plan.minutes) * MINUTE
+    }
+
     fn run(&mut self) -> Result<(), Violation> {
-        let end = Time::from(self.plan.minutes) * MINUTE + DRAIN;
+        let end = self.faults_end() + DRAIN;
         while let Some(Reverse(Due { at, happening, .. })) = self.due.pop() {
             promise!(at <= end, "not everything drained:\n{}", self.describe());
             self.now = at;

@@ -1,6 +1,6 @@
 //! The short form of `cargo xtask sim`: 300 seeds under all faults, and every planted bug found.
 
-use fetchml_sim::{Bug, Plan, minimise, run};
+use fetchml_sim::{Bug, Plan, Size, minimise, run};
 use std::ops::RangeInclusive;
 
 const WORKERS: u32 = 6;
@@ -8,7 +8,7 @@ const TASKS: u32 = 80;
 const MINUTES: u32 = 20;
 
 fn plan(seed: u64) -> Plan {
-    Plan::of_seed(seed, WORKERS, TASKS, MINUTES)
+    Plan::of_seed(seed, Size::of(WORKERS, TASKS, MINUTES))
 }
 
 /// All promises hold, and a second run of the same plan is the same to the last event.

@@ -43,6 +43,7 @@ fn submit(n: u128) -> [Write; 3] {
         lost_after_s: None,
         stall_after_s: None,
         resume_from: None,
+        experiment_id: None,
         source: None,
         rerun_of: None,
         datasets: Vec::new(),

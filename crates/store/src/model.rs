@@ -2,9 +2,9 @@
 
 use crate::retention::Collect;
 use fetchml_api::{
-    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, KeyId, KeyRecord, Micros, Provenance, QuotaRecord,
-    RegisteredDataset, ReservationId, ReservationRecord, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskId,
-    TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, EditExperimentRequest, Experiment, ExperimentId, KeyId,
+    KeyRecord, Micros, Provenance, QuotaRecord, RegisteredDataset, ReservationId, ReservationRecord, SecretInfo,
+    SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -80,6 +80,17 @@ pub enum Write {
     DatasetDelete {
         /// Its name.
         name: String,
+        /// When.
+        at: Micros,
+    },
+    /// A new experiment. A known id is refused for data.
+    ExperimentInsert(Experiment),
+    /// An experiment is changed; what is none stays. An unknown id is refused for data.
+    ExperimentEdit {
+        /// Which.
+        id: ExperimentId,
+        /// What of it.
+        edit: EditExperimentRequest,
         /// When.
         at: Micros,
     },
@@ -189,6 +200,8 @@ pub struct TaskFilter {
     pub reservation: Option<ReservationId>,
     /// Array.
     pub array: Option<TaskId>,
+    /// Only of this experiment.
+    pub experiment: Option<ExperimentId>,
     /// Only tasks with a smaller id.
     pub before: Option<TaskId>,
     /// Matches to skip.

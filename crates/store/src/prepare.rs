@@ -103,6 +103,16 @@ impl Prepared {
                 let insert = Statement::new(sql::DATASET_INSERT, rows::dataset(&dataset)?);
                 self.statements.push(insert.must_change("the name of a data set is taken"));
             }
+            Write::ExperimentInsert(experiment) => {
+                self.saw(experiment.created_at.0);
+                let insert = Statement::new(sql::EXPERIMENT_INSERT, rows::experiment(&experiment)?);
+                self.statements.push(insert.must_change("the id of an experiment is taken"));
+            }
+            Write::ExperimentEdit { id, edit, at } => {
+                self.saw(at.0);
+                let update = Statement::new(sql::EXPERIMENT_EDIT, rows::experiment_edit(id, &edit)?);
+                self.statements.push(update.must_change("no such experiment"));
+            }
             Write::DatasetDelete { name, at } => {
                 self.saw(at.0);
                 let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);
@@ -169,6 +179,9 @@ impl Prepared {
         self.saw(spec.created_at.0);
         self.saw_state(state);
         self.tasks.push(rows::task(spec, state)?);
+        if let (Some(experiment), Some(snapshot)) = (spec.experiment_id, &spec.snapshot_id) {
+            self.push(sql::EXPERIMENT_COMMIT, vec![Value::word(experiment), Value::text(snapshot.clone())?]);
+        }
         if !state.hidden {
             self.counted.push((spec.user_id.clone(), state.status.as_str()));
         }

@@ -12,8 +12,8 @@ use crate::{
     value::{Row, Value},
 };
 use fetchml_api::{
-    AttemptId, AttemptRecord, Checkpoint, KeyRecord, Micros, Provenance, QuotaRecord, RegisteredDataset, ReservationId,
-    ReservationRecord, SecretRecord, SnapshotRecord, TaskId, TaskStatus,
+    AttemptId, AttemptRecord, Checkpoint, Experiment, ExperimentId, ExperimentStatus, KeyRecord, Micros, Provenance,
+    QuotaRecord, RegisteredDataset, ReservationId, ReservationRecord, SecretRecord, SnapshotRecord, TaskId, TaskStatus,
 };
 use std::{fmt::Write as _, sync::Arc};
 
@@ -75,8 +75,9 @@ impl Store {
 
     /// Counters answer for submitter and status; by anything else tasks have to be counted.
     async fn total(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        let TaskFilter { job_name, node_count, reservation, array, .. } = filter;
-        let mut query = if job_name.is_some() || node_count.is_some() || reservation.is_some() || array.is_some() {
+        let TaskFilter { job_name, node_count, reservation, array, experiment, .. } = filter;
+        let counted = job_name.is_none() && node_count.is_none() && reservation.is_none();
+        let mut query = if !counted || array.is_some() || experiment.is_some() {
             Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
         } else {
             Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
@@ -205,6 +206,25 @@ impl Store {
         one(self.reads().point(sql::RESERVATION_GET, &[Value::word(id)]).await?, rows::read_reservation)
     }
 
+    /// An experiment.
+    pub async fn experiment(&self, id: ExperimentId) -> Result<Option<Experiment>, StoreError> {
+        one(self.reads().point(sql::EXPERIMENT_GET, &[Value::word(id)]).await?, rows::read_experiment)
+    }
+
+    /// All experiments of a status, newest first; none: all that are not deleted.
+    pub async fn experiments(&self, status: Option<ExperimentStatus>) -> Result<Vec<Experiment>, StoreError> {
+        let rows = match status {
+            Some(status) => self.reads().list(sql::EXPERIMENTS_OF, vec![status.as_str().into()]).await?,
+            None => self.reads().list(sql::EXPERIMENTS, Vec::new()).await?,
+        };
+        all(rows, rows::read_experiment)
+    }
+
+    /// How many experiments are not deleted.
+    pub async fn experiment_count(&self) -> Result<i64, StoreError> {
+        crate::migrate::first_int(self.reads().list(sql::EXPERIMENT_COUNT, Vec::new()).await?)
+    }
+
     /// A named value of the installation.
     pub async fn meta(&self, name: &str) -> Result<Option<String>, StoreError> {
         let Ok(name) = Value::text(name.to_owned()) else { return Ok(None) };
@@ -272,6 +292,9 @@ impl Query {
         if let Some(reservation) = filter.reservation {
             self.and("id = (SELECT task_id FROM reservation WHERE id = ", Value::word(reservation));
             self.text.push(')');
+        }
+        if let Some(experiment) = filter.experiment {
+            self.and("experiment_id = ", Value::word(experiment));
         }
         if let Some(array) = filter.array {
             self.and("array_id = ", Value::word(array));

@@ -5,9 +5,10 @@ use crate::{
     value::{Row, Value, unreadable},
 };
 use fetchml_api::{
-    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, Dataset, KeyId, KeyRecord, QuotaRecord, QuotaScope,
-    RegisteredDataset, ReservationRecord, ReservationStatus, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord,
-    TaskSpec, TaskState, WorkerRecord, link::Outcome,
+    Artifact, AttemptEpoch, AttemptRecord, Checkpoint, Dataset, EditExperimentRequest, Experiment, ExperimentId,
+    ExperimentStatus, KeyId, KeyRecord, QuotaRecord, QuotaScope, RegisteredDataset, ReservationRecord,
+    ReservationStatus, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord,
+    link::Outcome,
 };
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ pub(crate) fn task_state(state: &TaskState) -> Result<Vec<Value>, StoreError> {
 
 /// A whole new task row.
 pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, StoreError> {
-    let mut columns = Vec::with_capacity(33);
+    let mut columns = Vec::with_capacity(34);
     columns.extend([
         Value::word(spec.id),
         Value::text(spec.user_id.clone())?,
@@ -56,6 +57,7 @@ pub(crate) fn task(spec: &TaskSpec, state: &TaskState) -> Result<Vec<Value>, Sto
     columns.push(spec.resume_from.map_or(Value::Null, Value::word));
     columns.push(spec.demand.nodes.into());
     columns.push(spec.array.map_or(Value::Null, |array| Value::word(array.id)));
+    columns.push(spec.experiment_id.map_or(Value::Null, Value::word));
     Ok(columns)
 }
 
@@ -342,6 +344,39 @@ pub(crate) fn read_snapshot(mut row: Row) -> Result<SnapshotRecord, StoreError> 
         size_bytes: row.number()?,
         created_at: row.time()?,
         used_at: row.time()?,
+    })
+}
+
+pub(crate) fn experiment(experiment: &Experiment) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::word(experiment.id),
+        Value::text(experiment.name.clone())?,
+        Value::text(experiment.description.clone().unwrap_or_default())?,
+        Value::text(experiment.user_id.clone())?,
+        experiment.created_at.into(),
+        experiment.status.as_str().into(),
+    ])
+}
+
+pub(crate) fn experiment_edit(id: ExperimentId, edit: &EditExperimentRequest) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::word(id),
+        Value::optional_text(edit.name.as_ref())?,
+        Value::optional_text(edit.description.as_ref())?,
+        edit.status.map(ExperimentStatus::as_str).into(),
+    ])
+}
+
+pub(crate) fn read_experiment(mut row: Row) -> Result<Experiment, StoreError> {
+    Ok(Experiment {
+        id: row.parse()?,
+        name: row.text()?,
+        description: Some(row.text()?).filter(|text| !text.is_empty()),
+        commit_id: row.optional_text()?,
+        user_id: row.text()?,
+        created_at: row.time()?,
+        status: row.parse()?,
+        warnings: Vec::new(),
     })
 }
 

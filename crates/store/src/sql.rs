@@ -22,8 +22,9 @@ impl Table {
                 "INSERT INTO task (id, user_id, job_name, created_at, spec, status, priority, queued_since, \
                  waited_before, not_before, attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, \
                  retry_count, requeue_count, attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, \
-                 excluded_workers, nodes, blocked, snapshot_id, resume_from, node_count, array_id)",
-                33,
+                 excluded_workers, nodes, blocked, snapshot_id, resume_from, node_count, array_id, \
+                 experiment_id)",
+                34,
             ),
             Self::Artifact => ("INSERT INTO artifact (attempt_id, path, size_bytes, sha256)", 4),
             Self::Audit => (
@@ -234,6 +235,25 @@ pub(crate) const DATASET_DELETE: &str = "DELETE FROM dataset WHERE name = $1";
 pub(crate) const DATASET_GET: &str = "SELECT user_id, created_at, spec FROM dataset WHERE name = $1";
 
 pub(crate) const DATASETS: &str = "SELECT user_id, created_at, spec FROM dataset ORDER BY name";
+
+pub(crate) const EXPERIMENT_INSERT: &str = "INSERT INTO experiment (id, name, description, user_id, created_at, status) \
+    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
+
+pub(crate) const EXPERIMENT_EDIT: &str = "UPDATE experiment SET name = COALESCE($2, name), \
+    description = COALESCE($3, description), status = COALESCE($4, status) WHERE id = $1";
+
+pub(crate) const EXPERIMENT_COMMIT: &str = "UPDATE experiment SET commit_id = $2 WHERE id = $1";
+
+pub(crate) const EXPERIMENT_GET: &str =
+    "SELECT id, name, description, commit_id, user_id, created_at, status FROM experiment WHERE id = $1";
+
+pub(crate) const EXPERIMENTS: &str = "SELECT id, name, description, commit_id, user_id, created_at, status \
+    FROM experiment WHERE status <> 'deleted' ORDER BY id DESC";
+
+pub(crate) const EXPERIMENTS_OF: &str = "SELECT id, name, description, commit_id, user_id, created_at, status \
+    FROM experiment WHERE status = $1 ORDER BY id DESC LIMIT 10000";
+
+pub(crate) const EXPERIMENT_COUNT: &str = "SELECT COUNT(*) FROM experiment WHERE status <> 'deleted'";
 
 pub(crate) const DATASET_COUNT: &str = "SELECT COUNT(*) FROM dataset";
 

@@ -10,6 +10,7 @@ mod dataset_sources;
 mod datasets;
 mod diff;
 mod drain;
+mod experiments;
 mod explain;
 mod follow;
 mod keys;
@@ -76,6 +77,7 @@ enum Command {
     Wait(wait::Wait),
     Artifacts(artifacts::Artifacts),
     Datasets(datasets::Datasets),
+    Experiments(experiments::Experiments),
     Queue(queue::Queue),
     Status(status::Status),
     Workers(workers::Workers),
@@ -114,6 +116,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Wait(command) => client(command.run(config)),
         Command::Artifacts(command) => client(command.run(config)),
         Command::Datasets(command) => client(command.run(config)),
+        Command::Experiments(command) => client(command.run(config)),
         Command::Queue(command) => client(command.run(config)),
         Command::Status(command) => client(command.run(config)),
         Command::Workers(command) => client(command.run(config)),

@@ -80,6 +80,7 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("stalled after", task.stall_after_s.map(|s| format!("{s} s without a word")));
     line("when lost", (!task.on_lost.is_default()).then(|| "kept".to_owned()));
     line("resumed from", task.resume_from.map(|id| id.to_string()));
+    line("experiment", task.experiment_id.map(|id| id.to_string()));
     line("reservation", task.reservation_id.map(|id| id.to_string()));
     let array = task.array_id.map(|id| format!("index {} of {id}", task.array_index.unwrap_or_default()));
     line("array", array);

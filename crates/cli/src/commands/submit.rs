@@ -2,7 +2,7 @@
 
 use super::{
     datasets::parse_dataset,
-    explain, follow,
+    experiments, explain, follow,
     reservations::{self, Found},
     snapshot,
 };
@@ -93,6 +93,9 @@ pub(crate) struct Submit {
     /// Data set of the task, registered or with its source, which may end in #sha256=HEX, #unpack or both with & between; may be repeated
     #[arg(long, value_name = "NAME[=SOURCE][@MOUNT]", value_parser = parse_dataset)]
     dataset: Vec<DatasetSpec>,
+    /// Experiment that it belongs to (see `fetchml experiments`): its name or id
+    #[arg(long, value_name = "NAME")]
+    experiment: Option<String>,
     /// Run on the GPUs of this reservation (see `fetchml reserve`), all of them unless --gpu and --nodes say otherwise: its
     /// id, or the beginning or end of it
     #[arg(long, value_name = "ID")]
@@ -143,6 +146,9 @@ impl Submit {
         let mut request = self.request()?;
         if let Some(text) = &self.resume_from {
             request.resume_from = Some(session.task_id(text).await?);
+        }
+        if let Some(text) = &self.experiment {
+            request.experiment_id = Some(experiments::find(&session, text).await?.id);
         }
         if let Some(text) = &self.reservation {
             match reservations::find(&session, text).await? {

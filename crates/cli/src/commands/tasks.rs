@@ -25,6 +25,9 @@ pub(crate) struct Tasks {
     /// Only tasks with this name
     #[arg(long)]
     name: Option<String>,
+    /// Only tasks of this experiment: its name or id
+    #[arg(long, value_name = "NAME")]
+    experiment: Option<String>,
     /// Only tasks of this array, each of them
     #[arg(long, value_name = "ID")]
     array: Option<String>,
@@ -46,6 +49,10 @@ impl Tasks {
             limit: Some(self.limit),
             user_id: self.user,
             job_name: self.name,
+            experiment_id: match &self.experiment {
+                Some(text) => Some(super::experiments::find(&session, text).await?.id),
+                None => None,
+            },
             array_id: match &self.array {
                 Some(text) => Some(session.task_id(text).await?),
                 None => None,

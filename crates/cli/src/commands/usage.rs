@@ -3,7 +3,7 @@
 use crate::{failure::Exit, session::ServerFlags, terminal};
 use clap::Args;
 use comfy_table::Cell;
-use fetchml_api::{Holding, Usage as Used};
+use fetchml_api::{Experiment, Holding, Usage as Used};
 use std::path::Path;
 
 /// Show what was used, and what is held now: your own, for admins everybody's
@@ -22,14 +22,17 @@ pub(crate) struct Usage {
 
 impl Usage {
     pub(super) async fn run(self, config: Option<&Path>) -> anyhow::Result<Exit> {
-        let report = self.server.session(config)?.client.usage(self.user.as_deref()).await?;
+        let client = self.server.session(config)?.client;
+        let report = client.usage(self.user.as_deref()).await?;
         if self.json {
             terminal::print_json(&report)?;
             return Ok(Exit::Success);
         }
         let mut table = terminal::table(["USER", "EXPERIMENT", "CPU HOURS", "GPU HOURS", "IDLE GPU HOURS", "IDLE"]);
+        // Names of experiments are a courtesy: ids say as much.
+        let experiments = client.experiments(None).await.unwrap_or_default();
         for used in &report.usage {
-            table.add_row(row(used));
+            table.add_row(row(used, &experiments));
         }
         terminal::print_table(&table)?;
         let mut table = terminal::table(["USER", "RUNNING", "WAITING", "GPUS", "SHARE"]);
@@ -42,11 +45,15 @@ impl Usage {
     }
 }
 
-fn row(used: &Used) -> Vec<Cell> {
+fn row(used: &Used, experiments: &[Experiment]) -> Vec<Cell> {
+    let experiment = used.experiment_id.as_deref().map_or("-", |id| {
+        let known = experiments.iter().find(|experiment| experiment.id.to_string() == id);
+        known.map_or(id, |experiment| experiment.name.as_str())
+    });
     let idle = (used.gpu_seconds > 0.0).then(|| format!("{:.0} %", 100.0 * used.idle_gpu_seconds / used.gpu_seconds));
     vec![
         Cell::new(terminal::plain(&used.user_id)),
-        Cell::new(used.experiment_id.as_deref().map_or_else(|| "-".to_owned(), terminal::plain)),
+        Cell::new(terminal::plain(experiment)),
         terminal::number(hours(used.cpu_seconds)),
         terminal::number(hours(used.gpu_seconds)),
         terminal::number(hours(used.idle_gpu_seconds)),

@@ -112,7 +112,10 @@ impl Scheduler {
             }
             Some(Refusal::Gpus { limit }) => {
                 let wanted = u64::from(candidate.needs.demand.gpu) * u64::from(candidate.needs.demand.nodes);
-                let held = account.gpus();
+                let held = match (account.gpus(), account.reserved) {
+                    (held, 0) => held.to_string(),
+                    (held, reserved) => format!("{held}, {reserved} of them reserved"),
+                };
                 format!("{user} may have {} at once and has {held}; this task needs {wanted}.", of(limit, "GPU"))
             }
             _ => format!("A quota of {user} does not allow it now."),

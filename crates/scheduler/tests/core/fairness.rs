@@ -1,8 +1,9 @@
 //! Fair shares: among heads of one level the user goes first who has had least, counting what each
 //! holds now and has used, decayed.
 
-use crate::support::{T, World, ok, t, w};
+use crate::support::{START, T, World, ok, t, task, w};
 use fetchml_api::link::Report;
+use fetchml_scheduler::{Effect, Event, Scheduler, Settings};
 
 /// What is assigned, as numbers of tasks.
 fn placed(world: &mut World) -> Vec<u32> {
@@ -35,6 +36,25 @@ fn users_take_turns_however_much_one_submits() {
     submit(&mut world, [t(11).user("bob"), t(12).user("bob"), t(21).user("cy")]);
     world.join(w(1, 6));
     assert_eq!(placed(&mut world), [1, 11, 21, 2, 12, 3], "each placement counts for the next");
+}
+
+#[test]
+fn a_hundred_thousand_tasks_of_one_user_delay_nobody_else() {
+    let (mut core, mut effects) = (Scheduler::new(Settings::default()), Vec::new());
+    let mut step = |event| {
+        core.step(START, event, &mut effects);
+        let placed = effects.drain(..).filter_map(|effect| match effect {
+            Effect::PutAttempt(attempt) => Some(attempt.task_id),
+            _ => None,
+        });
+        placed.collect::<Vec<_>>()
+    };
+    step(w(1, 2).joined(Vec::new()));
+    for n in 1..=100_000 {
+        step(Event::TaskSubmitted(t(n).0));
+    }
+    step(Event::TaskSubmitted(t(200_000).user("bob").0));
+    assert_eq!(step(Event::TurnEnded), [task(1), task(200_000)], "of two slots one is bob's");
 }
 
 #[test]

@@ -46,6 +46,14 @@ pub enum Operation {
     DatasetShow,
     /// `DELETE /v1/datasets/{name}`
     DatasetDelete,
+    /// `GET /v1/experiments`
+    ExperimentList,
+    /// `POST /v1/experiments`
+    ExperimentCreate,
+    /// `GET /v1/experiments/{experimentId}`
+    ExperimentShow,
+    /// `PATCH /v1/experiments/{experimentId}`
+    ExperimentEdit,
     /// `GET /v1/queue`
     QueueShow,
     /// `GET /v1/scheduler/workers`
@@ -127,7 +135,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 57] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -148,6 +156,10 @@ impl Operation {
         Self::DatasetCreate,
         Self::DatasetShow,
         Self::DatasetDelete,
+        Self::ExperimentList,
+        Self::ExperimentCreate,
+        Self::ExperimentShow,
+        Self::ExperimentEdit,
         Self::QueueShow,
         Self::WorkerList,
         Self::WorkerShow,
@@ -206,6 +218,10 @@ impl Operation {
             Self::DatasetCreate => ("post", "/v1/datasets"),
             Self::DatasetShow => ("get", "/v1/datasets/{name}"),
             Self::DatasetDelete => ("delete", "/v1/datasets/{name}"),
+            Self::ExperimentList => ("get", "/v1/experiments"),
+            Self::ExperimentCreate => ("post", "/v1/experiments"),
+            Self::ExperimentShow => ("get", "/v1/experiments/{experimentId}"),
+            Self::ExperimentEdit => ("patch", "/v1/experiments/{experimentId}"),
             Self::QueueShow => ("get", "/v1/queue"),
             Self::WorkerList => ("get", "/v1/scheduler/workers"),
             Self::WorkerShow => ("get", "/v1/scheduler/workers/{workerId}"),
@@ -268,6 +284,9 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::DatasetList
         | O::DatasetShow
         | O::DatasetCreate
+        | O::ExperimentList
+        | O::ExperimentShow
+        | O::ExperimentCreate
         | O::QueueShow
         | O::WorkerList
         | O::WorkerShow
@@ -283,8 +302,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::User => Allow,
             Role::Worker => Deny,
         },
-        // Nobody sees those of others, not even their names.
-        O::SecretList | O::SecretPut | O::SecretDelete => match role {
+        // Nobody sees secrets of others, not even their names.
+        O::SecretList | O::SecretPut | O::SecretDelete | O::ExperimentEdit => match role {
             Role::Admin | Role::User => Own,
             Role::Worker => Deny,
         },
@@ -345,6 +364,10 @@ mod tests {
         DatasetCreate  allow allow deny
         DatasetShow    allow allow deny
         DatasetDelete  allow own   deny
+        ExperimentList allow allow deny
+        ExperimentCreate allow allow deny
+        ExperimentShow allow allow deny
+        ExperimentEdit own   own   deny
         QueueShow      allow allow deny
         WorkerList     allow allow deny
         WorkerShow     allow allow deny

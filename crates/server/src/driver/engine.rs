@@ -837,7 +837,8 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
 
 /// A row to which use of a task is added.
 pub(super) fn usage_of(spec: &TaskSpec) -> UsageRow {
-    UsageRow { user_id: spec.user_id.clone(), ..UsageRow::default() }
+    let experiment_id = spec.experiment_id.map(|id| id.to_string());
+    UsageRow { user_id: spec.user_id.clone(), experiment_id, ..UsageRow::default() }
 }
 
 /// What of a task the core knows, but for what it depends on.

@@ -89,6 +89,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            experiment_id: None,
             source: None,
             rerun_of: None,
             datasets: Vec::new(),

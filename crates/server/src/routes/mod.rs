@@ -7,6 +7,7 @@ mod blobs;
 mod checkpoints;
 mod connect;
 mod datasets;
+mod experiments;
 mod gc;
 mod health;
 mod keys;
@@ -71,6 +72,10 @@ fn route(operation: Operation) -> Route {
         Operation::DatasetCreate => routes!(datasets::create_dataset),
         Operation::DatasetShow => routes!(datasets::show_dataset),
         Operation::DatasetDelete => routes!(datasets::delete_dataset),
+        Operation::ExperimentList => routes!(experiments::list_experiments),
+        Operation::ExperimentCreate => routes!(experiments::create_experiment),
+        Operation::ExperimentShow => routes!(experiments::show_experiment),
+        Operation::ExperimentEdit => routes!(experiments::edit_experiment),
         Operation::QueueShow => routes!(queue::show_queue),
         Operation::WorkerList => routes!(scheduler::workers::list_workers),
         Operation::WorkerShow => routes!(scheduler::workers::show_worker),

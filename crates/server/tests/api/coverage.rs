@@ -2,8 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, gc, health, keys, logs,
-    metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, ws,
+    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, experiments, gc, health, keys,
+    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, ws,
 };
 use fetchml_server::Operation;
 
@@ -83,6 +83,22 @@ fn cases(operation: Operation) -> Cases {
             missing: Some(datasets::belong_to_who_registered_them),
             ..plain(datasets::are_registered_listed_and_forgotten)
         },
+        O::ExperimentList => {
+            Cases { bad_input: Some(bad_input::query_parameters), ..plain(experiments::are_made_found_and_changed) }
+        }
+        O::ExperimentCreate => Cases {
+            bad_input: Some(experiments::bad_ones_are_refused_with_every_problem),
+            ..plain(experiments::are_made_found_and_changed)
+        },
+        O::ExperimentShow => Cases {
+            missing: Some(experiments::belong_to_who_made_them),
+            ..plain(experiments::are_made_found_and_changed)
+        },
+        O::ExperimentEdit => all(
+            experiments::are_made_found_and_changed,
+            experiments::belong_to_who_made_them,
+            experiments::bad_ones_are_refused_with_every_problem,
+        ),
         O::QueueShow => plain(queue::counts),
         O::WorkerList => plain(scheduler::workers::are_listed),
         O::WorkerShow => {

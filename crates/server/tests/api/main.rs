@@ -13,6 +13,7 @@ mod coverage;
 mod datasets;
 mod document;
 mod events;
+mod experiments;
 mod fencing;
 mod gc;
 mod health;

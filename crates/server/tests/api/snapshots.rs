@@ -1,10 +1,18 @@
 use crate::sha256;
 use fetchml_api::ErrorCode;
-use fetchml_testkit::{Database, TestServer};
+use fetchml_testkit::{CheckedClient, Database, TestServer};
 use serde_json::{Value, json};
 
 fn file(path: &str, bytes: &[u8]) -> Value {
     json!({"path": path, "mode": 0o644, "sha256": sha256(bytes), "size_bytes": bytes.len()})
+}
+
+/// Stores a snapshot of one file; its id.
+pub(crate) async fn stored(client: &CheckedClient, path: &str, bytes: &'static str) -> String {
+    client.put(&format!("/v1/blobs/{}", sha256(bytes.as_bytes())), bytes).await.expect(201);
+    let manifest = json!({"entries": [file(path, bytes.as_bytes())]});
+    let stored = client.post("/v1/snapshots", &manifest).await.expect(201).json();
+    stored["snapshot_id"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
-    Dependency, DependencyOn, Earmark, EnforcedLimits, FailureCause, GrantedGpu, Host, KeyId, KeyRecord, LogAction,
-    LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Provenance, PythonFacts, ReservationId,
-    ReservationRecord, ReservationStatus, Role, SlotKind, SnapshotRecord, Source, TaskId, TaskSpec, TaskState,
-    TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    Dependency, DependencyOn, Earmark, EnforcedLimits, ExperimentId, FailureCause, GrantedGpu, Host, KeyId, KeyRecord,
+    LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Provenance, PythonFacts,
+    ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind, SnapshotRecord, Source, TaskId, TaskSpec,
+    TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -57,6 +57,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         lost_after_s: Some(90),
         stall_after_s: Some(600),
         resume_from: Some(task_id(9)),
+        experiment_id: Some(ExperimentId(Uuid::from_u128(5))),
         source: Some(Source { commit: "c".repeat(40), dirty: Some(true), ..Source::default() }),
         rerun_of: Some(task_id(8)),
         datasets: vec![dataset()],

@@ -375,6 +375,7 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         lost_after_s: None,
         stall_after_s: None,
         resume_from: None,
+        experiment_id: None,
         source: None,
         rerun_of: None,
         datasets: Vec::new(),

@@ -57,6 +57,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             lost_after_s: None,
             stall_after_s: None,
             resume_from: None,
+            experiment_id: None,
             source: None,
             rerun_of: None,
             datasets: Vec::new(),

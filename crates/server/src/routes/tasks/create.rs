@@ -20,7 +20,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use fetchml_api::{
-    CreateTaskRequest, Demand, Explanation, Problem, Role, SlotKind, Task, TaskId, TaskSpec,
+    CreateTaskRequest, Demand, ExperimentStatus, Explanation, Problem, Role, SlotKind, Task, TaskId, TaskSpec,
     limits::{ARRAY_BYTES, JSON_BODY_BYTES},
     time::Micros,
     validate::{self, Submission},
@@ -144,6 +144,17 @@ pub(super) async fn missing(app: &App, owner: &str, request: &CreateTaskRequest)
         };
         missing.extend(problem.map(|problem| Problem::new("resume_from", problem)));
     }
+    if let Some(id) = request.experiment_id {
+        let problem = match app.store.experiment(id).await? {
+            None => Some(format!("there is no experiment {id}; make it with POST /v1/experiments")),
+            Some(experiment) if experiment.status == ExperimentStatus::Active => None,
+            Some(experiment) => Some(format!(
+                "experiment {id} is {} and takes no tasks; PATCH its status to active first",
+                experiment.status
+            )),
+        };
+        missing.extend(problem.map(|problem| Problem::new("experiment_id", problem)));
+    }
     Ok(missing)
 }
 
@@ -212,6 +223,7 @@ pub(super) fn draft(submission: Submission, owner: Owner, caller: &Caller) -> Ne
             datasets,
             resume_from: request.resume_from,
             source: request.source,
+            experiment_id: request.experiment_id,
             rerun_of: None,
             depends_on: request.depends_on,
             array: None,

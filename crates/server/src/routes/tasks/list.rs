@@ -33,6 +33,7 @@ pub(crate) async fn list_tasks(
         job_name: query.text("job_name"),
         node_count: query.int("node_count", 1..=i64::from(i32::MAX)),
         reservation: None,
+        experiment: query.parsed("experiment_id", "the id of an experiment"),
         array: query.parsed("array_id", "the id of an array"),
         before: query.parsed("after", "the id of a task"),
         offset,

@@ -43,10 +43,10 @@ impl Client {
 
     /// Submits a task. With `strict`, fields the server does not know are an error instead of a warning.
     pub async fn submit(&self, request: &CreateTaskRequest, strict: bool) -> Result<Task, ClientError> {
-        // One key for all tries of this call: a server that keeps it answers a repeat with the first task.
+        // One key for all tries of this call: a repeat is answered with the first task.
         let key = uuid::Uuid::new_v4().to_string();
         let response = self
-            .send(Repeat::OnlyIfRefused, || {
+            .send(Repeat::Idempotent, || {
                 self.request(Method::POST, "/v1/tasks")
                     .query(if strict { &[("strict", "true")][..] } else { NO_QUERY })
                     .header("idempotency-key", &key)

@@ -18,6 +18,7 @@ mod link;
 mod log_rules;
 mod logs;
 mod metrics;
+mod once;
 mod openapi;
 mod options;
 mod query;

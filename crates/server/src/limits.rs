@@ -11,6 +11,10 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub const HEADERS_MAX: usize = 100;
 /// Largest head of a request, bytes.
 pub const HEADER_BYTES: usize = 32 << 10;
+/// Longest `Idempotency-Key`, characters.
+pub const IDEMPOTENCY_KEY_CHARS: usize = 255;
+/// How long an `Idempotency-Key` counts, seconds.
+pub const IDEMPOTENCY_KEPT_S: i64 = 24 * 3_600;
 /// Longest wait for a whole JSON body.
 pub const JSON_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for a whole snapshot manifest.

@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// In order: the first has number 1. What has been released never changes.
-const MIGRATIONS: [Migration; 15] = [
+const MIGRATIONS: [Migration; 16] = [
     Migration {
         common: include_str!("migrations/0001_first.sql"),
         sqlite: include_str!("migrations/0001_sqlite.sql"),
@@ -38,6 +38,7 @@ const MIGRATIONS: [Migration; 15] = [
     Migration { common: include_str!("migrations/0013_provenance.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0014_preemption.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0015_experiment.sql"), sqlite: "", postgres: "" },
+    Migration { common: include_str!("migrations/0016_idempotency.sql"), sqlite: "", postgres: "" },
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)";

@@ -83,6 +83,13 @@ pub enum Write {
         /// When.
         at: Micros,
     },
+    /// What a request made that is done once. Takes the place of one that counts no more, and of all such.
+    OncePut {
+        /// The request.
+        record: OnceRecord,
+        /// Those from before count no more.
+        counts_since: Micros,
+    },
     /// A new experiment. A known id is refused for data.
     ExperimentInsert(Experiment),
     /// An experiment is changed; what is none stays. An unknown id is refused for data.
@@ -129,6 +136,19 @@ pub enum Write {
     Audit(AuditDraft),
     /// A change event for streams; the writer numbers it.
     Change(ChangeDraft),
+}
+
+/// A request that is done once, and what it made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OnceRecord {
+    /// Names user, operation and key.
+    pub id: String,
+    /// Names its body.
+    pub body_sha256: String,
+    /// The task as it was submitted.
+    pub state: TaskState,
+    /// When.
+    pub created_at: Micros,
 }
 
 /// What a user's attempts that are over have used in all, within one experiment or outside of any.

@@ -103,6 +103,11 @@ impl Prepared {
                 let insert = Statement::new(sql::DATASET_INSERT, rows::dataset(&dataset)?);
                 self.statements.push(insert.must_change("the name of a data set is taken"));
             }
+            Write::OncePut { record, counts_since } => {
+                self.saw(record.created_at.0);
+                self.push(sql::ONCE_PRUNE, vec![counts_since.into()]);
+                self.push(sql::ONCE_PUT, rows::once(&record)?);
+            }
             Write::ExperimentInsert(experiment) => {
                 self.saw(experiment.created_at.0);
                 let insert = Statement::new(sql::EXPERIMENT_INSERT, rows::experiment(&experiment)?);

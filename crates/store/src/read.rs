@@ -3,7 +3,8 @@
 use crate::{
     limits::PAGE_ROWS,
     model::{
-        AuditRow, ChangeRow, QueueCounts, SecretHead, StoreError, StoredArtifacts, StoredTask, TaskFilter, UsageRow,
+        AuditRow, ChangeRow, OnceRecord, QueueCounts, SecretHead, StoreError, StoredArtifacts, StoredTask, TaskFilter,
+        UsageRow,
     },
     postgres::PostgresReads,
     rows, sql,
@@ -204,6 +205,33 @@ impl Store {
     /// A reservation, also for a while after it expired; always if it was a task's.
     pub async fn reservation(&self, id: ReservationId) -> Result<Option<ReservationRecord>, StoreError> {
         one(self.reads().point(sql::RESERVATION_GET, &[Value::word(id)]).await?, rows::read_reservation)
+    }
+
+    /// What requests with these ids made, that count: with the task as it was submitted, hidden or not.
+    pub async fn once(
+        &self,
+        ids: &[String],
+        counts_since: Micros,
+    ) -> Result<Vec<(OnceRecord, StoredTask)>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut query = Query::new(sql::ONCE, " WHERE id IN (");
+        for (n, id) in ids.iter().enumerate() {
+            query.and_also(if n == 0 { "" } else { ", " }, Value::text(id.clone())?);
+        }
+        query.text.push(')');
+        query.and("created_at >= ", counts_since.into());
+        let records: Vec<OnceRecord> = all(self.reads().list(query.text, query.params).await?, rows::read_once)?;
+        let mut found = Vec::with_capacity(records.len());
+        for record in records {
+            let spec = self.reads().point(sql::TASK_SPEC, &[Value::word(record.state.id)]).await?;
+            if let Some(spec) = one(spec, |mut row| row.json())? {
+                let task = StoredTask { spec: Arc::new(spec), state: record.state.clone() };
+                found.push((record, task));
+            }
+        }
+        Ok(found)
     }
 
     /// An experiment.

@@ -1,7 +1,7 @@
 //! Between records and rows: which column holds which field.
 
 use crate::{
-    model::{AuditRow, ChangeRow, SecretHead, StoreError, StoredTask, UsageRow},
+    model::{AuditRow, ChangeRow, OnceRecord, SecretHead, StoreError, StoredTask, UsageRow},
     value::{Row, Value, unreadable},
 };
 use fetchml_api::{
@@ -345,6 +345,19 @@ pub(crate) fn read_snapshot(mut row: Row) -> Result<SnapshotRecord, StoreError> 
         created_at: row.time()?,
         used_at: row.time()?,
     })
+}
+
+pub(crate) fn once(record: &OnceRecord) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![
+        Value::text(record.id.clone())?,
+        Value::text(record.body_sha256.clone())?,
+        Value::json(&record.state)?,
+        record.created_at.into(),
+    ])
+}
+
+pub(crate) fn read_once(mut row: Row) -> Result<OnceRecord, StoreError> {
+    Ok(OnceRecord { id: row.text()?, body_sha256: row.text()?, state: row.json()?, created_at: row.time()? })
 }
 
 pub(crate) fn experiment(experiment: &Experiment) -> Result<Vec<Value>, StoreError> {

@@ -236,6 +236,14 @@ pub(crate) const DATASET_GET: &str = "SELECT user_id, created_at, spec FROM data
 
 pub(crate) const DATASETS: &str = "SELECT user_id, created_at, spec FROM dataset ORDER BY name";
 
+pub(crate) const ONCE_PRUNE: &str = "DELETE FROM idempotency WHERE created_at < $1";
+
+pub(crate) const ONCE_PUT: &str = "INSERT INTO idempotency (id, body_sha256, state, created_at) \
+    VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO UPDATE SET body_sha256 = excluded.body_sha256, \
+    state = excluded.state, created_at = excluded.created_at";
+
+pub(crate) const ONCE: &str = "SELECT id, body_sha256, state, created_at FROM idempotency";
+
 pub(crate) const EXPERIMENT_INSERT: &str = "INSERT INTO experiment (id, name, description, user_id, created_at, status) \
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING";
 
@@ -277,6 +285,8 @@ pub(crate) const TASK_COLUMNS: &str = "SELECT spec, status, priority, queued_sin
 pub(crate) const TASK_GET: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \
     attempt_count, cancelled_by, cause, exit_code, signal, error, hidden, log_rule, excluded_workers, nodes, blocked FROM task WHERE id = $1 AND hidden = 0";
+
+pub(crate) const TASK_SPEC: &str = "SELECT spec FROM task WHERE id = $1";
 
 pub(crate) const TASKS_LIVE: &str = "SELECT spec, status, priority, queued_since, waited_before, not_before, \
     attempt, epoch_incarnation, epoch_n, worker_id, started_at, ended_at, retry_count, requeue_count, \

@@ -91,6 +91,7 @@ fn the_list_of_commands() {
       wait          Wait until a task or array is over; the exit code tells how it ended
       artifacts     List and download the files a task left
       datasets      Give data sets names, and see which there are
+      experiments   Keep tasks together that belong together
       queue         Show how much waits and runs
       status        Show queue depths, what runs, and the workers
       workers       List the workers and what they have, or show one

@@ -1,5 +1,6 @@
 //! What the driver is asked, and what it answers.
 
+use crate::once::Once;
 use fetchml_api::{
     ArraySpec, AttemptId, DatasetKey, Dependency, Explanation, Holding, Quota, QuotaScope, Reservation, ReservationId,
     Role, TaskId, TaskSpec, WorkerId,
@@ -27,6 +28,17 @@ pub struct NewTaskDraft {
     pub by: String,
     /// Address of the peer, for the audit log.
     pub ip: Option<IpAddr>,
+    /// Tells whether the same was asked before.
+    pub once: Option<Once>,
+}
+
+/// What became of a submit.
+#[derive(Clone, Debug)]
+pub struct Submitted {
+    /// The task as it was submitted; of an array the first.
+    pub task: StoredTask,
+    /// It was submitted before, by the same request.
+    pub replayed: bool,
 }
 
 /// What became of a cancel.
@@ -113,6 +125,9 @@ pub enum CommandError {
     /// The database refused the rows of this command.
     #[error("the database refused this request: {0}")]
     Refused(String),
+    /// The same key came with another body.
+    #[error("the idempotency key is another request's")]
+    KeyTaken,
     /// A quota does not allow it.
     #[error("a quota does not allow this")]
     NotAllowed(Refusal),
@@ -193,7 +208,7 @@ pub(super) enum Input {
 
 /// Where the answer goes.
 pub(super) enum Reply {
-    Submit(oneshot::Sender<Result<StoredTask, CommandError>>),
+    Submit(oneshot::Sender<Result<Submitted, CommandError>>),
     Cancel(oneshot::Sender<Result<CancelAnswer, CommandError>>),
     Change(oneshot::Sender<Result<ChangeAnswer, CommandError>>),
     Reserve(oneshot::Sender<Result<Reservation, CommandError>>),

@@ -6,14 +6,17 @@ use super::{
     clock::Clock,
     command::{
         CancelAnswer, ChangeAnswer, CommandError, Input, Item, JoinAnswer, NewTaskDraft, Question, Reading, Reply,
-        SessionHandle, UsageNow,
+        SessionHandle, Submitted, UsageNow,
     },
     idle::IdleGpus,
     ids::TaskIds,
     told::{Look, Told},
     views::Views,
 };
-use crate::limits;
+use crate::{
+    limits,
+    once::{Once, counts_since},
+};
 use fetchml_api::{
     ArrayMember, AttemptRecord, AuditDraft, AuditKind, Dataset, Dependency, GpuUsage, HealthStatus, Micros, OnLost,
     Reservation, ReservationRecord, ShareRecord, Task, TaskId, TaskSpec, Worker, WorkerId,
@@ -22,7 +25,7 @@ use fetchml_api::{
 use fetchml_scheduler::{
     Answer, ArrayOf, Effect, Event, Lease, Message, NewReservation, NewTask, Refusal, Rows, Scheduler, Settings,
 };
-use fetchml_store::{ChangeDraft, Restored, Store, StoreError, StoredTask, UsageRow, Write};
+use fetchml_store::{ChangeDraft, OnceRecord, Restored, Store, StoreError, StoredTask, UsageRow, Write};
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write as _,
@@ -75,6 +78,8 @@ struct Turn {
     changed: Vec<TaskChanged>,
     /// Immutable parts of the tasks submitted in this turn.
     submitted: HashMap<TaskId, Arc<TaskSpec>>,
+    /// Requests of this turn that were done before, or earlier in it: the hash of the body and the task, by id.
+    done: HashMap<String, (String, StoredTask)>,
     /// Highest spool number dealt with, per worker.
     acks: BTreeMap<WorkerId, u64>,
     /// Beats that the core has heard. Answered earlier, one could renew the lease at a worker whose
@@ -91,7 +96,8 @@ struct Turn {
 
 /// What a command comes to, once its turn is durable.
 enum Outcome {
-    Submitted(Box<StoredTask>),
+    Submitted(Box<Submitted>),
+    KeyTaken,
     Cancelled(CancelAnswer),
     Changed(ChangeAnswer),
     Reserved(Box<Reservation>),
@@ -213,7 +219,15 @@ impl Engine {
 
     /// One turn. Returns false when the process must exit.
     async fn turn(&mut self, items: Vec<Item>) -> bool {
-        let (turn, outcomes) = self.decide(&items);
+        let done = match self.done_before(&items).await {
+            Ok(done) => done,
+            Err(error) => {
+                self.begin_outage(error.to_string()).await;
+                self.refuse(items.into_iter());
+                return true;
+            }
+        };
+        let (turn, outcomes) = self.decide(&items, done);
         fetchml_failpoint::reach("driver.decided");
         let Err(error) = self.commit(&turn).await else {
             fetchml_failpoint::reach("driver.committed");
@@ -269,9 +283,20 @@ impl Engine {
         self.store.commit(turn.writes.clone()).await.map(drop)
     }
 
+    /// What of a batch was done before: one look at the store for all of it.
+    async fn done_before(&self, items: &[Item]) -> Result<HashMap<String, (String, StoredTask)>, StoreError> {
+        let once = items.iter().filter_map(|item| match &item.input {
+            Input::Submit(draft) => draft.once.as_ref(),
+            _ => None,
+        });
+        let ids: Vec<String> = once.map(|once| once.id.clone()).collect();
+        let found = self.store.once(&ids, counts_since(self.clock.now())).await?;
+        Ok(found.into_iter().map(|(record, task)| (record.id, (record.body_sha256, task))).collect())
+    }
+
     /// Steps the core through a batch. Nothing leaves the engine yet.
-    fn decide(&mut self, items: &[Item]) -> (Turn, Vec<Outcome>) {
-        let mut turn = Turn::default();
+    fn decide(&mut self, items: &[Item], done: HashMap<String, (String, StoredTask)>) -> (Turn, Vec<Outcome>) {
+        let mut turn = Turn { done, ..Turn::default() };
         let now = self.clock.now();
         if self.step(now, Event::TimePassed, None, &mut turn) != Answer::Unchanged {
             // A worker may have fallen silent.
@@ -417,6 +442,11 @@ impl Engine {
     }
 
     fn apply_submit(&mut self, draft: &NewTaskDraft, now: Micros, turn: &mut Turn) -> Outcome {
+        if let Some((body, task)) = draft.once.as_ref().and_then(|once| turn.done.get(&once.id)) {
+            let is_same = draft.once.as_ref().is_some_and(|once| once.body_sha256 == *body);
+            let before = || Outcome::Submitted(Box::new(Submitted { task: task.clone(), replayed: true }));
+            return if is_same { before() } else { Outcome::KeyTaken };
+        }
         let specs = self.specs_of(draft, now);
         let needs: Arc<[Dependency]> = draft.needs.as_slice().into();
         let new = |spec: &Arc<TaskSpec>| NewTask {
@@ -445,7 +475,13 @@ impl Engine {
         }
         // The answer shows the task as submitted, even when it is placed in the same turn.
         let state = self.core.task(first.id).expect("a task that was just submitted is held by the core");
-        Outcome::Submitted(Box::new(StoredTask { spec: first, state }))
+        let task = StoredTask { spec: first, state };
+        if let Some(Once { id, body_sha256 }) = draft.once.clone() {
+            turn.done.insert(id.clone(), (body_sha256.clone(), task.clone()));
+            let record = OnceRecord { id, body_sha256, state: task.state.clone(), created_at: now };
+            turn.writes.push(Write::OncePut { record, counts_since: counts_since(now) });
+        }
+        Outcome::Submitted(Box::new(Submitted { task, replayed: false }))
     }
 
     /// The immutable parts of what is submitted, their ids in order.
@@ -817,7 +853,8 @@ fn reply(items: Vec<Item>, outcomes: Vec<Outcome>) {
     for (item, outcome) in items.into_iter().zip(outcomes) {
         // A caller that is gone needs no answer: its command is done all the same.
         match (item.reply, outcome) {
-            (Reply::Submit(reply), Outcome::Submitted(task)) => drop(reply.send(Ok(*task))),
+            (Reply::Submit(reply), Outcome::Submitted(submitted)) => drop(reply.send(Ok(*submitted))),
+            (Reply::Submit(reply), Outcome::KeyTaken) => drop(reply.send(Err(CommandError::KeyTaken))),
             (Reply::Submit(reply), Outcome::NotAllowed(refusal)) => {
                 drop(reply.send(Err(CommandError::NotAllowed(refusal))));
             }

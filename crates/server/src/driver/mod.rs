@@ -14,7 +14,9 @@ mod tests;
 mod told;
 mod views;
 
-pub use command::{CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle, UsageNow};
+pub use command::{
+    CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle, Submitted, UsageNow,
+};
 pub use fetchml_scheduler::{ClaimRefusal, Drain, NewReservation, Refusal};
 pub use views::{LiveTasks, TaskChanged};
 
@@ -160,7 +162,7 @@ impl Driver {
     ///
     /// # Errors
     /// See [`CommandError`]; nothing was stored, except that after `Unavailable` it may have been.
-    pub async fn submit(&self, draft: NewTaskDraft) -> Result<StoredTask, CommandError> {
+    pub async fn submit(&self, draft: NewTaskDraft) -> Result<Submitted, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.offer(Item { input: Input::Submit(Arc::new(draft)), reply: Reply::Submit(reply) })?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))

@@ -57,6 +57,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
     NewTaskDraft {
         by: "ann".into(),
         array: None,
+        once: None,
         needs: Vec::new(),
         broken_by: None,
         spec: TaskSpec {
@@ -125,7 +126,7 @@ async fn nothing_is_acknowledged_that_cannot_be_committed() {
 
     let dir = bench.stop().await;
     let bench = Bench::start_in(dir).await;
-    assert_eq!(bench.driver.live(accepted.state.id).unwrap().spec, accepted.spec);
+    assert_eq!(bench.driver.live(accepted.task.state.id).unwrap().spec, accepted.task.spec);
     bench.stop().await;
 }
 
@@ -148,7 +149,7 @@ async fn a_row_that_the_database_refuses_costs_only_its_own_request() {
         match outcome {
             Ok(task) => {
                 assert_ne!(i, 7);
-                let stored = bench.store.task(task.state.id).await.unwrap().expect("acknowledged, so stored");
+                let stored = bench.store.task(task.task.state.id).await.unwrap().expect("acknowledged, so stored");
                 assert_eq!(stored.state.status, TaskStatus::Queued);
             }
             Err(error) => {
@@ -164,7 +165,7 @@ async fn a_row_that_the_database_refuses_costs_only_its_own_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_task_leaves_the_live_view_and_stays_in_the_store() {
     let bench = Bench::start().await;
-    let id = bench.driver.submit(draft("one")).await.unwrap().state.id;
+    let id = bench.driver.submit(draft("one")).await.unwrap().task.state.id;
     assert!(bench.driver.live(id).is_some());
     assert_eq!(bench.driver.cancel(id, "ada", None).await.unwrap(), CancelAnswer::Recorded);
     assert!(bench.driver.live(id).is_none());
@@ -176,7 +177,7 @@ async fn a_cancelled_task_leaves_the_live_view_and_stays_in_the_store() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_and_incarnations_grow_over_restarts_and_an_older_database() {
     let bench = Bench::start().await;
-    let first = bench.driver.submit(draft("one")).await.unwrap().state.id;
+    let first = bench.driver.submit(draft("one")).await.unwrap().task.state.id;
     let incarnation = bench.driver.incarnation();
     let dir = bench.stop().await;
 
@@ -184,14 +185,14 @@ async fn ids_and_incarnations_grow_over_restarts_and_an_older_database() {
     std::fs::write(dir.path().join("incarnation"), "41\n").unwrap();
     let bench = Bench::start_in(dir).await;
     assert_eq!((incarnation, bench.driver.incarnation()), (1, 42));
-    assert!(bench.driver.submit(draft("two")).await.unwrap().state.id > first);
+    assert!(bench.driver.submit(draft("two")).await.unwrap().task.state.id > first);
     bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_priority_is_durable_and_audited() {
     let bench = Bench::start().await;
-    let id = bench.driver.submit(draft("one")).await.unwrap().state.id;
+    let id = bench.driver.submit(draft("one")).await.unwrap().task.state.id;
     let ip = Some("192.0.2.7".parse().unwrap());
     assert_eq!(bench.driver.priority_set(id, 9, "eve", Role::Admin, ip).await.unwrap(), ChangeAnswer::Done);
     assert_eq!(bench.driver.priority_set(id, 9, "eve", Role::Admin, ip).await.unwrap(), ChangeAnswer::Unchanged);

@@ -7,16 +7,17 @@ use super::{
 use crate::{
     app::App,
     auth::Caller,
-    driver::{CommandError, NewTaskDraft, Refusal},
+    driver::{CommandError, NewTaskDraft, Refusal, Submitted},
     error::AppError,
     limits,
+    once::{self, Once, counts_since},
     query::Query,
     request::read_json_body,
 };
 use axum::{
     Extension, Json,
     extract::{Request, State},
-    http::StatusCode,
+    http::{HeaderValue, StatusCode},
     response::{IntoResponse as _, Response},
 };
 use fetchml_api::{
@@ -38,11 +39,13 @@ const CPU_DEFAULT: i32 = 1;
 /// with `strict=true`.
 #[utoipa::path(post, path = "/v1/tasks", request_body = CreateTaskRequest,
     params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false),
-        ("dry_run" = Option<bool>, Query, description = "Create nothing; say what would become of it", nullable = false)),
+        ("dry_run" = Option<bool>, Query, description = "Create nothing; say what would become of it", nullable = false),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again with the same key and body within 24 hours, the request does nothing more, and is answered as before", max_length = 255, nullable = false)),
     responses((status = 200, description = "With `dry_run=true`: why the task would wait, or that it would not",
             body = Explanation),
-        (status = 201, description = "The task", body = Task),
-        (status = 409, description = "The reservation is another task's, or has expired",
+        (status = 201, description = "The task", body = Task,
+            headers(("Idempotent-Replayed" = String, description = "`true`: it was made by an earlier request with this key"))),
+        (status = 409, description = "The reservation is another task's, or has expired; or the key is another request's",
             body = fetchml_api::ErrorResponse)))]
 pub(crate) async fn create_task(
     State(app): State<Arc<App>>,
@@ -50,25 +53,54 @@ pub(crate) async fn create_task(
     mut query: Query,
     request: Request,
 ) -> Result<Response, AppError> {
-    let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
+    let (parts, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
     let (strict, dry_run) = (query.flag("strict"), query.flag("dry_run"));
     query.finish()?;
+    let once = Once::read(&parts.headers, &caller.user_id, "task_create", &body)?.filter(|_| !dry_run);
+    // What was done once may be refused by now: its answer stands.
+    let before = done_before(&app, once.as_ref()).await?;
     let body_bytes = body.len();
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let registry = registry(&app, &body).await?;
-    let read = validate::create_task(body, strict, &registry).map_err(AppError::Invalid)?;
+    let read = validate::create_task(body, strict, &registry);
+    if let Some(task) = before {
+        let warnings = read.map(|read| read.warnings).unwrap_or_default();
+        return Ok(created(&app, &caller, &Submitted { task, replayed: true }, warnings));
+    }
+    let read = read.map_err(AppError::Invalid)?;
     let mut problems = missing(&app, &caller.user_id, &read.request.request).await?;
     problems.extend(too_much(&read.request.request, body_bytes));
-    let draft = draft(read.request, Owner::of(&caller), &caller);
+    let mut draft = draft(read.request, Owner::of(&caller), &caller);
     if dry_run {
         let mut explanation = explain(&app, draft, problems).await?;
         explanation.warnings = read.warnings;
         return Ok(Json(explanation).into_response());
     }
-    let task = submit(&app, draft, problems).await?;
-    let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
-    view.warnings = read.warnings;
-    Ok((StatusCode::CREATED, Json(view)).into_response())
+    draft.once = once;
+    let submitted = submit(&app, draft, problems).await?;
+    Ok(created(&app, &caller, &submitted, read.warnings))
+}
+
+/// What a request with this key made before, if its body was the same.
+async fn done_before(app: &App, once: Option<&Once>) -> Result<Option<StoredTask>, AppError> {
+    let Some(Once { id, body_sha256 }) = once else { return Ok(None) };
+    let found = app.store.once(std::slice::from_ref(id), counts_since(app.driver.now())).await?;
+    match found.into_iter().next() {
+        Some((record, _)) if record.body_sha256 != *body_sha256 => Err(once::taken()),
+        found => Ok(found.map(|(_, task)| task)),
+    }
+}
+
+/// The task as it was when it was submitted, so that a repeated request gets the same.
+fn created(app: &App, caller: &Caller, submitted: &Submitted, warnings: Vec<String>) -> Response {
+    let task = &submitted.task;
+    let mut view = task_view(task, caller, task.spec.created_at, app.driver.aging_interval_s());
+    view.warnings = warnings;
+    let mut answer = (StatusCode::CREATED, Json(view)).into_response();
+    if submitted.replayed {
+        answer.headers_mut().insert(once::REPLAYED_HEADER, HeaderValue::from_static("true"));
+    }
+    answer
 }
 
 /// What would become of a task. Refused as it would be on submit.
@@ -88,7 +120,7 @@ async fn explain(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> 
 
 /// Submits what nothing is wrong with. What it depends on may end between the look-up and the turn of the core, which
 /// then refuses it: by then how it ended is stored.
-pub(super) async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> Result<StoredTask, AppError> {
+pub(super) async fn submit(app: &App, mut draft: NewTaskDraft, problems: Vec<Problem>) -> Result<Submitted, AppError> {
     let mut tries_left = limits::DEPENDENCY_LOOK_UPS_MAX;
     loop {
         let needs = dependencies::look_up(app, &draft.spec.depends_on).await?;
@@ -191,6 +223,7 @@ pub(super) fn draft(submission: Submission, owner: Owner, caller: &Caller) -> Ne
         priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
         by: caller.user_id.clone(),
         ip: caller.ip,
+        once: None,
         spec: TaskSpec {
             id: TaskId(uuid::Uuid::nil()),
             created_at: Micros::default(),

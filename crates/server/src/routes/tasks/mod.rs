@@ -91,6 +91,7 @@ impl From<CommandError> for AppError {
             CommandError::Unavailable { reason, retry_after_s } => {
                 Self::Unavailable { reason, retry_after_s: u64::from(retry_after_s) }
             }
+            CommandError::KeyTaken => crate::once::taken(),
             CommandError::NotAllowed(refusal) => refused(refusal),
             CommandError::Refused(cause) => Self::Internal(cause),
             CommandError::ShuttingDown => {

@@ -65,7 +65,7 @@ pub(crate) async fn rerun_task(
     let owner = Owner { user_id: spec.user_id.clone(), role: if is_owner { caller.role } else { spec.role } };
     let mut draft = draft(submission, owner, &caller);
     draft.spec.rerun_of = Some(spec.id);
-    let task = submit(&app, draft, problems).await?;
+    let task = submit(&app, draft, problems).await?.task;
     let view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     Ok((StatusCode::CREATED, Json(view)))
 }

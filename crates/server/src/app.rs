@@ -14,6 +14,7 @@ use crate::{
     options::Options,
     retention::Collector,
     secrets::Secrets,
+    ws::Tickets,
 };
 use fetchml_api::{AuditDraft, AuditKind};
 use fetchml_store::{Store, Write};
@@ -49,6 +50,7 @@ pub struct App {
     pub options: Options,
     /// Cancelled when the server stops: streams and sessions end.
     pub stop: CancellationToken,
+    pub(crate) tickets: Tickets,
     pub(crate) manifests: Semaphore,
     /// Turns for reads that may look through all tasks.
     pub(crate) scans: Semaphore,
@@ -78,6 +80,7 @@ impl App {
             collector,
             options,
             stop,
+            tickets: Tickets::default(),
             manifests,
             scans,
             document,

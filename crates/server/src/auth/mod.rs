@@ -16,6 +16,7 @@ use crate::{
     app::App,
     error::AppError,
     request::{Peer, drain},
+    ws,
 };
 use axum::{
     extract::{Request, State},
@@ -55,7 +56,7 @@ pub(crate) async fn guard(
     next: Next,
 ) -> Response {
     let ip = request.extensions().get::<Peer>().map(|peer| peer.0);
-    match admit(&app, operation, request.headers(), ip) {
+    match admit(&app, operation, &request, ip) {
         Ok((caller, reach)) => {
             tracing::debug!(key = %caller.key, user = %caller.user_id, "admitted");
             request.extensions_mut().insert(caller);
@@ -69,13 +70,13 @@ pub(crate) async fn guard(
     }
 }
 
-fn admit(
-    app: &App,
-    operation: Operation,
-    headers: &HeaderMap,
-    ip: Option<IpAddr>,
-) -> Result<(Caller, Reach), AppError> {
-    let caller = authenticate(app, headers, ip)?;
+fn admit(app: &App, operation: Operation, request: &Request, ip: Option<IpAddr>) -> Result<(Caller, Reach), AppError> {
+    // A browser cannot set headers of a WebSocket.
+    let ticket = if operation == Operation::WebSocket { request.uri().query().and_then(ws::ticket_of) } else { None };
+    let caller = match ticket.and_then(|ticket| app.tickets.redeem(ticket, ip, Instant::now())) {
+        Some(caller) => caller,
+        None => authenticate(app, request.headers(), ip)?,
+    };
     app.keys.take_token(&caller).map_err(|retry_after_s| AppError::RateLimited { retry_after_s })?;
     match decide(operation, caller.role) {
         Decision::Deny => {

@@ -50,6 +50,8 @@ pub struct App {
     /// Cancelled when the server stops: streams and sessions end.
     pub stop: CancellationToken,
     pub(crate) manifests: Semaphore,
+    /// Places of requests that are worked on.
+    pub(crate) requests: Semaphore,
     pub(crate) document: bytes::Bytes,
 }
 
@@ -59,6 +61,7 @@ impl App {
         let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop, secrets } =
             parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
+        let requests = Semaphore::new(options.requests_at_once);
         let changes = Changes::new(&store);
         Arc::new(Self {
             store,
@@ -76,6 +79,7 @@ impl App {
             options,
             stop,
             manifests,
+            requests,
             document,
         })
     }

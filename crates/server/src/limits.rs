@@ -76,6 +76,12 @@ pub const METRICS_STREAM_BYTES: u64 = 1 << 30;
 
 /// How often a log stream looks whether its task went on.
 pub const FOLLOW_TICK: Duration = Duration::from_millis(250);
+/// Lists of tasks by metadata that are worked on at the same time; the others wait.
+pub const SCANS_AT_ONCE: usize = 2;
+/// Longest such wait.
+pub const SCAN_WAIT: Duration = Duration::from_secs(10);
+/// Longest time for which a request may wait for a task to change.
+pub const TASK_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Comment on a silent stream.
 pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often a client of `/ws` is asked whether it is there.

@@ -30,7 +30,7 @@ fn cases(operation: Operation) -> Cases {
             Cases { bad_input: Some(bad_input::every_field_of_a_task), ..plain(tasks::create::is_stored_and_shown) }
         }
         O::TaskShow => {
-            Cases { missing: Some(auth::unknown_ids_are_404), ..plain(tasks::show::shows_output_and_hides_env) }
+            all(tasks::show::shows_output_and_hides_env, auth::unknown_ids_are_404, bad_input::query_parameters)
         }
         O::TaskDelete => all(
             tasks::delete::ends_a_queued_task,

@@ -29,6 +29,7 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP INDEX task_by_creation",
     "DROP TABLE idempotency",
     "DROP INDEX task_by_experiment",
     "ALTER TABLE task DROP COLUMN experiment_id",

@@ -15,6 +15,7 @@
 //! | G4 a worker's restart re-attaches | kill -9 of the agent, upgrade, reboot | `restarts` |
 //! | G5 one terminal transition | repeated, reordered, conflicting reports | `crates/server/tests/api/reports.rs` |
 //! | G6 logs are whole and never block | kills, broken links, lost packets, full disk, garbage, quota | `logs`, `network`, `disk_full` |
+//! | G7 streams go on | kill -9 of the server, readers that hang up anywhere | `streams` |
 //! | G10 cancel kills the whole tree | double fork, setsid, SIGTERM ignored | `trees`, `crates/worker/tests/worker/sandbox.rs` |
 //! | G11 gangs start and end as one | any worker's tree or agent killed, by real trainings | `gang` |
 //! | | the same at every step | `crates/scheduler/tests/core/gang.rs` |
@@ -51,6 +52,7 @@ mod reservations;
 mod restarts;
 mod retention;
 mod scheduling;
+mod streams;
 mod support;
 mod training;
 mod trees;

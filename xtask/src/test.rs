@@ -6,6 +6,7 @@ use crate::{
     outcome::Outcome,
     postgres::Cluster,
     prerequisites::{bubblewrap, container_engines, digits_environment, faults, networks, python_with_venv, torch},
+    python,
 };
 use anyhow::{Context as _, Result};
 use std::{
@@ -57,6 +58,10 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         let mut main = cargo();
         main.args(["test", "--workspace", "--no-fail-fast", "--"]).args(filter);
         runs.push(main);
+    }
+    if filter.is_empty() {
+        // With the `fetchml` that the tests before have built.
+        runs.push(python::tests()?);
     }
     for mut command in runs {
         command.env(POSTGRES_URL, cluster.url()).stdin(Stdio::null());

@@ -32,6 +32,7 @@ pub mod time;
 pub mod usage;
 pub mod validate;
 pub mod worker;
+pub mod ws;
 
 pub use array::*;
 pub use artifact::*;
@@ -60,3 +61,4 @@ pub use task::*;
 pub use time::Micros;
 pub use usage::*;
 pub use worker::*;
+pub use ws::*;

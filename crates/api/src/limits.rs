@@ -143,3 +143,8 @@ pub const METRICS_POINTS_DEFAULT: i64 = 500;
 pub const METRICS_ANSWER_POINTS: usize = 100_000;
 /// Longest name of a user, a key label or a worker, code points.
 pub const NAME_CHARS: usize = 64;
+
+/// Most tasks that one subscription of `/ws` names.
+pub const WS_TASKS_MAX: usize = 1_000;
+/// Largest message that a client sends on `/ws`, bytes: a subscription to as many tasks fits.
+pub const WS_MESSAGE_BYTES: usize = 64 << 10;

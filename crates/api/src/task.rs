@@ -453,6 +453,18 @@ pub struct TaskListQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>, nullable = false)]
     pub array_id: Option<TaskId>,
+    /// Only tasks that were created later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, format = DateTime, nullable = false)]
+    pub created_after: Option<Micros>,
+    /// Only tasks that were created earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, format = DateTime, nullable = false)]
+    pub created_before: Option<Micros>,
+    /// Only tasks whose metadata has these entries. Sent as `metadata.KEY=VALUE`.
+    #[serde(skip)]
+    #[param(ignore)]
+    pub metadata: BTreeMap<String, String>,
     /// Only tasks older than this one (keyset paging: pass the last id of the page before).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<String>, nullable = false)]

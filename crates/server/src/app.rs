@@ -14,6 +14,7 @@ use crate::{
     options::Options,
     retention::Collector,
     secrets::Secrets,
+    ws::Tickets,
 };
 use fetchml_api::{AuditDraft, AuditKind};
 use fetchml_store::{Store, Write};
@@ -49,9 +50,12 @@ pub struct App {
     pub options: Options,
     /// Cancelled when the server stops: streams and sessions end.
     pub stop: CancellationToken,
+    pub(crate) tickets: Tickets,
     pub(crate) manifests: Semaphore,
     /// Places of requests that are worked on.
     pub(crate) requests: Semaphore,
+    /// Turns for reads that may look through all tasks.
+    pub(crate) scans: Semaphore,
     pub(crate) document: bytes::Bytes,
 }
 
@@ -62,6 +66,7 @@ impl App {
             parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let requests = Semaphore::new(options.requests_at_once);
+        let scans = Semaphore::new(limits::SCANS_AT_ONCE);
         let changes = Changes::new(&store);
         Arc::new(Self {
             store,
@@ -78,8 +83,10 @@ impl App {
             collector,
             options,
             stop,
+            tickets: Tickets::default(),
             manifests,
             requests,
+            scans,
             document,
         })
     }

@@ -2,8 +2,10 @@
 //! has grown; nothing is queued for it, so a slow one costs no memory and only falls behind: first out
 //! of what is kept here, then, much later, out of what the store keeps.
 
-use crate::limits;
+use crate::{app::App, limits};
+use fetchml_api::{Task, TaskId, TaskStatus};
 use fetchml_store::{ChangeRow, Store, StoreError};
+use serde::Deserialize;
 use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::{Mutex, watch};
 
@@ -18,14 +20,64 @@ pub struct Changes {
 #[derive(Default)]
 struct Recent {
     before: u64,
-    rows: VecDeque<Arc<ChangeRow>>,
+    rows: VecDeque<Arc<Change>>,
+}
+
+/// The kind of change rows about tasks.
+pub(crate) const JOB: &str = "job";
+
+/// A row, and what all streams want to know of it, found out once.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) row: ChangeRow,
+    /// The task that it is about.
+    pub(crate) task: Option<AboutTask>,
+}
+
+/// What a row about a task says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AboutTask {
+    pub(crate) id: TaskId,
+    /// Whether it shows the task's end.
+    pub(crate) over: bool,
+}
+
+impl Change {
+    fn of(row: ChangeRow) -> Arc<Self> {
+        #[derive(Deserialize)]
+        struct Shown {
+            status: TaskStatus,
+        }
+        let task = (row.kind == JOB).then(|| row.entity.parse().ok()).flatten().map(|id| AboutTask {
+            id,
+            over: serde_json::from_str::<Shown>(&row.body).is_ok_and(|shown| shown.status.is_terminal()),
+        });
+        Arc::new(Self { row, task })
+    }
+}
+
+/// A task as its change rows show it; none when it is hidden.
+///
+/// # Errors
+/// The store cannot be read.
+pub(crate) async fn task_as_told(app: &App, id: TaskId) -> Result<Option<Task>, StoreError> {
+    let task = match app.driver.live(id) {
+        Some(task) => Some(task),
+        None => app.store.task(id).await?,
+    };
+    Ok(task.map(|task| {
+        let driver = &app.driver;
+        let mut shown = Task::from_records(&task.spec, &task.state, driver.now(), driver.aging_interval_s());
+        shown.mask_env();
+        shown
+    }))
 }
 
 /// What comes after a place.
 #[derive(Debug)]
 pub(crate) enum After {
     /// These rows, oldest first, none left out; empty when the place is the end.
-    Rows(Vec<Arc<ChangeRow>>),
+    Rows(Vec<Arc<Change>>),
     /// Some of it is gone, or the place never was.
     Gone,
 }
@@ -70,13 +122,13 @@ impl Changes {
             return Ok(After::Gone);
         }
         let rows = self.store.change_rows_of(entity, place, limits::CHANGES_AT_ONCE as u32).await?;
-        Ok(After::Rows(rows.into_iter().map(Arc::new).collect()))
+        Ok(After::Rows(rows.into_iter().map(Change::of).collect()))
     }
 
     async fn stored_after(&self, place: u64) -> Result<After, StoreError> {
         let rows = self.store.change_rows(place, limits::CHANGES_AT_ONCE as u32).await?;
         Ok(match rows.first() {
-            Some(first) if first.sequence == place + 1 => After::Rows(rows.into_iter().map(Arc::new).collect()),
+            Some(first) if first.sequence == place + 1 => After::Rows(rows.into_iter().map(Change::of).collect()),
             _ => After::Gone,
         })
     }
@@ -101,7 +153,7 @@ impl Recent {
                 (self.before, self.rows) = (place, VecDeque::new());
                 return Ok(());
             }
-            self.rows.extend(read.into_iter().map(Arc::new));
+            self.rows.extend(read.into_iter().map(Change::of));
             let surplus = self.rows.len().saturating_sub(limits::CHANGES_RECENT);
             self.rows.drain(..surplus);
             self.before += surplus as u64;
@@ -133,7 +185,7 @@ mod tests {
 
     async fn numbers(changes: &Changes, place: u64) -> Option<Vec<u64>> {
         match changes.after(place).await.unwrap() {
-            After::Rows(rows) => Some(rows.iter().map(|row| row.sequence).collect()),
+            After::Rows(rows) => Some(rows.iter().map(|change| change.row.sequence).collect()),
             After::Gone => None,
         }
     }
@@ -162,7 +214,7 @@ mod tests {
         assert!(changes.recent.lock().await.rows.len() <= limits::CHANGES_RECENT);
 
         let After::Rows(of_one) = changes.after_of(1, "1").await.unwrap() else { panic!("nothing is gone") };
-        assert!(of_one.iter().all(|row| row.entity == "1" && row.sequence > 1));
+        assert!(of_one.iter().all(|change| change.row.entity == "1" && change.row.sequence > 1));
         assert!(matches!(changes.after_of(end + 1, "1").await.unwrap(), After::Gone));
     }
 }

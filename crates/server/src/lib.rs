@@ -28,11 +28,12 @@ mod retention;
 mod routes;
 mod secrets;
 mod server;
+mod ws;
 
 pub use auth::{Decision, Operation, decide};
 pub use data_dir::DataDirError;
 pub use log_rules::{LogRule, LogRulesError};
 pub use openapi::openapi;
-pub use options::{Options, Rate, RateLimits};
+pub use options::{Options, Rate, RateLimits, WsTimes};
 pub use retention::Retention;
 pub use server::{AdminKey, Server, StartError};

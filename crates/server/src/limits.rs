@@ -1,5 +1,6 @@
 //! Every limit of the running server. Limits of the wire formats stand in [`fetchml_api::limits`].
 
+use crate::options::Rate;
 use std::time::Duration;
 
 /// Most connections at a time; less where the process may open few files.
@@ -79,8 +80,32 @@ pub const METRICS_STREAM_BYTES: u64 = 1 << 30;
 
 /// How often a log stream looks whether its task went on.
 pub const FOLLOW_TICK: Duration = Duration::from_millis(250);
+/// Lists of tasks by metadata that are worked on at the same time; the others wait.
+pub const SCANS_AT_ONCE: usize = 2;
+/// Longest such wait.
+pub const SCAN_WAIT: Duration = Duration::from_secs(10);
+/// Longest time for which a request may wait for a task to change.
+pub const TASK_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Comment on a silent stream.
 pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often a client of `/ws` is asked whether it is there.
+pub const WS_PING_EVERY: Duration = Duration::from_secs(15);
+/// Longest time without its `pong`.
+pub const WS_PONG_WITHIN: Duration = Duration::from_secs(45);
+/// Longest time in which a client of `/ws` takes what is sent at a time, at most [`CHANGES_AT_ONCE`] changes.
+pub const WS_TAKEN_WITHIN: Duration = Duration::from_secs(20);
+/// Messages that a client of `/ws` may send: per second in the long run, and at once.
+pub const WS_MESSAGES: Rate = Rate { per_second: 10, burst: 100 };
+/// Bytes that wait to be sent to one client of `/ws` before it is cut off; the largest message is a task.
+pub const WS_WRITE_BUFFER_BYTES: usize = 4 << 20;
+/// Time for saying why a connection of `/ws` is closed.
+pub const WS_CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a ticket for `/ws` works.
+pub const WS_TICKET_LASTS: Duration = Duration::from_secs(30);
+/// Tickets of one key that were not used yet.
+pub const WS_TICKETS_PER_KEY: usize = 64;
+/// Tickets that were not used yet.
+pub const WS_TICKETS_MAX: usize = 10_000;
 
 /// Files this process may have open.
 pub fn open_files_max() -> usize {

@@ -1,11 +1,12 @@
 //! What a server is started with.
 
-use crate::{driver::Preemption, log_rules::LogRule, retention::Retention};
+use crate::{driver::Preemption, limits, log_rules::LogRule, retention::Retention};
 use fetchml_api::{Quota, QuotaScope, Role};
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 /// Settings of a server. [`Options::new`] gives the defaults.
@@ -39,6 +40,8 @@ pub struct Options {
     pub log_rules: Vec<LogRule>,
     /// What is kept, and for how long.
     pub retention: Retention,
+    /// How patient `/ws` is.
+    pub ws: WsTimes,
 }
 
 impl Options {
@@ -62,6 +65,7 @@ impl Options {
             )]),
             log_rules: Vec::new(),
             retention: Retention::default(),
+            ws: WsTimes::default(),
         }
     }
 }
@@ -97,7 +101,28 @@ impl Default for RateLimits {
             operator: Rate { per_second: 2_000, burst: 4_000 },
             user: Rate { per_second: 100, burst: 200 },
             viewer: Rate { per_second: 100, burst: 200 },
-            auth_failures_per_minute: crate::limits::AUTH_FAILURES_PER_MINUTE,
+            auth_failures_per_minute: limits::AUTH_FAILURES_PER_MINUTE,
+        }
+    }
+}
+
+/// How patient `/ws` is with its clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WsTimes {
+    /// How often a client is asked whether it is there.
+    pub ping_every: Duration,
+    /// Longest time without its answer.
+    pub pong_within: Duration,
+    /// Longest time in which it takes what is sent at a time.
+    pub taken_within: Duration,
+}
+
+impl Default for WsTimes {
+    fn default() -> Self {
+        Self {
+            ping_every: limits::WS_PING_EVERY,
+            pong_within: limits::WS_PONG_WITHIN,
+            taken_within: limits::WS_TAKEN_WITHIN,
         }
     }
 }

@@ -222,12 +222,25 @@ pub struct TaskFilter {
     pub array: Option<TaskId>,
     /// Only of this experiment.
     pub experiment: Option<ExperimentId>,
+    /// Created later than this.
+    pub created_after: Option<Micros>,
+    /// Created earlier than this.
+    pub created_before: Option<Micros>,
+    /// Entries that its metadata has. Every task that matches otherwise is read for this.
+    pub metadata: BTreeMap<String, String>,
     /// Only tasks with a smaller id.
     pub before: Option<TaskId>,
     /// Matches to skip.
     pub offset: i64,
     /// Most tasks to return.
     pub limit: i64,
+}
+
+impl TaskFilter {
+    /// Whether it asks for a time of creation.
+    pub(crate) const fn by_creation(&self) -> bool {
+        self.created_after.is_some() || self.created_before.is_some()
+    }
 }
 
 /// A task as stored.

@@ -12,6 +12,8 @@ pub mod engine;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
+mod web_socket;
+#[cfg(feature = "server")]
 mod worker;
 
 #[cfg(feature = "server")]
@@ -23,6 +25,8 @@ pub use contract::{Contract, missing_promises};
 pub use engine::TestEngine;
 #[cfg(feature = "server")]
 pub use server::{Database, TestServer};
+#[cfg(feature = "server")]
+pub use web_socket::{Closed, WsClient};
 #[cfg(feature = "server")]
 pub use worker::LinkWorker;
 

@@ -66,6 +66,10 @@ pub enum Operation {
     StatusStream,
     /// `GET /v1/scheduler/jobs/{jobId}/stream`
     JobStream,
+    /// `GET /ws`
+    WebSocket,
+    /// `POST /v1/ws-tickets`
+    WsTicketCreate,
     /// `GET /v1/scheduler/reservations`
     ReservationList,
     /// `POST /v1/scheduler/reservations`
@@ -133,7 +137,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 58] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -164,6 +168,8 @@ impl Operation {
         Self::StatusShow,
         Self::StatusStream,
         Self::JobStream,
+        Self::WebSocket,
+        Self::WsTicketCreate,
         Self::ReservationList,
         Self::ReservationCreate,
         Self::ReservationRelease,
@@ -225,6 +231,8 @@ impl Operation {
             Self::StatusShow => ("get", "/v1/scheduler/status"),
             Self::StatusStream => ("get", "/v1/scheduler/status/stream"),
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
+            Self::WebSocket => ("get", "/ws"),
+            Self::WsTicketCreate => ("post", "/v1/ws-tickets"),
             Self::ReservationList => ("get", "/v1/scheduler/reservations"),
             Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
             Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
@@ -288,6 +296,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::StatusShow
         | O::StatusStream
         | O::JobStream
+        | O::WebSocket
+        | O::WsTicketCreate
         | O::ReservationList => match role {
             Role::Admin | Role::Operator | Role::User | Role::Viewer => Allow,
             Role::Worker => Deny,

@@ -43,6 +43,11 @@ impl Caller {
         self.user_id == owner && self.role != Role::Viewer
     }
 
+    /// Whether the key works no more.
+    pub fn key_has_ended(&self) -> bool {
+        self.revoked.is_cancelled() || self.expires_at.is_some_and(|at| at <= wall_clock())
+    }
+
     /// Resolves when the key is revoked or expires: every stream and session of it must end then.
     pub async fn key_ended(&self) {
         let expired = async {

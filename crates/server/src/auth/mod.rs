@@ -18,6 +18,7 @@ use crate::{
     error::AppError,
     limits,
     request::{Peer, drain},
+    ws,
 };
 use axum::{
     extract::{Request, State},
@@ -59,7 +60,7 @@ pub(crate) async fn guard(
 ) -> Response {
     let ip = request.extensions().get::<Peer>().map(|peer| peer.0);
     let mut standing = None;
-    let admitted = admit(&app, operation, request.headers(), ip, &mut standing);
+    let admitted = admit(&app, operation, &request, ip, &mut standing);
     let admitted = admitted.and_then(|known| Ok((known, place(&app)?)));
     let mut response = match admitted {
         Ok(((caller, reach), place)) => {
@@ -92,11 +93,16 @@ fn place(app: &App) -> Result<SemaphorePermit<'_>, AppError> {
 fn admit(
     app: &App,
     operation: Operation,
-    headers: &HeaderMap,
+    request: &Request,
     ip: Option<IpAddr>,
     standing: &mut Option<Standing>,
 ) -> Result<(Caller, Reach), AppError> {
-    let caller = authenticate(app, headers, ip, standing)?;
+    // A browser cannot set headers of a WebSocket.
+    let ticket = if operation == Operation::WebSocket { request.uri().query().and_then(ws::ticket_of) } else { None };
+    let caller = match ticket.and_then(|ticket| app.tickets.redeem(ticket, ip, Instant::now())) {
+        Some(caller) => caller,
+        None => authenticate(app, request.headers(), ip, standing)?,
+    };
     *standing = app.keys.take_token(&caller);
     if let Some(retry_after_s) = standing.and_then(|standing| standing.retry_after_s) {
         return Err(AppError::RateLimited { retry_after_s });

@@ -22,6 +22,7 @@ mod snapshots;
 mod tasks;
 mod usage;
 mod whoami;
+mod ws;
 
 pub(crate) use snapshots::hash_of;
 
@@ -82,6 +83,8 @@ fn route(operation: Operation) -> Route {
         Operation::StatusShow => routes!(scheduler::status::show_status),
         Operation::StatusStream => routes!(scheduler::stream::stream_status),
         Operation::JobStream => routes!(scheduler::stream::stream_job),
+        Operation::WebSocket => routes!(ws::open_web_socket),
+        Operation::WsTicketCreate => routes!(ws::create_ws_ticket),
         Operation::ReservationList => routes!(scheduler::reservations::list_reservations),
         Operation::ReservationCreate => routes!(scheduler::reservations::create_reservation),
         Operation::ReservationRelease => routes!(scheduler::reservations::release_reservation),

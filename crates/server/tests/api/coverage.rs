@@ -3,7 +3,7 @@
 
 use crate::{
     arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, experiments, gc, health, keys,
-    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, whoami,
+    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, whoami, ws,
 };
 use fetchml_server::Operation;
 
@@ -30,7 +30,7 @@ fn cases(operation: Operation) -> Cases {
             Cases { bad_input: Some(bad_input::every_field_of_a_task), ..plain(tasks::create::is_stored_and_shown) }
         }
         O::TaskShow => {
-            Cases { missing: Some(auth::unknown_ids_are_404), ..plain(tasks::show::shows_output_and_hides_env) }
+            all(tasks::show::shows_output_and_hides_env, auth::unknown_ids_are_404, bad_input::query_parameters)
         }
         O::TaskDelete => all(
             tasks::delete::ends_a_queued_task,
@@ -175,6 +175,10 @@ fn cases(operation: Operation) -> Cases {
         O::QuotaDelete => {
             Cases { missing: Some(quotas::for_nobody_are_404), ..plain(quotas::are_set_listed_and_removed) }
         }
+        O::WebSocket => {
+            Cases { bad_input: Some(ws::what_is_not_allowed_closes_it), ..plain(ws::tells_of_tasks_and_resumes) }
+        }
+        O::WsTicketCreate => plain(ws::a_ticket_opens_it_once),
         O::WorkerConnect => Cases { bad_input: Some(connect::without_upgrade), ..plain(connect::a_worker_joins) },
     }
 }

@@ -17,7 +17,6 @@ const NOT_YET: &[&str] = &[
     "GET /v1/plugins/{pluginName}/health",
     "GET /v1/tasks 200.tasks[].plugin_status",
     "GET /v1/tasks/{taskId} 200.plugin_status",
-    "GET /ws",
     "PATCH /v1/scheduler/jobs/{jobId}/priority 200.plugin_status",
     "POST /v1/audit/verify",
     "POST /v1/jupyter/services",

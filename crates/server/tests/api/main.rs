@@ -33,6 +33,7 @@ mod snapshots;
 mod tasks;
 mod usage;
 mod whoami;
+mod ws;
 
 use fetchml_api::link::{Assignment, Outcome};
 use fetchml_testkit::{CheckedClient, DEADLINE, LinkWorker, TestServer};

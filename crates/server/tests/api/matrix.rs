@@ -48,6 +48,8 @@ const TABLE: &str = "
     StatusShow      200  yes    yes  yes      yes   no
     StatusStream    200  yes    yes  yes      yes   no
     JobStream       200  yes    yes  yes      yes   no
+    WebSocket       400  yes    yes  yes      yes   no
+    WsTicketCreate  201  yes    yes  yes      yes   no
     ReservationList 200  yes    yes  yes      yes   no
     ReservationCreate 201 no    yes  yes      yes   no
     ReservationRelease 204 no   own  yes      yes   no
@@ -181,6 +183,7 @@ impl<'a> Owner<'a> {
         let ended = format!("/v1/tasks/{}", self.ended.spec.id);
         let attempt = format!("{ended}/attempts/{}", self.ended.attempt);
         match operation {
+            O::WsTicketCreate => Asked::new(Method::POST, "/v1/ws-tickets"),
             O::Health
             | O::Document
             | O::TaskList
@@ -195,7 +198,8 @@ impl<'a> Owner<'a> {
             | O::KeyList
             | O::GcShow
             | O::QuotaList
-            | O::WorkerConnect => Asked::get(operation.route().1),
+            | O::WorkerConnect
+            | O::WebSocket => Asked::get(operation.route().1),
             O::TaskCreate => Asked::post("/v1/tasks", waits()),
             O::TaskShow => Asked::get(ended),
             O::TaskDelete => Asked::delete(format!("/v1/tasks/{}", self.task().await)),

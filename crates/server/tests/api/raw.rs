@@ -84,7 +84,7 @@ async fn slow_heads_and_bodies_are_cut_off() {
 #[tokio::test]
 async fn floods_of_headers_are_refused() {
     let server = TestServer::start().await;
-    let many = (0..101).map(|n| format!("x-{n}: a\r\n")).collect::<String>();
+    let many = "x-a: a\r\n".repeat(101);
     let large = format!("x-a: {}\r\n", "a".repeat(96 << 10));
     let endless = "x-a: a".repeat(1 << 16);
     for headers in [many, large, endless] {
@@ -96,7 +96,7 @@ async fn floods_of_headers_are_refused() {
         server.anonymous().get("/health").await.expect(200);
     }
     let mut stream = connect(&server).await;
-    let few = (0..90).map(|n| format!("x-{n}: a\r\n")).collect::<String>();
+    let few = "x-a: a\r\n".repeat(90);
     stream.write_all(format!("GET /health HTTP/1.1\r\nhost: a\r\n{few}\r\n").as_bytes()).await.unwrap();
     assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200"), "as many as are allowed");
 }

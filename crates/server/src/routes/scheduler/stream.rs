@@ -4,7 +4,7 @@
 use crate::{
     app::App,
     auth::Caller,
-    changes::After,
+    changes::{After, Change, JOB, task_as_told},
     error::AppError,
     limits,
     query::PathText,
@@ -19,15 +19,12 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use fetchml_api::{Task, TaskId, TaskStatus};
-use fetchml_store::{ChangeRow, StoreError};
+use fetchml_api::TaskId;
+use fetchml_store::StoreError;
 use futures_util::{Stream, stream};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 use tokio::sync::watch;
-
-/// The kind of change rows about tasks.
-const JOB: &str = "job";
 
 /// Changes of the scheduler's state
 ///
@@ -84,6 +81,21 @@ enum About {
     Task(TaskId),
 }
 
+/// What waits to be sent. Changes are kept as all streams share them, so that a slow reader costs no memory.
+enum Waiting {
+    Shown(Event),
+    Told(Arc<Change>),
+}
+
+impl Waiting {
+    fn event(self) -> Event {
+        match self {
+            Self::Shown(event) => event,
+            Self::Told(change) => event(change.row.sequence, &change.row.kind, &change.row.body),
+        }
+    }
+}
+
 /// A reader of the log of changes.
 struct ChangeStream {
     app: Arc<App>,
@@ -93,7 +105,7 @@ struct ChangeStream {
     place: Option<u64>,
     /// Begins at a place of long ago: rows about a task are looked for rather than all read.
     catching_up: bool,
-    waiting: VecDeque<Event>,
+    waiting: VecDeque<Waiting>,
     /// After what waits nothing comes any more.
     ended: bool,
 }
@@ -109,8 +121,8 @@ impl ChangeStream {
     fn events(self) -> impl Stream<Item = Result<Event, Infallible>> + Send {
         stream::unfold(self, |mut stream| async move {
             loop {
-                if let Some(event) = stream.waiting.pop_front() {
-                    return Some((Ok(event), stream));
+                if let Some(waiting) = stream.waiting.pop_front() {
+                    return Some((Ok(waiting.event()), stream));
                 }
                 if stream.ended {
                     return None;
@@ -135,9 +147,9 @@ impl ChangeStream {
                 self.ended = self.head.wait_for(|head| *head != place).await.is_err();
             }
             After::Rows(rows) => {
-                self.place = rows.last().map(|row| row.sequence);
-                for row in &rows {
-                    self.take(row);
+                self.place = rows.last().map(|change| change.row.sequence);
+                for change in &rows {
+                    self.take(change);
                 }
             }
             After::Gone => self.begin_anew(),
@@ -149,14 +161,14 @@ impl ChangeStream {
     async fn catch_up(&mut self, place: u64) -> Result<(), StoreError> {
         let About::Task(id) = self.about else { unreachable!("only the stream of a task looks for its rows") };
         // In this order: if it has ended, its last row is among those up to the head.
-        let over = self.task(id).await?.is_none_or(|task| task.status.is_terminal());
+        let over = task_as_told(&self.app, id).await?.is_none_or(|task| task.status.is_terminal());
         let head = *self.head.borrow();
         match self.app.changes.after_of(place, &id.to_string()).await? {
             After::Rows(rows) => {
                 let complete = rows.len() < limits::CHANGES_AT_ONCE;
-                let last = rows.last().map(|row| row.sequence);
-                for row in &rows {
-                    self.take(row);
+                let last = rows.last().map(|change| change.row.sequence);
+                for change in &rows {
+                    self.take(change);
                 }
                 self.place = if complete { last.max(Some(head)).max(Some(place)) } else { last };
                 self.catching_up = !complete;
@@ -168,7 +180,7 @@ impl ChangeStream {
     }
 
     fn begin_anew(&mut self) {
-        self.waiting.push_back(Event::default().event("reset").data("{}"));
+        self.waiting.push_back(Waiting::Shown(Event::default().event("reset").data("{}")));
         (self.place, self.catching_up) = (None, false);
     }
 
@@ -186,7 +198,7 @@ impl ChangeStream {
                     self.show(place, "reservation", &reservation);
                 }
             }
-            About::Task(id) => match self.task(id).await? {
+            About::Task(id) => match task_as_told(&self.app, id).await? {
                 Some(task) => {
                     self.show(place, JOB, &task);
                     self.ended = task.status.is_terminal();
@@ -197,48 +209,23 @@ impl ChangeStream {
         Ok(())
     }
 
-    /// A task as its change rows show it; none when it is hidden.
-    async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
-        let task = match self.app.driver.live(id) {
-            Some(task) => Some(task),
-            None => self.app.store.task(id).await?,
-        };
-        Ok(task.map(|task| {
-            let driver = &self.app.driver;
-            let mut shown = Task::from_records(&task.spec, &task.state, driver.now(), driver.aging_interval_s());
-            shown.mask_env();
-            shown
-        }))
-    }
-
-    fn take(&mut self, row: &ChangeRow) {
+    fn take(&mut self, change: &Arc<Change>) {
         if self.ended {
             return;
         }
         if let About::Task(id) = self.about {
-            if row.kind != JOB || row.entity.parse() != Ok(id) {
-                return;
-            }
-            self.ended = status(row).is_some_and(TaskStatus::is_terminal);
+            let Some(about) = change.task.filter(|about| about.id == id) else { return };
+            self.ended = about.over;
         }
-        self.waiting.push_back(event(row.sequence, &row.kind, &row.body));
+        self.waiting.push_back(Waiting::Told(Arc::clone(change)));
     }
 
     fn show(&mut self, place: u64, kind: &str, shown: &impl Serialize) {
         let body = serde_json::to_string(shown).expect("it has only string keys and finite numbers");
-        self.waiting.push_back(event(place, kind, &body));
+        self.waiting.push_back(Waiting::Shown(event(place, kind, &body)));
     }
 }
 
 fn event(place: u64, kind: &str, body: &str) -> Event {
     Event::default().id(place.to_string()).event(kind).data(body)
-}
-
-/// The status that a row about a task shows.
-fn status(row: &ChangeRow) -> Option<TaskStatus> {
-    #[derive(Deserialize)]
-    struct Shown {
-        status: TaskStatus,
-    }
-    serde_json::from_str::<Shown>(&row.body).ok().map(|shown| shown.status)
 }

@@ -82,10 +82,10 @@ impl Store {
         let TaskFilter { job_name, node_count, reservation, array, experiment, metadata, .. } = filter;
         let mut counted = job_name.is_none() && node_count.is_none() && reservation.is_none();
         counted &= array.is_none() && experiment.is_none() && metadata.is_empty() && !filter.by_creation();
-        let mut query = if !counted {
-            Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
-        } else {
+        let mut query = if counted {
             Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
+        } else {
+            Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
         };
         query.filter(filter, self.reads());
         crate::migrate::first_int(self.reads().list(query.text, query.params).await?)

@@ -5,6 +5,7 @@ mod bench;
 mod command;
 mod crash;
 mod demo;
+mod fuzz;
 mod licences;
 mod lint;
 mod openapi;
@@ -32,6 +33,7 @@ usage: cargo xtask COMMAND
   sim [--seeds N] [--from SEED] [--bugs] [--replay PLAN]
                       run server, workers and everything between them as a simulation under faults
                       (100 seeds of 20 workers, 500 tasks and one hour each)
+  fuzz [--seed S]     send at least 20,000 requests that schemathesis makes up from the API document; `test` sends fewer
   openapi             write api/openapi.json from the code, and the models of clients/python from that
   python [-- FILTER]  types and tests of clients/python; parts of `lint` and `test`
   bench [WHAT] [--json]
@@ -58,6 +60,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         "test" => test::run(rest),
         "lint" => lint::run(rest),
         "openapi" => openapi::run(rest),
+        "fuzz" => fuzz::run(rest),
         "python" => python::run(rest),
         "sim" => sim::run(rest),
         "crash" => crash::run(rest),

@@ -42,6 +42,14 @@ fn directory() -> PathBuf {
     root().join("clients/python")
 }
 
+/// A program of the environment, in the target directory: it may leave files.
+pub(crate) fn tool(name: &str) -> Result<Command> {
+    let python = python()?;
+    let mut tool = Command::new(PathBuf::from(python.get_program()).with_file_name(name));
+    tool.current_dir(target_dir()?).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(tool)
+}
+
 /// The interpreter of an environment that has the client and what checks it, in the client's directory.
 fn python() -> Result<Command> {
     let (client, environment) = (directory(), target_dir()?.join("python-client"));

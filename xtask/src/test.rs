@@ -3,6 +3,7 @@
 
 use crate::{
     command::{cargo, shown, succeeds},
+    fuzz,
     outcome::Outcome,
     postgres::Cluster,
     prerequisites::{bubblewrap, container_engines, digits_environment, faults, networks, python_with_venv, torch},
@@ -77,6 +78,12 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
             // A build that failed prints no count, and yet nothing passed.
             outcome.failed += u64::from(counted.failed == 0);
         }
+    }
+    if filter.is_empty() {
+        let fuzzed = fuzz::short()?;
+        all_well &= fuzzed.failed == 0;
+        outcome.passed += fuzzed.passed;
+        outcome.failed += fuzzed.failed;
     }
     drop(cluster);
     println!("\ntests took {} s", started.elapsed().as_secs());

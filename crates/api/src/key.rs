@@ -116,11 +116,11 @@ pub struct CreateKeyRequest {
     pub user_id: String,
     /// A label for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 64)]
+    #[schema(max_length = 64, nullable = false)]
     pub name: Option<String>,
     /// Days until it stops working; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 3650)]
+    #[schema(minimum = 1, maximum = 3650, nullable = false)]
     pub expires_days: Option<u32>,
 }
 

@@ -493,6 +493,14 @@ fn check_text(text: &str, max: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a text can be shown among others as it is: one line, without what turns the direction of writing, by which
+/// a name can be made to look like another.
+pub fn is_plain_line(text: &str) -> bool {
+    let turns =
+        |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !text.chars().any(|c| c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}'))
+}
+
 /// Whether `name` may name a user: letters, digits, `_ . @ -`, 1 to 64 characters.
 pub fn is_user_id(name: &str) -> bool {
     (1..=limits::NAME_CHARS).contains(&name.len())

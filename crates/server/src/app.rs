@@ -52,6 +52,8 @@ pub struct App {
     pub stop: CancellationToken,
     pub(crate) tickets: Tickets,
     pub(crate) manifests: Semaphore,
+    /// Places of requests that are worked on.
+    pub(crate) requests: Semaphore,
     /// Turns for reads that may look through all tasks.
     pub(crate) scans: Semaphore,
     pub(crate) document: bytes::Bytes,
@@ -63,6 +65,7 @@ impl App {
         let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop, secrets } =
             parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
+        let requests = Semaphore::new(options.requests_at_once);
         let scans = Semaphore::new(limits::SCANS_AT_ONCE);
         let changes = Changes::new(&store);
         Arc::new(Self {
@@ -82,6 +85,7 @@ impl App {
             stop,
             tickets: Tickets::default(),
             manifests,
+            requests,
             scans,
             document,
         })

@@ -39,6 +39,10 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time that open requests get to end at a shutdown.
 pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(10);
 
+/// Requests that are worked on at the same time, from their head to the head of their answer; more get 503.
+pub const REQUESTS_AT_ONCE: usize = 2_048;
+/// How often an open stream looks whether its key has expired: the wall clock may jump.
+pub const KEY_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Refused keys per address in a minute before the answer is 429.
 pub const AUTH_FAILURES_PER_MINUTE: u32 = 50;
 /// Refused keys per address in a minute that get an audit event of their own; the rest is counted.

@@ -24,6 +24,8 @@ pub struct Options {
     pub aging_interval_s: u32,
     /// Request rates; none: not limited.
     pub rate_limits: Option<RateLimits>,
+    /// Requests that are worked on at the same time; more get 503.
+    pub requests_at_once: usize,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
     /// Which tasks may be stopped for others of higher priority.
@@ -52,6 +54,7 @@ impl Options {
             lost_after_s: 600,
             aging_interval_s: 1_800,
             rate_limits: Some(RateLimits::default()),
+            requests_at_once: crate::limits::REQUESTS_AT_ONCE,
             allow_plain_http: false,
             preemption: Preemption::default(),
             hold_after_s: 900,

@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(entries.problems.len(), 3);
 
         let mut times = Query::read("a=30s&b=0&c=61s&d=1m&e=-1&f=s&g=1.5s&h=99999999999999999999");
-        let mut read = |name| times.seconds(name, Duration::from_secs(60)).map(|time| time.as_secs());
+        let mut read = |name| times.seconds(name, Duration::from_mins(1)).map(|time| time.as_secs());
         assert_eq!((read("a"), read("b"), read("absent")), (Some(30), Some(0), None));
         assert!(["c", "d", "e", "f", "g", "h"].into_iter().all(|name| read(name).is_none()));
         assert_eq!(times.problems.len(), 6);

@@ -86,7 +86,7 @@ impl Session<'_> {
                 Happened::PingDue => self.send(vec![Saying::Event(WsEvent::Ping)]).await?,
                 Happened::Changed(Ok(Some(messages))) => self.send(messages).await?,
                 Happened::Changed(Ok(None)) => return Err(Some((close_code::AWAY, "the server stops"))),
-                Happened::Changed(Err(error)) => return Err(broken(&error)),
+                Happened::Changed(Err(error)) => return Err(Some(broken(&error))),
             }
         }
     }
@@ -100,7 +100,7 @@ impl Session<'_> {
             }
             Some(Ok(message)) => message,
         };
-        if self.heard.take(limits::WS_MESSAGES, Instant::now()).is_err() {
+        if self.heard.take(limits::WS_MESSAGES, Instant::now()).retry_after_s.is_some() {
             return Err(Some((close_code::POLICY, "too many messages")));
         }
         let text = match message {
@@ -117,7 +117,7 @@ impl Session<'_> {
             }
             Ok(WsRequest::Ping {}) => self.send(vec![Saying::Event(WsEvent::Pong)]).await,
             Ok(WsRequest::Subscribe { task_ids, since }) => {
-                let messages = self.feed.subscribe(task_ids, since).await.map_err(|error| broken(&error))?;
+                let messages = self.feed.subscribe(task_ids, since).await.map_err(|error| Some(broken(&error)))?;
                 self.send(messages).await
             }
             Err(error) => self.send(vec![Saying::Event(WsEvent::Error { error })]).await,
@@ -141,7 +141,7 @@ impl Session<'_> {
 }
 
 /// The client resumes from its place.
-fn broken(cause: &fetchml_store::StoreError) -> End {
+fn broken(cause: &fetchml_store::StoreError) -> (u16, &'static str) {
     tracing::warn!(%cause, "a connection of /ws broke off");
-    Some((close_code::AGAIN, "the log of changes cannot be read"))
+    (close_code::AGAIN, "the log of changes cannot be read")
 }

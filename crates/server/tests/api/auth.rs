@@ -103,11 +103,14 @@ pub(crate) async fn a_key_over_its_rate_waits_and_others_do_not() {
         let answer = ada.get("/v1/queue").await;
         if answer.status == 429 {
             assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+            assert!(answer.header("ratelimit").starts_with("\"key\";r=0;t="), "{}", answer.header("ratelimit"));
             refused += 1;
         }
     }
     assert!(refused >= 3, "{refused}");
-    bob.get("/v1/queue").await.expect(200);
+    let answer = bob.get("/v1/queue").await.expect(200);
+    assert_eq!(answer.header("ratelimit-policy"), "\"key\";q=5;w=5");
+    assert_eq!(answer.header("ratelimit"), "\"key\";r=4;t=1");
 }
 
 #[tokio::test]
@@ -116,7 +119,12 @@ pub(crate) async fn a_flood_of_wrong_keys_is_429_audited_in_bounds_and_locks_nob
     let wrong = server.anonymous().with_key(Some("fml_wrong".into()));
     let mut statuses = Vec::new();
     for _ in 0..60 {
-        statuses.push(wrong.get("/v1/queue").await.status);
+        let answer = wrong.get("/v1/queue").await;
+        if answer.status == 429 {
+            assert_eq!(answer.header("ratelimit-policy"), "\"address\";q=50;w=60");
+            assert!(answer.header("retry-after").parse::<u64>().unwrap() <= 60);
+        }
+        statuses.push(answer.status);
     }
     assert_eq!(statuses.iter().filter(|s| **s == 401).count(), 50);
     assert_eq!(statuses.iter().filter(|s| **s == 429).count(), 10);

@@ -24,6 +24,7 @@ mod matrix;
 mod metrics;
 mod queue;
 mod quotas;
+mod raw;
 mod reports;
 mod run_manifest;
 mod scheduler;

@@ -135,7 +135,7 @@ struct Owner<'a> {
 impl<'a> Owner<'a> {
     async fn new(server: &'a TestServer, user: &'static str) -> Self {
         let client = server.user(user).await;
-        let ended = ended(server, &client).await;
+        let ended = Box::pin(ended(server, &client)).await;
         Self { server, user, client, ended, made: Cell::new(0) }
     }
 
@@ -183,14 +183,23 @@ impl<'a> Owner<'a> {
         let ended = format!("/v1/tasks/{}", self.ended.spec.id);
         let attempt = format!("{ended}/attempts/{}", self.ended.attempt);
         match operation {
-            O::Health | O::Document | O::TaskList | O::DatasetList | O::ExperimentList | O::QueueShow => {
-                Asked::get(operation.route().1)
-            }
-            O::WorkerList | O::StatusShow | O::StatusStream | O::ReservationList | O::Whoami | O::KeyList => {
-                Asked::get(operation.route().1)
-            }
             O::WsTicketCreate => Asked::new(Method::POST, "/v1/ws-tickets"),
-            O::GcShow | O::QuotaList | O::WorkerConnect | O::WebSocket => Asked::get(operation.route().1),
+            O::Health
+            | O::Document
+            | O::TaskList
+            | O::DatasetList
+            | O::ExperimentList
+            | O::QueueShow
+            | O::WorkerList
+            | O::StatusShow
+            | O::StatusStream
+            | O::ReservationList
+            | O::Whoami
+            | O::KeyList
+            | O::GcShow
+            | O::QuotaList
+            | O::WorkerConnect
+            | O::WebSocket => Asked::get(operation.route().1),
             O::TaskCreate => Asked::post("/v1/tasks", waits()),
             O::TaskShow => Asked::get(ended),
             O::TaskDelete => Asked::delete(format!("/v1/tasks/{}", self.task().await)),

@@ -22,7 +22,7 @@ const AN_INSTANT: &str = "an instant such as 2026-01-31T12:00:00Z (a + in it mus
     params(TaskListQuery,
         ("plugin_configs" = Option<String>, Query, description = "JSON object: only tasks that configure all the named plugins", nullable = false),
         ("node_count" = Option<i32>, Query, description = "Only tasks with this many nodes", minimum = 1, nullable = false),
-        ("reservation_id" = Option<String>, Query, description = "Only tasks of this reservation", nullable = false)),
+        ("reservation_id" = Option<String>, Query, description = "Only tasks of this reservation", format = "uuid", nullable = false)),
     responses((status = 200, description = "A page", body = TaskList)))]
 pub(crate) async fn list_tasks(
     State(app): State<Arc<App>>,

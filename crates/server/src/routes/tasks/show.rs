@@ -21,7 +21,8 @@ use tokio::time::{Instant, timeout_at};
 /// With `wait` the answer comes when the task has another status or attempt, at the latest after that time, and at
 /// once where it has ended. With `known` it also comes at once when its status is another than that already.
 #[utoipa::path(get, path = "/v1/tasks/{taskId}", params(("taskId" = String, Path, description = "The task"),
-        ("wait" = Option<String>, Query, description = "Wait so long for a change: whole seconds, at most 60", example = "30s", nullable = false),
+        ("wait" = Option<String>, Query, description = "Wait so long for a change: whole seconds, at most 60", example = "30s",
+            pattern = "^([0-9]|[1-5][0-9]|60)s?$", nullable = false),
         ("known" = Option<TaskStatus>, Query, description = "With `wait`: the status that the caller knows", nullable = false)),
     responses((status = 200, description = "The task", body = Task)))]
 pub(crate) async fn show_task(

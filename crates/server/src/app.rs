@@ -56,6 +56,8 @@ pub struct App {
     pub(crate) requests: Semaphore,
     /// Turns for reads that may look through all tasks.
     pub(crate) scans: Semaphore,
+    /// Places for requests that wait for a task to change.
+    pub(crate) task_waits: Semaphore,
     pub(crate) document: bytes::Bytes,
 }
 
@@ -67,6 +69,7 @@ impl App {
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let requests = Semaphore::new(options.requests_at_once);
         let scans = Semaphore::new(limits::SCANS_AT_ONCE);
+        let task_waits = Semaphore::new(options.requests_at_once / limits::TASK_WAITS_PART);
         let changes = Changes::new(&store);
         Arc::new(Self {
             store,
@@ -87,6 +90,7 @@ impl App {
             manifests,
             requests,
             scans,
+            task_waits,
             document,
         })
     }

@@ -86,6 +86,8 @@ pub const SCANS_AT_ONCE: usize = 2;
 pub const SCAN_WAIT: Duration = Duration::from_secs(10);
 /// Longest time for which a request may wait for a task to change.
 pub const TASK_WAIT_MAX: Duration = Duration::from_mins(1);
+/// Part of the requests at once that may wait so, one in this many: others get through. More are answered at once.
+pub const TASK_WAITS_PART: usize = 2;
 /// Comment on a silent stream.
 pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often a client of `/ws` is asked whether it is there.

@@ -345,8 +345,14 @@ mod tests {
         let body = serde_json::json!({"job_name": "a", "args": "true"});
         let made = http.post(&url).header("x-api-key", &key).json(&body).send().await.unwrap();
         let made: serde_json::Value = made.json().await.unwrap();
-        let waiting = http.get(format!("{url}/{}?wait=60s", made["id"].as_str().unwrap())).header("x-api-key", &key);
-        let answer = tokio::spawn(waiting.send());
+        let path = format!("{url}/{}?wait=60s", made["id"].as_str().unwrap());
+        let ask = || http.get(&path).header("x-api-key", &key).send();
+        let places = server.app.task_waits.acquire_many(server.app.options.requests_at_once as u32 / 2).await.unwrap();
+        let asked = tokio::time::Instant::now();
+        assert_eq!(ask().await.unwrap().status(), 200);
+        assert!(asked.elapsed() < crate::limits::TASK_WAIT_MAX, "no place: answered at once");
+        drop(places);
+        let answer = tokio::spawn(ask());
         let arrives = async {
             while server.app.driver.tasks_watched() == 0 {
                 assert!(!answer.is_finished(), "nothing has changed yet");

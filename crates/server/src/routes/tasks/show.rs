@@ -19,7 +19,8 @@ use tokio::time::{Instant, timeout_at};
 ///
 /// `output` holds the last 64 KiB of its log; the whole log is at `/v1/tasks/{taskId}/logs`.
 /// With `wait` the answer comes when the task has another status or attempt, at the latest after that time, and at
-/// once where it has ended. With `known` it also comes at once when its status is another than that already.
+/// once where it has ended, or too many requests wait already. With `known` it also comes at once when its status is
+/// another than that already.
 #[utoipa::path(get, path = "/v1/tasks/{taskId}", params(("taskId" = String, Path, description = "The task"),
         ("wait" = Option<String>, Query, description = "Wait so long for a change: whole seconds, at most 60", example = "30s",
             pattern = "^([0-9]|[1-5][0-9]|60)s?$", nullable = false),
@@ -34,10 +35,13 @@ pub(crate) async fn show_task(
     let wait = query.seconds("wait", limits::TASK_WAIT_MAX);
     let known = query.parsed("known", "one of queued, preparing, running, collecting, completed, failed");
     query.finish()?;
-    let task = match wait {
+    // Where too many wait already, the caller asks again by and by.
+    let place = wait.and_then(|_| app.task_waits.try_acquire().ok());
+    let task = match wait.filter(|_| place.is_some()) {
         None => find(&app, &id).await?,
         Some(wait) => changed(&app, &caller, &id, known, wait).await?,
     };
+    drop(place);
     let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
     if task.state.status.is_terminal() {
         view.files_deleted = app.store.collected(task.spec.id).await?;

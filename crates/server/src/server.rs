@@ -361,9 +361,9 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(30), arrives).await.expect("the request arrives");
         server.shutdown().await;
+        assert_eq!(server.app.driver.tasks_watched(), 0, "nothing waits behind the server's end");
         let answer = answer.await.unwrap().expect("answered, not cut off");
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["status"], "queued");
-        assert_eq!(server.app.driver.tasks_watched(), 0);
     }
 }

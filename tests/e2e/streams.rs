@@ -48,8 +48,12 @@ impl Reading {
         Self { response, buffer: String::new() }
     }
 
-    /// The next event; none when the connection has ended or broken.
+    /// The next event; none when the connection has ended or broken. Comments are none.
     async fn next(&mut self) -> Option<Told> {
+        tokio::time::timeout(DEADLINE, self.event()).await.expect("an event in time")
+    }
+
+    async fn event(&mut self) -> Option<Told> {
         loop {
             if let Some((block, rest)) = self.buffer.split_once("\n\n") {
                 let field = |name: &str| {
@@ -66,8 +70,8 @@ impl Reading {
                     None => continue,
                 }
             }
-            let chunk = tokio::time::timeout(DEADLINE, self.response.chunk()).await.expect("an event in time");
-            self.buffer.push_str(std::str::from_utf8(&chunk.ok()??).expect("UTF-8"));
+            let chunk = self.response.chunk().await.ok()??;
+            self.buffer.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
 }

@@ -91,8 +91,8 @@ impl Query {
     /// `true` or `false`; absent is `false`.
     pub(crate) fn flag(&mut self, name: &str) -> bool {
         match self.text(name).as_deref() {
-            Some("true" | "1" | "") => true,
-            Some("false" | "0") | None => false,
+            Some("true") => true,
+            Some("false") | None => false,
             Some(_) => {
                 self.problem(name, "must be true or false");
                 false
@@ -154,17 +154,18 @@ mod tests {
 
     #[test]
     fn values_are_decoded_and_every_problem_is_told() {
-        let mut query = Query::read("a=x%20y+z&n=5&big=5000&twice=1&twice=2&nul=%00&flag=maybe&other");
+        let mut query = Query::read("a=x%20y+z&n=5&big=5000&twice=1&twice=2&nul=%00&flag=maybe&on=true&bare&one=1");
         assert_eq!(query.text("a").unwrap(), "x y z");
         assert_eq!(query.int("n", 0..=10), Some(5));
-        assert!(query.flag("other"));
+        assert!(query.flag("on") && !query.flag("absent"));
         assert!(query.problems.is_empty());
         query.int("big", 0..=1000);
         query.text("twice");
         query.text("nul");
-        query.flag("flag");
+        // As the document says: nothing else means yes, and surely not nothing.
+        assert!(!query.flag("flag") && !query.flag("bare") && !query.flag("one"));
         let fields: Vec<_> = query.problems.iter().map(|p| p.field.as_str()).collect();
-        assert_eq!(fields, ["big", "twice", "nul", "flag"]);
+        assert_eq!(fields, ["big", "twice", "nul", "flag", "bare", "one"]);
         assert!(query.finish().is_err());
 
         let mut entries = Query::read("m.a=1&m.b%20=x+y&n=2&m.=&m.c=1&m.c=2&m.d=%00");

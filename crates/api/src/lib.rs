@@ -4,6 +4,7 @@
 
 pub mod array;
 pub mod artifact;
+pub mod audit;
 pub mod checkpoint;
 pub mod dataset;
 pub mod dependency;
@@ -36,6 +37,7 @@ pub mod ws;
 
 pub use array::*;
 pub use artifact::*;
+pub use audit::*;
 pub use checkpoint::*;
 pub use dataset::{
     CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset, is_bucket_name,

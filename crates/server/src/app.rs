@@ -1,7 +1,7 @@
 //! What every handler shares.
 
 use crate::{
-    auth::{AuthAudit, Caller, Keys, wall_clock},
+    auth::{AuthAudit, Caller, Keys},
     blobs::Blobs,
     changes::Changes,
     driver::Driver,
@@ -14,11 +14,12 @@ use crate::{
     options::Options,
     retention::Collector,
     secrets::Secrets,
+    verification::Verifications,
     ws::Tickets,
 };
 use fetchml_api::{AuditDraft, AuditKind};
 use fetchml_store::{Store, Write};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +47,8 @@ pub struct App {
     pub changes: Changes,
     /// Collects what is not needed any more.
     pub collector: Collector,
+    /// Verifications of the audit log.
+    pub(crate) verifications: Verifications,
     /// Settings.
     pub options: Options,
     /// Cancelled when the server stops: streams and sessions end.
@@ -71,6 +74,7 @@ impl App {
         let scans = Semaphore::new(limits::SCANS_AT_ONCE);
         let task_waits = Semaphore::new(options.requests_at_once / limits::TASK_WAITS_PART);
         let changes = Changes::new(&store);
+        let verifications = Verifications::new(store.clone(), stop.clone());
         Arc::new(Self {
             store,
             driver,
@@ -84,6 +88,7 @@ impl App {
             sessions: Sessions::default(),
             changes,
             collector,
+            verifications,
             options,
             stop,
             tickets: Tickets::default(),
@@ -130,15 +135,5 @@ pub(crate) struct Parts {
 
 /// A `file_access` event.
 pub(crate) fn file_access(caller: &Caller, action: &str, resource: String) -> AuditDraft {
-    AuditDraft {
-        at: wall_clock(),
-        kind: AuditKind::FileAccess,
-        user_id: caller.user_id.clone(),
-        resource,
-        action: action.to_owned(),
-        success: true,
-        ip_address: caller.ip.map(|ip| ip.to_string()),
-        error: None,
-        metadata: BTreeMap::new(),
-    }
+    caller.did(AuditKind::FileAccess, action, resource)
 }

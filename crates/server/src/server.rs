@@ -81,7 +81,7 @@ pub struct AdminKey {
 
 /// A running server.
 pub struct Server {
-    app: Arc<App>,
+    pub(crate) app: Arc<App>,
     address: SocketAddr,
     admin_key: AdminKey,
     local_worker_key: String,
@@ -216,6 +216,7 @@ impl Server {
         // These only move files that stay readable where they are.
         background.for_each(|task| task.abort());
         self.app.collector.settled().await;
+        self.app.verifications.settled().await;
         self.app.store.close().await;
         drop(data_dir);
         tracing::info!("stopped");

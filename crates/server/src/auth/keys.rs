@@ -43,6 +43,21 @@ impl Caller {
         self.user_id == owner && self.role != Role::Viewer
     }
 
+    /// An audit event of what this caller did.
+    pub fn did(&self, kind: AuditKind, action: &str, resource: String) -> AuditDraft {
+        AuditDraft {
+            at: wall_clock(),
+            kind,
+            user_id: self.user_id.clone(),
+            resource,
+            action: action.to_owned(),
+            success: true,
+            ip_address: self.ip.map(|ip| ip.to_string()),
+            error: None,
+            metadata: BTreeMap::from([("key_id".to_owned(), self.key.to_string())]),
+        }
+    }
+
     /// Whether the key works no more.
     pub fn key_has_ended(&self) -> bool {
         self.revoked.is_cancelled() || self.expires_at.is_some_and(|at| at <= wall_clock())

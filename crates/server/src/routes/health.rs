@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 /// How the server is
 ///
-/// Needs no key. `degraded` means that reads work and writes do not, or soon will not: the disk is almost full.
+/// Needs no key. `degraded` means that reads work and writes do not, or soon will not: the disk is almost full; or that the audit log did not
+/// verify.
 #[utoipa::path(get, path = "/health", security(()), responses(
     (status = 200, description = "Healthy or degraded", body = HealthResponse),
     (status = 503, description = "Unhealthy", body = HealthResponse),
@@ -15,6 +16,9 @@ use std::sync::Arc;
 pub(super) async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<HealthResponse>) {
     let (mut status, mut reason) = app.driver.health();
     if let (HealthStatus::Healthy, Some(alarm)) = (status, app.collector.alarm()) {
+        (status, reason) = (HealthStatus::Degraded, Some(alarm));
+    }
+    if let (HealthStatus::Healthy, Some(alarm)) = (status, app.verifications.alarm()) {
         (status, reason) = (HealthStatus::Degraded, Some(alarm));
     }
     if let Err(cause) = app.store.probe_read().await {

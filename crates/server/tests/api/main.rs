@@ -4,6 +4,7 @@
 
 mod arrays;
 mod artifacts;
+mod audit;
 mod auth;
 mod bad_input;
 mod blobs;

@@ -75,7 +75,11 @@ const TABLE: &str = "
     UsageShow       200  own    own  own      yes   no
     QuotaList       200  no     no   no       yes   no
     QuotaPut        200  no     no   no       yes   no
-    QuotaDelete     204  no     no   no       yes   no";
+    QuotaDelete     204  no     no   no       yes   no
+    AuditList       200  no     no   yes      yes   no
+    AuditVerify     200  no     no   yes      yes   no
+    AuditVerifyStop 404  no     no   yes      yes   no
+    AuditRoot       200  yes    yes  yes      yes   no";
 
 /// A row: operation, the status of success, a word for each role.
 fn rows() -> Vec<(&'static str, u16, Vec<&'static str>)> {
@@ -183,6 +187,8 @@ impl<'a> Owner<'a> {
         let ended = format!("/v1/tasks/{}", self.ended.spec.id);
         let attempt = format!("{ended}/attempts/{}", self.ended.attempt);
         match operation {
+            O::AuditVerify => Asked::new(Method::POST, "/v1/audit/verify"),
+            O::AuditVerifyStop => Asked::delete("/v1/audit/verify"),
             O::WsTicketCreate => Asked::new(Method::POST, "/v1/ws-tickets"),
             O::Health
             | O::Document
@@ -199,6 +205,8 @@ impl<'a> Owner<'a> {
             | O::GcShow
             | O::QuotaList
             | O::WorkerConnect
+            | O::AuditList
+            | O::AuditRoot
             | O::WebSocket => Asked::get(operation.route().1),
             O::TaskCreate => Asked::post("/v1/tasks", waits()),
             O::TaskShow => Asked::get(ended),

@@ -24,7 +24,7 @@ tokio::task_local! {
     static TRACE_ID: uuid::Uuid;
 }
 
-/// Address of the peer of a connection.
+/// Address that a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 

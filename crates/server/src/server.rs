@@ -3,7 +3,7 @@
 use crate::{
     accept,
     app::{App, Parts},
-    auth::{AuthAudit, Keys, NewKey},
+    auth::{Actor, AuthAudit, KeyedHash, Keys, NewKey},
     blobs::Blobs,
     data_dir::{DataDir, DataDirError},
     driver::{Driver, DriverSettings, DriverTask},
@@ -114,7 +114,8 @@ impl Server {
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: options.listen, source })?;
 
         let store = open_store(&options, &data_dir).await?;
-        let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
+        let pepper = data_dir.pepper()?;
+        let keys = Keys::load(store.clone(), pepper, options.rate_limits).await?;
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
         let local_worker_key = local_worker_key(&data_dir, &keys).await?;
@@ -136,6 +137,7 @@ impl Server {
             prepare_timeout_s: i64::from(options.prepare_timeout_s),
             preemption: options.preemption,
             quotas: options.quotas.clone(),
+            values: KeyedHash::new(&pepper),
             incarnation_file: data_dir.join("incarnation"),
         };
         let (driver, driver_task) = Driver::start(store.clone(), settings).await?;
@@ -166,7 +168,8 @@ impl Server {
         let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));
         let watch = tokio::spawn(watch_driver(app.driver.fatal(), fatal.clone(), background_stop.clone()));
-        let http = tokio::spawn(accept::serve(listener, routes::router(&app), stop));
+        let http =
+            tokio::spawn(accept::serve(listener, routes::router(&app), app.options.trusted_proxies.clone(), stop));
         tracing::info!(%address, incarnation = app.driver.incarnation(), "listening");
         let running = Running {
             http,
@@ -272,7 +275,7 @@ async fn first_admin_key(data_dir: &DataDir, keys: &Keys) -> Result<AdminKey, St
         name: Some("made at the first start".into()),
         expires_at: None,
     };
-    let (key, _) = keys.create(new, "system", None).await?;
+    let (key, _) = keys.create(new, &Actor::system()).await?;
     data_dir.write_secret(ADMIN_KEY_FILE, format!("{key}\n").as_bytes())?;
     Ok(AdminKey { path, fresh: Some(key) })
 }
@@ -291,7 +294,7 @@ async fn local_worker_key(data_dir: &DataDir, keys: &Keys) -> Result<String, Sta
         name: Some("the worker on the server's machine".into()),
         expires_at: None,
     };
-    let (key, _) = keys.create(new, "system", None).await?;
+    let (key, _) = keys.create(new, &Actor::system()).await?;
     data_dir.write_secret(WORKER_KEY_FILE, format!("{key}\n").as_bytes())?;
     Ok(key)
 }

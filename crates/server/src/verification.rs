@@ -110,12 +110,15 @@ impl Verifications {
     }
 
     /// Stops the one that runs; false: none does.
-    pub(crate) fn cancel(&self, caller: &Caller) -> bool {
-        let running = self.state().running.clone();
-        if let Some(running) = &running {
-            running.cancel(&format!("by {}", caller.user_id));
-        }
-        running.is_some()
+    ///
+    /// # Errors
+    /// It could not be recorded; it goes on.
+    pub(crate) async fn cancel(&self, caller: &Caller) -> Result<bool, StoreError> {
+        let Some(running) = self.state().running.clone() else { return Ok(false) };
+        let draft = caller.did(AuditKind::AuditVerified, "verify_stop", "audit".into());
+        self.0.store.commit(vec![Write::Audit(draft)]).await?;
+        running.cancel(&format!("by {}", caller.user_id));
+        Ok(true)
     }
 
     /// Waits for the one that runs, which the server's stop cuts off at its next page.

@@ -40,6 +40,9 @@ pub(super) struct ServingFlags {
     /// Days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever [env: FETCHML_RETENTION_DAYS] [default: 90]
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
+    /// Network of a proxy in front whose X-Forwarded-For is believed, such as 10.0.0.1/32; may be repeated [env: FETCHML_TRUSTED_PROXIES] [default: none]
+    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    trusted_proxies: Vec<String>,
     /// Allow plain HTTP on an address that other machines can reach [env: FETCHML_ALLOW_PLAIN_HTTP]
     #[arg(long, action = ArgAction::SetTrue)]
     allow_plain_http: bool,
@@ -48,6 +51,7 @@ pub(super) struct ServingFlags {
 impl ServingFlags {
     pub(super) fn flags(&self) -> Flags {
         let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+        let proxies = self.trusted_proxies.join(",");
         let rate_limits = self.rate_limits.map(|switch| if switch == Switch::On { "on" } else { "off" });
         Flags::default()
             .set("server.data_dir", "--data-dir", data_dir)
@@ -57,6 +61,7 @@ impl ServingFlags {
             .set("server.lost_after_s", "--lost-after", self.lost_after)
             .set("server.aging_interval_s", "--aging-interval", self.aging_interval)
             .set("server.retention_days", "--retention-days", self.retention_days)
+            .set("server.trusted_proxies", "--trusted-proxy", (!proxies.is_empty()).then_some(proxies))
             .set("server.allow_plain_http", "--allow-plain-http", self.allow_plain_http.then_some(true))
     }
 }

@@ -58,6 +58,8 @@ pub(crate) struct ServerSettings {
     pub(crate) preempt_cooldown_s: u32,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
+    /// Networks of proxies that are believed, `,` between.
+    pub(crate) trusted_proxies: Option<String>,
     /// Rules on the lines of logs: a list of its own in the file.
     #[serde(skip)]
     pub(crate) log_rules: Vec<LogRule>,

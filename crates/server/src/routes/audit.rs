@@ -156,7 +156,7 @@ pub(super) async fn stop_verification(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<StatusCode, AppError> {
-    if app.verifications.cancel(&caller) {
+    if app.verifications.cancel(&caller).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(AppError::NotFound("No verification is running.".into()))

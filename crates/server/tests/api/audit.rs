@@ -134,6 +134,9 @@ pub(crate) fn one_that_runs_can_be_stopped() {
         let first = asked.await.unwrap().error(409, ErrorCode::Conflict);
         assert_eq!(first.error, "The verification has no result: it was stopped: by admin.");
         admin.delete("/v1/audit/verify").await.error(404, ErrorCode::NotFound);
+        let actions: Vec<Value> =
+            events(&admin, "event_type=audit_verified").await.iter().map(|event| event["action"].clone()).collect();
+        assert_eq!(actions, ["verify_stop", "verify"]);
     });
 }
 

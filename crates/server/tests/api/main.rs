@@ -9,6 +9,7 @@ mod auth;
 mod bad_input;
 mod blobs;
 mod checkpoints;
+mod completeness;
 mod connect;
 mod coverage;
 mod datasets;

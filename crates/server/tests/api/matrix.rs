@@ -93,7 +93,7 @@ fn rows() -> Vec<(&'static str, u16, Vec<&'static str>)> {
 }
 
 /// What an operation is asked of.
-struct Asked {
+pub(crate) struct Asked {
     method: Method,
     path: String,
     body: Option<Value>,
@@ -128,7 +128,7 @@ impl Asked {
 }
 
 /// A user whose things are asked for.
-struct Owner<'a> {
+pub(crate) struct Owner<'a> {
     server: &'a TestServer,
     user: &'static str,
     client: CheckedClient,
@@ -137,7 +137,7 @@ struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    async fn new(server: &'a TestServer, user: &'static str) -> Self {
+    pub(crate) async fn new(server: &'a TestServer, user: &'static str) -> Self {
         let client = server.user(user).await;
         let ended = Box::pin(ended(server, &client)).await;
         Self { server, user, client, ended, made: Cell::new(0) }
@@ -182,7 +182,7 @@ impl<'a> Owner<'a> {
         self.client.get("/v1/secrets").await.expect(200).json()
     }
 
-    async fn asked(&self, operation: Operation) -> Asked {
+    pub(crate) async fn asked(&self, operation: Operation) -> Asked {
         use Operation as O;
         let ended = format!("/v1/tasks/{}", self.ended.spec.id);
         let attempt = format!("{ended}/attempts/{}", self.ended.attempt);
@@ -233,7 +233,10 @@ impl<'a> Owner<'a> {
                 let asked = match operation {
                     O::WorkerShow => Asked::get(path),
                     O::WorkerDrain => Asked::delete(path),
-                    _ => Asked::new(Method::POST, format!("{path}/undrain")),
+                    _ => {
+                        self.server.admin().delete(&path).await.expect(204);
+                        Asked::new(Method::POST, format!("{path}/undrain"))
+                    }
                 };
                 asked.beside(worker)
             }
@@ -330,7 +333,7 @@ async fn ended(server: &TestServer, owner: &CheckedClient) -> Assignment {
 }
 
 /// Asks; the status, and the body unless it has no end.
-async fn ask(client: &CheckedClient, operation: Operation, asked: &Asked) -> (u16, String) {
+pub(crate) async fn ask(client: &CheckedClient, operation: Operation, asked: &Asked) -> (u16, String) {
     let mut request = client.request(asked.method.clone(), &asked.path);
     if let Some(body) = &asked.body {
         request = request.json(body);
@@ -370,7 +373,7 @@ pub(crate) async fn every_role_may_do_what_the_table_says_and_nothing_else() {
                     ("hid", false) => 404,
                     (word, _) => panic!("{operation:?} as {role}: what is {word:?}?"),
                 };
-                let asked = owner.asked(operation).await;
+                let asked = Box::pin(owner.asked(operation)).await;
                 let before = owner.secrets().await;
                 let (status, body) = ask(&caller, operation, &asked).await;
                 if status != expected {

@@ -1,16 +1,18 @@
 //! Real processes killed under load: server, agents, fork helpers, shims and tasks, at random and at named places.
 //! After the last kill everything must drain, and a ledger written by the harness alone says what must have come of
-//! it: promises G1 to G6 and G10, all at once. `cargo xtask crash --cycles N --seed S` runs the long form.
+//! it: promises G1 to G6, G8 and G10, all at once. `cargo xtask crash --cycles N --seed S` runs the long form.
 
 mod faults;
 mod ledger;
 mod places;
+mod replay;
 mod verdict;
 
 use crate::support::{DEADLINE, Lab, eventually};
 use faults::{Fault, Faults};
 use ledger::Ledger;
 use places::Host;
+use replay::Follower;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -53,6 +55,7 @@ async fn nothing_is_lost_or_repeated_at_any_named_place() {
         }
         load.until_more_end(1).await;
         faults.strike(&mut load.lab, &targets).await;
+        load.look();
     }
     load.judge(&faults).await;
 }
@@ -65,6 +68,7 @@ async fn at_random(lab: Lab) {
     for cycle in 1..=cycles {
         load.until_more_end(ENDS_PER_CYCLE).await;
         let fault = faults.inject(&mut load.lab).await;
+        load.look();
         if cycles > CYCLES {
             println!("cycle {cycle} of {cycles}: {fault}");
         }
@@ -83,6 +87,7 @@ struct Load {
     ledger: Arc<Ledger>,
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<()>>,
+    follower: Follower,
 }
 
 impl Load {
@@ -96,7 +101,7 @@ impl Load {
         let clients = (0..CLIENTS)
             .map(|name| tokio::spawn(ledger::submit_until(lab.client(), name, Arc::clone(&ledger), Arc::clone(&stop))))
             .collect();
-        Self { lab, ledger, stop, clients }
+        Self { lab, ledger, stop, clients, follower: Follower::default() }
     }
 
     async fn until_more_end(&self, count: usize) {
@@ -107,6 +112,11 @@ impl Load {
         .await;
     }
 
+    /// Compares the audit log with the tasks, as they are right now.
+    fn look(&mut self) {
+        self.follower.look(&self.lab.data_dir().join("fetchml.db"));
+    }
+
     /// Stops the load and judges what is left when all has drained.
     async fn judge(mut self, faults: &Faults) {
         self.stop.store(true, Ordering::Relaxed);
@@ -114,12 +124,14 @@ impl Load {
             client.await.expect("no client panics");
         }
         let seen = verdict::of(&mut self.lab, &self.ledger, faults).await;
+        self.follower.look(&self.lab.data_dir().join("fetchml.db"));
         println!(
             "crash: {faults}; {} tasks acknowledged, {} stored, {} attempts queued again because their shim was killed; \
-             0 lost, 0 repeated, 0 survivors, all exit codes, logs and files exact",
+             0 lost, 0 repeated, 0 survivors, all exit codes, logs and files exact; the audit log gave the tasks {} times",
             self.ledger.acknowledged().len(),
             seen.stored,
             seen.requeued,
+            self.follower.looks,
         );
     }
 }

@@ -10,8 +10,10 @@
 
 mod chain;
 mod event;
+mod replay;
 mod verify;
 
 pub use chain::{Chain, Hash, Sealed, genesis_hash};
 pub use event::{AuditEvent, BodyError, parse_body};
+pub use replay::{Replay, ReplayError, ReplayedTask};
 pub use verify::{AuditRow, Verdict, Verifier, verify};

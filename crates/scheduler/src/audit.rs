@@ -1,5 +1,5 @@
-//! The audit events of tasks, drains and devices. Those of a task name the status after it, so that
-//! replaying them gives the tasks' final states.
+//! The audit events of tasks, drains and devices. Those of a task name the status after it: no status
+//! changes without one, so that replaying them gives the tasks.
 
 use fetchml_api::{
     AttemptRecord, AuditDraft, AuditKind, FailureCause, Gpu, GpuState, Micros, QuotaRecord, QuotaScope,
@@ -15,8 +15,16 @@ pub(crate) const SYSTEM: &str = "system";
 pub(crate) enum Action {
     /// Entered the system.
     Submit,
+    /// Went from what it waited for into the queue.
+    Unblock,
+    /// Placed on a worker.
+    Assign,
+    /// Given back by its worker before user code ran: it waits as if it had never left.
+    Return,
     /// User code started.
     Start,
+    /// User code has ended; what it left is collected.
+    Collect,
     /// Queued again after a failure of its own.
     Retry,
     /// Queued again at no cost.
@@ -38,16 +46,27 @@ pub(crate) enum Action {
 impl Action {
     const fn kind(self) -> AuditKind {
         match self {
-            Self::Submit | Self::Retry | Self::Requeue | Self::Priority | Self::Preempt => AuditKind::JobQueued,
+            Self::Submit
+            | Self::Unblock
+            | Self::Assign
+            | Self::Return
+            | Self::Retry
+            | Self::Requeue
+            | Self::Priority
+            | Self::Preempt => AuditKind::JobQueued,
             Self::Start => AuditKind::JobStarted,
-            Self::CancelRequest | Self::Complete | Self::Fail | Self::Cancel => AuditKind::JobCompleted,
+            Self::Collect | Self::CancelRequest | Self::Complete | Self::Fail | Self::Cancel => AuditKind::JobCompleted,
         }
     }
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Submit => "submit",
+            Self::Unblock => "unblock",
+            Self::Assign => "assign",
+            Self::Return => "return",
             Self::Start => "start",
+            Self::Collect => "collect",
             Self::Retry => "retry",
             Self::Requeue => "requeue",
             Self::Priority => "priority",
@@ -75,7 +94,13 @@ pub(crate) fn draft(
     put("status", state.status.as_str().to_owned());
     match action {
         Action::Submit | Action::Priority => put("priority", state.priority.to_string()),
-        Action::Start | Action::Preempt | Action::CancelRequest => {}
+        Action::Unblock
+        | Action::Assign
+        | Action::Return
+        | Action::Start
+        | Action::Collect
+        | Action::Preempt
+        | Action::CancelRequest => {}
         Action::Retry | Action::Requeue | Action::Complete | Action::Fail | Action::Cancel => {
             put("retry_count", state.retry_count.to_string());
             put("requeue_count", state.requeue_count.to_string());

@@ -263,6 +263,7 @@ impl Scheduler {
         let now = self.now;
         self.task_mut(id).queued_since = now;
         self.enqueue(id);
+        self.put_audit(id, SYSTEM, Action::Unblock, effects);
         self.put_task(id, effects);
     }
 

@@ -123,7 +123,9 @@ impl Scheduler {
         self.users.value_mut(user).queued += 1;
         self.reservations.look_again();
         self.enqueue(id);
-        self.put_task(id, effects);
+        let state = self.tasks[&id].state(id);
+        effects.push(Effect::Audit(audit::draft(self.now, SYSTEM, Action::Return, &state, Some(&record))));
+        effects.push(Effect::UpdateTask(state));
     }
 
     /// Ends an attempt: what it holds is free, and it is out of the core.

@@ -4,7 +4,14 @@
 //! No user code starts before every node's word that it is ready is durable. A node's room is free
 //! when its processes are dead, or when its worker is lost; the attempt is over when every node is.
 
-use crate::{Answer, Effect, Message, Scheduler, attempt::Holding, report::Fence, share, timers::Timer};
+use crate::{
+    Answer, Effect, Message, Scheduler,
+    attempt::Holding,
+    audit::{Action, SYSTEM},
+    report::Fence,
+    share,
+    timers::Timer,
+};
 use fetchml_api::{
     AttemptId, AttemptPhase as Phase, AttemptRecord, FailureCause, Micros, NodeAssignment, NodeRecord, TaskStatus,
     WorkerId,
@@ -258,6 +265,7 @@ impl Scheduler {
             }
         } else if phase == Phase::Collecting {
             self.task_mut(task).status = TaskStatus::Collecting;
+            self.put_audit(task, SYSTEM, Action::Collect, effects);
             self.put_task(task, effects);
         }
     }

@@ -4,6 +4,7 @@
 use crate::{
     Answer, Effect, Refusal, Scheduler,
     attempt::{Attempt, Holding, attempt_id},
+    audit::{self, Action, SYSTEM},
     contest::Contest,
     fleet::Place,
     gang, limits,
@@ -191,7 +192,9 @@ impl Scheduler {
             preempted_for: None,
         };
         effects.push(Effect::PutAttempt(record.clone()));
-        self.put_task(id, effects);
+        let state = self.tasks[&id].state(id);
+        effects.push(Effect::Audit(audit::draft(now, SYSTEM, Action::Assign, &state, Some(&record))));
+        effects.push(Effect::UpdateTask(state));
         effects.extend(workers.iter().map(|&worker| gang::assignment(&record, worker)));
 
         let patience_ends = self.patience_ends();

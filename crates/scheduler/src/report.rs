@@ -41,6 +41,7 @@ impl Scheduler {
                 self.release(id, effects);
                 self.advance(id, AttemptPhase::Collecting, effects);
                 self.task_mut(fence.task).status = TaskStatus::Collecting;
+                self.put_audit(fence.task, SYSTEM, Action::Collect, effects);
                 self.put_task(fence.task, effects);
             }
             // Who is alone waits for nobody.

@@ -417,6 +417,10 @@ impl World {
         let row = self.rows.get_mut(&id).expect("the task is known");
         assert!(!row.replayed.is_terminal(), "one terminal event, and nothing after it: {draft:?}");
         row.replayed = draft.metadata["status"].parse().expect("a status");
+        // What a table is about is said by the messages it compares.
+        if matches!(draft.action.as_str(), "assign" | "return" | "collect" | "unblock") {
+            return;
+        }
         let cause = draft.metadata.get("cause").map(|cause| format!(" {cause}")).unwrap_or_default();
         self.audited.push(format!("t{} {} by {}{cause}", number(id.0), draft.action, draft.user_id));
     }
@@ -449,15 +453,7 @@ impl World {
         assert_eq!(restored.durable_state(), self.core.durable_state(), "restore(rows) is the durable state");
         for (id, row) in &self.rows {
             assert_eq!(self.core.task(*id).is_none(), row.state.status.is_terminal(), "ended tasks leave, others stay");
-            // Placing and collecting are not audited; all else is.
-            let seen = match row.state.status {
-                TaskStatus::Preparing => TaskStatus::Queued,
-                TaskStatus::Collecting => TaskStatus::Running,
-                status => status,
-            };
-            let replayed = if row.replayed == TaskStatus::Preparing { TaskStatus::Queued } else { row.replayed };
-            let replayed = if replayed == TaskStatus::Collecting { TaskStatus::Running } else { replayed };
-            assert_eq!(replayed, seen, "replay(audit) is the tasks: {row:?}");
+            assert_eq!(row.replayed, row.state.status, "replay(audit) is the tasks: {row:?}");
         }
     }
 

@@ -10,6 +10,8 @@ pub enum Operation {
     Health,
     /// `GET /openapi.json`
     Document,
+    /// `GET /metrics`
+    ServerMetrics,
     /// `GET /v1/tasks`
     TaskList,
     /// `POST /v1/tasks`
@@ -137,9 +139,10 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 59] = [
         Self::Health,
         Self::Document,
+        Self::ServerMetrics,
         Self::TaskList,
         Self::TaskCreate,
         Self::TaskShow,
@@ -203,6 +206,7 @@ impl Operation {
         match self {
             Self::Health => ("get", "/health"),
             Self::Document => ("get", "/openapi.json"),
+            Self::ServerMetrics => ("get", "/metrics"),
             Self::TaskList => ("get", "/v1/tasks"),
             Self::TaskCreate => ("post", "/v1/tasks"),
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
@@ -273,8 +277,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
     use Decision::{Allow, Deny, Own};
     use Operation as O;
     match operation {
-        // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it.
-        O::Health | O::Document | O::SnapshotRead | O::BlobRead | O::CheckpointShow => Allow,
+        // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it. Metrics name nobody.
+        O::Health | O::Document | O::ServerMetrics | O::SnapshotRead | O::BlobRead | O::CheckpointShow => Allow,
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::Whoami
         | O::TaskList

@@ -3,7 +3,8 @@
 
 use crate::{
     arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, experiments, gc, health, keys,
-    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, whoami, ws,
+    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, server_metrics, snapshots, tasks, usage, whoami,
+    ws,
 };
 use fetchml_server::Operation;
 
@@ -23,6 +24,7 @@ fn cases(operation: Operation) -> Cases {
     match operation {
         O::Health => plain(health::says_how_the_server_is),
         O::Document => plain(document::is_served_complete),
+        O::ServerMetrics => plain(server_metrics::move_as_a_task_runs),
         O::TaskList => {
             Cases { bad_input: Some(bad_input::query_parameters), ..plain(tasks::list::pages_from_the_newest) }
         }

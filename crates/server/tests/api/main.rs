@@ -29,6 +29,7 @@ mod reports;
 mod run_manifest;
 mod scheduler;
 mod secrets;
+mod server_metrics;
 mod snapshots;
 mod tasks;
 mod usage;

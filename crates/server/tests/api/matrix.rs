@@ -20,6 +20,7 @@ const TABLE: &str = "
                     is   viewer user operator admin worker
     Health          200  yes    yes  yes      yes   yes
     Document        200  yes    yes  yes      yes   yes
+    ServerMetrics   200  yes    yes  yes      yes   yes
     TaskList        200  yes    yes  yes      yes   no
     TaskCreate      201  no     yes  yes      yes   no
     TaskShow        200  yes    yes  yes      yes   no
@@ -186,6 +187,7 @@ impl<'a> Owner<'a> {
             O::WsTicketCreate => Asked::new(Method::POST, "/v1/ws-tickets"),
             O::Health
             | O::Document
+            | O::ServerMetrics
             | O::TaskList
             | O::DatasetList
             | O::ExperimentList

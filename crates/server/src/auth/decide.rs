@@ -10,6 +10,10 @@ pub enum Operation {
     Health,
     /// `GET /openapi.json`
     Document,
+    /// `GET /docs`
+    DocsPage,
+    /// `GET /docs/{file}`
+    DocsFile,
     /// `GET /metrics`
     ServerMetrics,
     /// `GET /v1/tasks`
@@ -139,9 +143,11 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 61] = [
         Self::Health,
         Self::Document,
+        Self::DocsPage,
+        Self::DocsFile,
         Self::ServerMetrics,
         Self::TaskList,
         Self::TaskCreate,
@@ -206,6 +212,8 @@ impl Operation {
         match self {
             Self::Health => ("get", "/health"),
             Self::Document => ("get", "/openapi.json"),
+            Self::DocsPage => ("get", "/docs"),
+            Self::DocsFile => ("get", "/docs/{file}"),
             Self::ServerMetrics => ("get", "/metrics"),
             Self::TaskList => ("get", "/v1/tasks"),
             Self::TaskCreate => ("post", "/v1/tasks"),
@@ -268,7 +276,7 @@ impl Operation {
 
     /// Whether it needs no key.
     pub const fn is_open(self) -> bool {
-        matches!(self, Self::Health | Self::Document)
+        matches!(self, Self::Health | Self::Document | Self::DocsPage | Self::DocsFile)
     }
 }
 
@@ -278,7 +286,14 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
     use Operation as O;
     match operation {
         // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it. Metrics name nobody.
-        O::Health | O::Document | O::ServerMetrics | O::SnapshotRead | O::BlobRead | O::CheckpointShow => Allow,
+        O::Health
+        | O::Document
+        | O::DocsPage
+        | O::DocsFile
+        | O::ServerMetrics
+        | O::SnapshotRead
+        | O::BlobRead
+        | O::CheckpointShow => Allow,
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::Whoami
         | O::TaskList

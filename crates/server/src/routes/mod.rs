@@ -7,6 +7,7 @@ mod blobs;
 mod checkpoints;
 mod connect;
 mod datasets;
+mod docs_page;
 mod experiments;
 mod gc;
 mod health;
@@ -46,6 +47,8 @@ fn route(operation: Operation) -> Route {
     match operation {
         Operation::Health => routes!(health::health),
         Operation::Document => routes!(document),
+        Operation::DocsPage => routes!(docs_page::show_docs),
+        Operation::DocsFile => routes!(docs_page::read_docs_file),
         Operation::ServerMetrics => routes!(server_metrics::show_server_metrics),
         Operation::TaskList => routes!(tasks::list::list_tasks),
         Operation::TaskCreate => routes!(tasks::create::create_task),

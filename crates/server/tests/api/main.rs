@@ -11,6 +11,7 @@ mod checkpoints;
 mod connect;
 mod coverage;
 mod datasets;
+mod docs_page;
 mod document;
 mod events;
 mod experiments;

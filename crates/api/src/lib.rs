@@ -2,6 +2,7 @@
 //! worker link. Everything here is plain data with `serde` and `utoipa` derives; nothing here does
 //! I/O, reads a clock or draws randomness.
 
+pub mod address;
 pub mod array;
 pub mod artifact;
 pub mod checkpoint;
@@ -31,6 +32,7 @@ pub mod task;
 pub mod time;
 pub mod usage;
 pub mod validate;
+pub mod webhook;
 pub mod worker;
 pub mod ws;
 
@@ -60,5 +62,6 @@ pub use secret::*;
 pub use task::*;
 pub use time::Micros;
 pub use usage::*;
+pub use webhook::*;
 pub use worker::*;
 pub use ws::*;

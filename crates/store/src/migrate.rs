@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// In order: the first has number 1. What has been released never changes.
-const MIGRATIONS: [Migration; 16] = [
+const MIGRATIONS: [Migration; 17] = [
     Migration {
         common: include_str!("migrations/0001_first.sql"),
         sqlite: include_str!("migrations/0001_sqlite.sql"),
@@ -39,6 +39,7 @@ const MIGRATIONS: [Migration; 16] = [
     Migration { common: include_str!("migrations/0014_preemption.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0015_experiment.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0016_idempotency.sql"), sqlite: "", postgres: "" },
+    Migration { common: include_str!("migrations/0017_webhook.sql"), sqlite: "", postgres: "" },
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)";

@@ -14,6 +14,7 @@ use crate::{
     options::Options,
     retention::Collector,
     secrets::Secrets,
+    webhooks::Webhooks,
     ws::Tickets,
 };
 use fetchml_api::{AuditDraft, AuditKind};
@@ -51,6 +52,7 @@ pub struct App {
     /// Cancelled when the server stops: streams and sessions end.
     pub stop: CancellationToken,
     pub(crate) tickets: Tickets,
+    pub(crate) webhooks: Webhooks,
     pub(crate) manifests: Semaphore,
     pub(crate) document: bytes::Bytes,
 }
@@ -58,8 +60,20 @@ pub struct App {
 impl App {
     /// Joins the parts.
     pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
-        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop, secrets } =
-            parts;
+        let Parts {
+            store,
+            driver,
+            keys,
+            auth_audit,
+            blobs,
+            logs,
+            log_rules,
+            metrics,
+            collector,
+            stop,
+            secrets,
+            webhooks,
+        } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let changes = Changes::new(&store);
         Arc::new(Self {
@@ -78,6 +92,7 @@ impl App {
             options,
             stop,
             tickets: Tickets::default(),
+            webhooks,
             manifests,
             document,
         })
@@ -113,6 +128,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     pub(crate) collector: Collector,
     pub(crate) secrets: Secrets,
+    pub(crate) webhooks: Webhooks,
     pub(crate) stop: CancellationToken,
 }
 

@@ -32,14 +32,16 @@ pub(crate) struct Change {
     pub(crate) row: ChangeRow,
     /// The task that it is about.
     pub(crate) task: Option<AboutTask>,
+    /// Whose task it is.
+    pub(crate) user: Option<Box<str>>,
 }
 
 /// What a row about a task says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AboutTask {
     pub(crate) id: TaskId,
-    /// Whether it shows the task's end.
-    pub(crate) over: bool,
+    /// The state that it shows.
+    pub(crate) status: TaskStatus,
 }
 
 impl Change {
@@ -47,12 +49,12 @@ impl Change {
         #[derive(Deserialize)]
         struct Shown {
             status: TaskStatus,
+            user_id: Option<Box<str>>,
         }
-        let task = (row.kind == JOB).then(|| row.entity.parse().ok()).flatten().map(|id| AboutTask {
-            id,
-            over: serde_json::from_str::<Shown>(&row.body).is_ok_and(|shown| shown.status.is_terminal()),
-        });
-        Arc::new(Self { row, task })
+        let shown: Option<Shown> = (row.kind == JOB).then(|| serde_json::from_str(&row.body).ok()).flatten();
+        let id = row.entity.parse().ok();
+        let task = shown.as_ref().zip(id).map(|(shown, id)| AboutTask { id, status: shown.status });
+        Arc::new(Self { row, task, user: shown.and_then(|shown| shown.user_id) })
     }
 }
 

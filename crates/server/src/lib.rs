@@ -28,6 +28,7 @@ mod retention;
 mod routes;
 mod secrets;
 mod server;
+mod webhooks;
 mod ws;
 
 pub use auth::{Decision, Operation, decide};

@@ -96,6 +96,26 @@ pub const WS_TICKET_LASTS: Duration = Duration::from_secs(30);
 pub const WS_TICKETS_PER_KEY: usize = 64;
 /// Tickets that were not used yet.
 pub const WS_TICKETS_MAX: usize = 10_000;
+/// Webhooks of one user, and of all.
+pub const WEBHOOKS_PER_USER: usize = 20;
+/// See [`WEBHOOKS_PER_USER`].
+pub const WEBHOOKS_MAX: usize = 1_000;
+/// Most events that a request for a webhook names, repeated ones included.
+pub const WEBHOOK_EVENTS_MAX: usize = 32;
+/// Requests to webhooks at the same time; the others wait.
+pub const WEBHOOKS_AT_ONCE: usize = 16;
+/// Longest wait for a connection to a webhook.
+pub const WEBHOOK_CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Longest wait for its answer.
+pub const WEBHOOK_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Pause after the first failure to deliver; twice as long after each one more.
+pub const WEBHOOK_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Longest such pause.
+pub const WEBHOOK_RETRY_LONGEST: Duration = Duration::from_mins(30);
+/// Changes of others that a webhook passes over before its place is stored.
+pub const WEBHOOK_PLACE_STORED_AFTER: u64 = 1_000;
+/// How often its place is stored when it passed over any: well within the time for which changes are kept.
+pub const WEBHOOK_PLACE_STORED_EVERY: Duration = Duration::from_hours(1);
 
 /// Files this process may have open.
 pub fn open_files_max() -> usize {

@@ -2,6 +2,7 @@
 
 use crate::{driver::Preemption, limits, log_rules::LogRule, retention::Retention};
 use fetchml_api::{Quota, QuotaScope, Role};
+use ipnet::IpNet;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
@@ -40,6 +41,8 @@ pub struct Options {
     pub retention: Retention,
     /// How patient `/ws` is.
     pub ws: WsTimes,
+    /// Networks that webhooks may lie in, beside the public one.
+    pub webhook_allow_net: Vec<IpNet>,
 }
 
 impl Options {
@@ -63,6 +66,7 @@ impl Options {
             log_rules: Vec::new(),
             retention: Retention::default(),
             ws: WsTimes::default(),
+            webhook_allow_net: Vec::new(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     retention::{Collector, Shelves},
     routes,
     secrets::Secrets,
+    webhooks::Webhooks,
 };
 use fetchml_api::Role;
 use fetchml_store::{Location, Store, StoreError};
@@ -115,6 +116,7 @@ impl Server {
 
         let store = open_store(&options, &data_dir).await?;
         let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
+        let webhooks = Webhooks::new(data_dir.pepper()?, &options.webhook_allow_net);
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
         let local_worker_key = local_worker_key(&data_dir, &keys).await?;
@@ -159,9 +161,11 @@ impl Server {
             metrics,
             collector,
             secrets,
+            webhooks,
             stop: stop.clone(),
         };
         let app = App::new(parts, options, document.into());
+        Webhooks::start(&app).await?;
         let finisher = link::start_finisher(&app);
         let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));

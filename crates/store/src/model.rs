@@ -4,7 +4,8 @@ use crate::retention::Collect;
 use fetchml_api::{
     Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, EditExperimentRequest, Experiment, ExperimentId, KeyId,
     KeyRecord, Micros, Provenance, QuotaRecord, RegisteredDataset, ReservationId, ReservationRecord, SecretInfo,
-    SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
+    SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, Webhook, WebhookId,
+    WorkerRecord,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -101,6 +102,12 @@ pub enum Write {
         /// When.
         at: Micros,
     },
+    /// A new webhook. A known id is refused for data.
+    WebhookInsert(Webhook),
+    /// How far a webhook is: its place, failures, next attempt and error. Nothing for one that is no more.
+    WebhookProgress(Webhook),
+    /// A webhook is no more. Repeating it changes nothing.
+    WebhookDelete(WebhookId),
     /// A new value of a secret, which becomes the current one. The one before is kept while an attempt has it.
     SecretPut(SecretRecord),
     /// A secret is no more. Its value is kept while an attempt has it; repeating it changes nothing.

@@ -118,6 +118,13 @@ impl Prepared {
                 let update = Statement::new(sql::EXPERIMENT_EDIT, rows::experiment_edit(id, &edit)?);
                 self.statements.push(update.must_change("no such experiment"));
             }
+            Write::WebhookInsert(webhook) => {
+                self.saw(webhook.created_at.0);
+                let insert = Statement::new(sql::WEBHOOK_INSERT, rows::webhook(&webhook)?);
+                self.statements.push(insert.must_change("the id of a webhook is taken"));
+            }
+            Write::WebhookProgress(webhook) => self.push(sql::WEBHOOK_PROGRESS, rows::webhook_progress(&webhook)?),
+            Write::WebhookDelete(id) => self.push(sql::WEBHOOK_DELETE, vec![Value::word(id)]),
             Write::DatasetDelete { name, at } => {
                 self.saw(at.0);
                 let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);

@@ -15,6 +15,7 @@ use crate::{
 use fetchml_api::{
     AttemptId, AttemptRecord, Checkpoint, Experiment, ExperimentId, ExperimentStatus, KeyRecord, Micros, Provenance,
     QuotaRecord, RegisteredDataset, ReservationId, ReservationRecord, SecretRecord, SnapshotRecord, TaskId, TaskStatus,
+    Webhook, WebhookId,
 };
 use std::{fmt::Write as _, sync::Arc};
 
@@ -163,6 +164,20 @@ impl Store {
     /// All registered data sets, by name.
     pub async fn datasets(&self) -> Result<Vec<RegisteredDataset>, StoreError> {
         all(self.reads().list(sql::DATASETS, Vec::new()).await?, rows::read_dataset)
+    }
+
+    /// A webhook.
+    pub async fn webhook(&self, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+        one(self.reads().point(sql::WEBHOOK_GET, &[Value::word(id)]).await?, rows::read_webhook)
+    }
+
+    /// The webhooks of a user, or all, oldest first.
+    pub async fn webhooks(&self, user: Option<&str>) -> Result<Vec<Webhook>, StoreError> {
+        let rows = match user {
+            Some(user) => self.reads().list(sql::WEBHOOKS_OF, vec![Value::text(user.to_owned())?]).await?,
+            None => self.reads().list(sql::WEBHOOKS, Vec::new()).await?,
+        };
+        all(rows, rows::read_webhook)
     }
 
     /// How many data sets are registered.

@@ -263,6 +263,23 @@ pub(crate) const EXPERIMENTS_OF: &str = "SELECT id, name, description, commit_id
 
 pub(crate) const EXPERIMENT_COUNT: &str = "SELECT COUNT(*) FROM experiment WHERE status <> 'deleted'";
 
+pub(crate) const WEBHOOK_INSERT: &str = "INSERT INTO webhook (id, user_id, url, events, created_at, place, failures) \
+    VALUES ($1, $2, $3, $4, $5, $6, 0) ON CONFLICT (id) DO NOTHING";
+
+pub(crate) const WEBHOOK_PROGRESS: &str =
+    "UPDATE webhook SET place = $2, failures = $3, next_attempt_at = $4, error = $5 WHERE id = $1";
+
+pub(crate) const WEBHOOK_DELETE: &str = "DELETE FROM webhook WHERE id = $1";
+
+pub(crate) const WEBHOOK_GET: &str = "SELECT id, user_id, url, events, created_at, place, failures, next_attempt_at, error \
+    FROM webhook WHERE id = $1";
+
+pub(crate) const WEBHOOKS: &str = "SELECT id, user_id, url, events, created_at, place, failures, next_attempt_at, error \
+    FROM webhook ORDER BY id";
+
+pub(crate) const WEBHOOKS_OF: &str = "SELECT id, user_id, url, events, created_at, place, failures, next_attempt_at, error \
+    FROM webhook WHERE user_id = $1 ORDER BY id";
+
 pub(crate) const DATASET_COUNT: &str = "SELECT COUNT(*) FROM dataset";
 
 pub(crate) const META_PUT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2) \

@@ -70,6 +70,12 @@ pub enum Operation {
     WebSocket,
     /// `POST /v1/ws-tickets`
     WsTicketCreate,
+    /// `GET /v1/webhooks`
+    WebhookList,
+    /// `POST /v1/webhooks`
+    WebhookCreate,
+    /// `DELETE /v1/webhooks/{webhookId}`
+    WebhookDelete,
     /// `GET /v1/scheduler/reservations`
     ReservationList,
     /// `POST /v1/scheduler/reservations`
@@ -135,7 +141,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 60] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -168,6 +174,9 @@ impl Operation {
         Self::JobStream,
         Self::WebSocket,
         Self::WsTicketCreate,
+        Self::WebhookList,
+        Self::WebhookCreate,
+        Self::WebhookDelete,
         Self::ReservationList,
         Self::ReservationCreate,
         Self::ReservationRelease,
@@ -230,6 +239,9 @@ impl Operation {
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
             Self::WebSocket => ("get", "/ws"),
             Self::WsTicketCreate => ("post", "/v1/ws-tickets"),
+            Self::WebhookList => ("get", "/v1/webhooks"),
+            Self::WebhookCreate => ("post", "/v1/webhooks"),
+            Self::WebhookDelete => ("delete", "/v1/webhooks/{webhookId}"),
             Self::ReservationList => ("get", "/v1/scheduler/reservations"),
             Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
             Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
@@ -309,6 +321,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         },
         O::UsageShow
         | O::TaskDelete
+        | O::WebhookDelete
         | O::TaskRerun
         | O::JobPriority
         | O::ArrayDelete
@@ -376,6 +389,9 @@ mod tests {
         JobStream      allow allow deny
         WebSocket      allow allow deny
         WsTicketCreate allow allow deny
+        WebhookList    own   own   deny
+        WebhookCreate  own   own   deny
+        WebhookDelete  allow own   deny
         ReservationList allow allow deny
         ReservationCreate allow allow deny
         ReservationRelease allow own deny

@@ -278,6 +278,12 @@ impl Keys {
         self.has_admin_besides(&KeyId(String::new()))
     }
 
+    /// Whether a user has any key that works.
+    pub(crate) fn has_working(&self, user_id: &str) -> bool {
+        let now = wall_clock();
+        self.table().values().any(|entry| entry.record.user_id == user_id && works(&entry.record, now))
+    }
+
     /// All keys without their secrets, newest first.
     pub fn list(&self) -> Vec<KeyInfo> {
         let mut keys: Vec<KeyInfo> = self.table().values().map(|e| info(&e.record)).collect();

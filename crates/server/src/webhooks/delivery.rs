@@ -63,7 +63,8 @@ impl Course<'_> {
                 }
                 Ok(After::Gone) => {
                     self.webhook.place = *head.borrow();
-                    self.webhook.error = Some("some events were not delivered while they were kept, and are lost".into());
+                    self.webhook.error =
+                        Some("some events were not delivered while they were kept, and are lost".into());
                     self.store().await;
                 }
             }

@@ -30,6 +30,7 @@ mod secrets;
 mod snapshots;
 mod tasks;
 mod usage;
+mod webhooks;
 mod ws;
 
 use fetchml_api::link::{Assignment, Outcome};

@@ -199,10 +199,8 @@ pub(crate) async fn urls_that_may_not_be_asked() {
     let url = format!("http://localhost:{}/", receiver.local_addr().unwrap().port());
     ada.post(PATH, &json!({"url": url})).await.expect(201);
     completed(&server, &ada).await;
-    let refused = eventually("it is refused", async || {
-        own(&ada).await.into_iter().find_map(|webhook| webhook.error)
-    })
-    .await;
+    let refused =
+        eventually("it is refused", async || own(&ada).await.into_iter().find_map(|webhook| webhook.error)).await;
     assert!(refused.contains("is not a public address"), "{refused}");
     assert!(timeout(std::time::Duration::ZERO, receiver.accept()).await.is_err(), "nobody connected");
 }

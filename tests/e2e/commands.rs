@@ -104,7 +104,7 @@ async fn tasks_of_an_experiment_are_found_and_counted() {
     let lab = Lab::with_worker().await;
     let id = lab.output(&["experiments", "create", "digits", "--description", "learning rates"]).await;
     let id = id.trim();
-    let submit = ["submit", "--experiment", "digits", "--no-snapshot", "--json", "true"];
+    let submit = ["submit", "--experiment", "digits", "--meta", "lr=0.1", "--no-snapshot", "--json", "true"];
     let task: Value = serde_json::from_str(&lab.output(&submit).await).unwrap();
     assert_eq!(task["experiment_id"], id);
     let other = lab.submit("true").await;
@@ -114,6 +114,11 @@ async fn tasks_of_an_experiment_are_found_and_counted() {
     let listed: Value =
         serde_json::from_str(&lab.output(&["tasks", "--experiment", "digits", "--json"]).await).unwrap();
     assert_eq!((&listed["total"], &listed["tasks"][0]["id"]), (&1.into(), &task["id"]));
+    for (found, filter) in [(1, ["--meta", "lr=0.1"]), (0, ["--meta", "lr=1"]), (2, ["--since", "1d"])] {
+        let [flag, value] = filter;
+        let listed: Value = serde_json::from_str(&lab.output(&["tasks", flag, value, "--json"]).await).unwrap();
+        assert_eq!(listed["total"], found, "{filter:?}");
+    }
     let details = lab.output(&["experiments", "show", id]).await;
     assert!(details.contains("tasks       1") && details.contains("learning rates"), "{details}");
     assert!(lab.output(&["usage"]).await.contains(" digits "), "use is shown by the name of the experiment");

@@ -23,7 +23,7 @@ impl Told {
     fn ends(&self, task: TaskId) -> bool {
         self.kind == "job"
             && self.body["id"] == task.to_string()
-            && ["completed", "failed"].contains(&self.body["status"].as_str().unwrap())
+            && ["completed", "failed"].contains(&self.body["status"].as_str().expect("a status"))
     }
 }
 
@@ -38,36 +38,40 @@ impl Reading {
         let mut request = reqwest::Client::builder()
             .no_proxy()
             .build()
-            .unwrap()
+            .expect("a client")
             .get(format!("{}{path}", lab.url()))
             .header("x-api-key", lab.admin_key());
         if let Some(number) = after {
             request = request.header("last-event-id", number);
         }
-        let response = request.send().await.unwrap().error_for_status().unwrap();
+        let response = request.send().await.expect("an answer").error_for_status().expect("it is allowed");
         Self { response, buffer: String::new() }
     }
 
-    /// The next event; none when the connection has ended or broken.
+    /// The next event; none when the connection has ended or broken. Comments are none.
     async fn next(&mut self) -> Option<Told> {
+        tokio::time::timeout(DEADLINE, self.event()).await.expect("an event in time")
+    }
+
+    async fn event(&mut self) -> Option<Told> {
         loop {
             if let Some((block, rest)) = self.buffer.split_once("\n\n") {
                 let field = |name: &str| {
                     block.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
                 };
                 let told = field("data").map(|data| Told {
-                    number: field("id").expect("only a reset has none").parse().unwrap(),
-                    kind: field("event").unwrap(),
-                    body: serde_json::from_str(&data).unwrap(),
+                    number: field("id").expect("only a reset has none").parse().expect("a number"),
+                    kind: field("event").expect("a kind"),
+                    body: serde_json::from_str(&data).expect("JSON"),
                 });
-                self.buffer = rest.to_owned();
+                self.buffer = String::from(rest);
                 match told {
                     Some(told) => return Some(told),
                     None => continue,
                 }
             }
-            let chunk = tokio::time::timeout(DEADLINE, self.response.chunk()).await.expect("an event in time");
-            self.buffer.push_str(std::str::from_utf8(&chunk.ok()??).unwrap());
+            let chunk = self.response.chunk().await.ok()??;
+            self.buffer.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
         }
     }
 }
@@ -127,7 +131,7 @@ impl Reader {
 async fn submit_gated(lab: &Lab, gate: &Path) -> TaskId {
     let args = Some(format!("bash -c 'while [ ! -e {} ]; do sleep 0.1; done'", gate.display()));
     let request = CreateTaskRequest { job_name: "told".into(), args, cpu: Some(0), ..Default::default() };
-    lab.client().submit(&request, true).await.unwrap().id
+    lab.client().submit(&request, true).await.expect("a task").id
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,17 +201,17 @@ async fn g7_streams_go_on_after_kill_9_of_the_server_without_gap_or_repeat() {
 
 /// The log of changes, as it stands in the database.
 async fn written(lab: &Lab) -> Vec<Told> {
-    let store = Store::open(&Location::Sqlite(lab.data_dir().join("fetchml.db"))).await.unwrap();
+    let store = Store::open(&Location::Sqlite(lab.data_dir().join("fetchml.db"))).await.expect("it opens");
     let mut rows: Vec<Told> = Vec::new();
     loop {
-        let page = store.change_rows(rows.last().map_or(0, |row| row.number), 1_000).await.unwrap();
+        let page = store.change_rows(rows.last().map_or(0, |row| row.number), 1_000).await.expect("rows");
         if page.is_empty() {
             return rows;
         }
         rows.extend(page.into_iter().map(|row| Told {
             number: row.sequence,
             kind: row.kind,
-            body: serde_json::from_str(&row.body).unwrap(),
+            body: serde_json::from_str(&row.body).expect("JSON"),
         }));
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     command::{cargo, root, run as run_command, stdout_of, succeeds},
-    licences,
+    licences, python,
 };
 use anyhow::{Result, bail};
 use std::{
@@ -15,7 +15,7 @@ use std::{
 /// A check's name and what it does.
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 6] = [
     ("formatting", || run_command(cargo().args(["fmt", "--all", "--check"]))),
     ("clippy", || {
         run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
@@ -23,6 +23,7 @@ const CHECKS: [Check; 5] = [
     ("licences and sources", licences::check),
     ("cargo deny", cargo_deny),
     ("links in documents", links),
+    ("types of the Python client", python::types),
 ];
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {

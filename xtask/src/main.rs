@@ -5,12 +5,14 @@ mod bench;
 mod command;
 mod crash;
 mod demo;
+mod fuzz;
 mod licences;
 mod lint;
 mod openapi;
 mod outcome;
 mod postgres;
 mod prerequisites;
+mod python;
 mod sim;
 mod supervised;
 mod test;
@@ -31,7 +33,9 @@ usage: cargo xtask COMMAND
   sim [--seeds N] [--from SEED] [--bugs] [--replay PLAN]
                       run server, workers and everything between them as a simulation under faults
                       (100 seeds of 20 workers, 500 tasks and one hour each)
-  openapi             write api/openapi.json from the code
+  fuzz [--seed S]     send at least 20,000 requests that schemathesis makes up from the API document; `test` sends fewer
+  openapi             write api/openapi.json from the code, and the models of clients/python from that
+  python [-- FILTER]  types and tests of clients/python; parts of `lint` and `test`
   bench [WHAT] [--json]
                       measure a release build; WHAT: submit, tasks, log, idle, start (default: all)
 ";
@@ -56,6 +60,8 @@ fn run(args: &[String]) -> Result<ExitCode> {
         "test" => test::run(rest),
         "lint" => lint::run(rest),
         "openapi" => openapi::run(rest),
+        "fuzz" => fuzz::run(rest),
+        "python" => python::run(rest),
         "sim" => sim::run(rest),
         "crash" => crash::run(rest),
         "bench" => bench::run(rest),

@@ -1,7 +1,10 @@
-//! `cargo xtask openapi`: writes the served document to `api/openapi.json`. A test of the server
-//! fails while the committed file is stale.
+//! `cargo xtask openapi`: writes the served document to `api/openapi.json`, and what is made from that. Tests
+//! fail while a committed file is stale.
 
-use crate::command::{cargo, root, stdout_of};
+use crate::{
+    command::{cargo, root, stdout_of},
+    python,
+};
 use anyhow::{Context as _, Result, bail};
 use std::{fs, process::ExitCode};
 
@@ -19,5 +22,6 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         fs::write(&path, document).with_context(|| format!("cannot write {}", path.display()))?;
         println!("api/openapi.json written");
     }
+    python::generate()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! Counting tests from what the runners print: nextest's summary and libtest's result lines.
+//! Counting tests from what the runners print: nextest's summary, libtest's result lines and pytest's last line.
 
 use std::fmt;
 
@@ -22,10 +22,13 @@ impl Outcome {
             rest
         } else if let Some((_, rest)) = text.strip_prefix("Summary [").and_then(|rest| rest.split_once("test run:")) {
             rest
+        } else if let Some((counts, _)) = plain.strip_prefix("==").and_then(|rest| rest.split_once(" in ")) {
+            counts.trim_start_matches('=')
         } else {
             return;
         };
-        // `8 passed (1 slow), 1 failed, 1 timed out, 3 skipped`; `ok. 3 passed; 0 failed; 1 ignored; 0 measured`
+        // `8 passed (1 slow), 1 failed, 1 timed out, 3 skipped`; `ok. 3 passed; 0 failed; 1 ignored; 0 measured`;
+        // `1 failed, 2 passed, 1 error`
         let mut words = counts.split([' ', ',', ';', '(', ')', '.']).filter(|word| !word.is_empty()).peekable();
         let mut number = None;
         while let Some(word) = words.next() {
@@ -36,7 +39,7 @@ impl Outcome {
             let Some(value) = number.take() else { continue };
             match word {
                 "passed" => self.passed += value,
-                "failed" => self.failed += value,
+                "failed" | "error" | "errors" => self.failed += value,
                 "timed" | "exec" => {
                     self.failed += value;
                     words.next();
@@ -103,6 +106,19 @@ mod tests {
                 "\u{1b}[32;1m     Summary\u{1b}[0m [   0.1s] \u{1b}[1m1\u{1b}[0m test run: \u{1b}[1m1\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m, \u{1b}[1m0\u{1b}[0m skipped"
             ]),
             "1 passed, 0 failed"
+        );
+    }
+
+    #[test]
+    fn reads_pytest() {
+        assert_eq!(
+            read(&["=== 1 failed, 30 passed, 2 skipped, 3 errors in 6.80s ==="]),
+            "30 passed, 4 failed, 2 skipped"
+        );
+        assert_eq!(read(&["=================== 1 passed in 0.01s ==================="]), "1 passed, 0 failed");
+        assert_eq!(
+            read(&["========================= FAILURES =========================", "== 3 errors"]),
+            "0 passed, 0 failed"
         );
     }
 

@@ -3,9 +3,11 @@
 
 use crate::{
     command::{cargo, shown, succeeds},
+    fuzz,
     outcome::Outcome,
     postgres::Cluster,
     prerequisites::{bubblewrap, container_engines, digits_environment, faults, networks, python_with_venv, torch},
+    python,
 };
 use anyhow::{Context as _, Result};
 use std::{
@@ -58,6 +60,10 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
         main.args(["test", "--workspace", "--no-fail-fast", "--"]).args(filter);
         runs.push(main);
     }
+    if filter.is_empty() {
+        // With the `fetchml` that the tests before have built.
+        runs.push(python::tests()?);
+    }
     for mut command in runs {
         command.env(POSTGRES_URL, cluster.url()).stdin(Stdio::null());
         if env::var_os(RANDOM_SEED).is_none() {
@@ -72,6 +78,12 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
             // A build that failed prints no count, and yet nothing passed.
             outcome.failed += u64::from(counted.failed == 0);
         }
+    }
+    if filter.is_empty() {
+        let fuzzed = fuzz::short()?;
+        all_well &= fuzzed.failed == 0;
+        outcome.passed += fuzzed.passed;
+        outcome.failed += fuzzed.failed;
     }
     drop(cluster);
     println!("\ntests took {} s", started.elapsed().as_secs());

@@ -5,7 +5,7 @@ use crate::{
     ids::ExperimentId,
     limits,
     time::Micros,
-    validate::{Fields, Read},
+    validate::{Fields, Read, is_plain_line},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -147,8 +147,8 @@ fn name(fields: &mut Fields, field: &str) -> Option<String> {
     let name = fields.text(field, limits::EXPERIMENT_NAME_CHARS)?;
     if name.trim().is_empty() {
         fields.problem(field, "must not be blank");
-    } else if name.chars().any(char::is_control) {
-        fields.problem(field, "must be one line without control characters");
+    } else if !is_plain_line(&name) {
+        fields.problem(field, "must be one line without characters that control text or its direction");
     }
     Some(name)
 }

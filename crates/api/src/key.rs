@@ -8,21 +8,38 @@ use utoipa::ToSchema;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Runs the server: everything, keys included.
+    /// Runs the server: everything, keys and quotas included.
     Admin,
+    /// Runs the cluster: steers everybody's tasks, workers and reservations; makes no keys and sets no quotas.
+    Operator,
     /// Submits and steers own tasks.
     User,
+    /// Looks, and changes nothing.
+    Viewer,
     /// A worker: opens the worker link and uploads for its own attempts, nothing else.
     Worker,
 }
 
 impl Role {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Admin, Self::Operator, Self::User, Self::Viewer, Self::Worker];
+
     /// The word used in JSON and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
+            Self::Operator => "operator",
             Self::User => "user",
+            Self::Viewer => "viewer",
             Self::Worker => "worker",
+        }
+    }
+
+    /// Whether tasks are submitted with such keys.
+    pub const fn submits(self) -> bool {
+        match self {
+            Self::Admin | Self::Operator | Self::User => true,
+            Self::Viewer | Self::Worker => false,
         }
     }
 }
@@ -31,12 +48,8 @@ impl std::str::FromStr for Role {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "admin" => Ok(Self::Admin),
-            "user" => Ok(Self::User),
-            "worker" => Ok(Self::Worker),
-            _ => Err(format!("unknown role {text:?}; one of admin, user, worker")),
-        }
+        let known = Self::ALL.into_iter().find(|role| role.as_str() == text);
+        known.ok_or_else(|| format!("unknown role {text:?}; one of {}", Self::ALL.map(Self::as_str).join(", ")))
     }
 }
 
@@ -65,6 +78,27 @@ pub struct KeyInfo {
     pub revoked_at: Option<Micros>,
 }
 
+/// Who a key makes its sender.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Whoami {
+    /// The user it acts for.
+    pub user_id: String,
+    /// What it may do.
+    pub role: Role,
+    /// Public id of the key.
+    pub key_id: KeyId,
+    /// The key's label for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// When the key was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Micros,
+    /// When the key stops working by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Micros>,
+}
+
 /// All keys.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct KeyList {
@@ -82,11 +116,11 @@ pub struct CreateKeyRequest {
     pub user_id: String,
     /// A label for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 64)]
+    #[schema(max_length = 64, nullable = false)]
     pub name: Option<String>,
     /// Days until it stops working; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 3650)]
+    #[schema(minimum = 1, maximum = 3650, nullable = false)]
     pub expires_days: Option<u32>,
 }
 

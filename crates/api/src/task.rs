@@ -447,15 +447,27 @@ pub struct TaskListQuery {
     pub job_name: Option<String>,
     /// Only tasks of this experiment.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>, nullable = false)]
+    #[param(value_type = Option<String>, format = "uuid", nullable = false)]
     pub experiment_id: Option<ExperimentId>,
     /// Only tasks of this array.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>, nullable = false)]
+    #[param(value_type = Option<String>, format = "uuid", nullable = false)]
     pub array_id: Option<TaskId>,
+    /// Only tasks that were created later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, format = DateTime, nullable = false)]
+    pub created_after: Option<Micros>,
+    /// Only tasks that were created earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, format = DateTime, nullable = false)]
+    pub created_before: Option<Micros>,
+    /// Only tasks whose metadata has these entries. Sent as `metadata.KEY=VALUE`.
+    #[serde(skip)]
+    #[param(ignore)]
+    pub metadata: BTreeMap<String, String>,
     /// Only tasks older than this one (keyset paging: pass the last id of the page before).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>, nullable = false)]
+    #[param(value_type = Option<String>, format = "uuid", nullable = false)]
     pub after: Option<TaskId>,
 }
 

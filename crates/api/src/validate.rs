@@ -13,7 +13,10 @@ use crate::{
     task::{CreateTaskRequest, Network, OnLost},
 };
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 /// What reading a body yields.
 #[derive(Debug)]
@@ -23,6 +26,9 @@ pub struct Read<T> {
     /// One line per unknown field, with the nearest known name.
     pub warnings: Vec<String>,
 }
+
+/// Longest text of an id, code points.
+const UUID_CHARS: usize = 36;
 
 /// Fields of a new task that the contract or its decisions name but this server cannot honour yet.
 /// They are refused, never ignored.
@@ -112,28 +118,10 @@ pub fn create_task(body: Value, strict: bool, registry: &Registry) -> Result<Rea
         on_lost: fields.word("on_lost", &[("fence", OnLost::Fence), ("keep", OnLost::Keep)]),
         lost_after_s: fields.int("lost_after_s", *limits::LOST_AFTER_S.start(), *limits::LOST_AFTER_S.end()),
         stall_after_s: fields.int("stall_after_s", *limits::STALL_AFTER_S.start(), *limits::STALL_AFTER_S.end()),
-        resume_from: fields.text("resume_from", 36).and_then(|text| {
-            let id = text.parse();
-            if id.is_err() {
-                fields.problem("resume_from", "must be the id of a task");
-            }
-            id.ok()
-        }),
+        resume_from: fields.id("resume_from", "a task"),
         source: fields.source("source"),
-        experiment_id: fields.text("experiment_id", 36).and_then(|text| {
-            let id = text.parse();
-            if id.is_err() {
-                fields.problem("experiment_id", "must be the id of an experiment");
-            }
-            id.ok()
-        }),
-        reservation_id: fields.text("reservation_id", 36).and_then(|text| {
-            let id = text.parse();
-            if id.is_err() {
-                fields.problem("reservation_id", "must be the id of a reservation");
-            }
-            id.ok()
-        }),
+        experiment_id: fields.id("experiment_id", "an experiment"),
+        reservation_id: fields.id("reservation_id", "a reservation"),
         depends_on: dependencies(&mut fields),
         array: fields.text("array", limits::ARRAY_CHARS).and_then(|text| {
             let spec = text.parse().map_err(|why: String| fields.problem("array", why));
@@ -329,6 +317,15 @@ impl Fields {
         }
     }
 
+    /// An optional id `of` something, such as `a task`.
+    fn id<T: FromStr>(&mut self, name: &str, of: &str) -> Option<T> {
+        let id = self.text(name, UUID_CHARS)?.parse();
+        if id.is_err() {
+            self.problem(name, format!("must be the id of {of}"));
+        }
+        id.ok()
+    }
+
     /// An optional integer within `min..=max`. A number with a fraction or exponent is refused.
     pub fn int(&mut self, name: &str, min: i64, max: i64) -> Option<i64> {
         let value = self.take(name)?;
@@ -491,6 +488,14 @@ fn check_text(text: &str, max: usize) -> Result<(), String> {
         return Err(format!("is {chars} characters long; at most {max} are allowed"));
     }
     Ok(())
+}
+
+/// Whether a text can be shown among others as it is: one line, without what turns the direction of writing, by which
+/// a name can be made to look like another.
+pub fn is_plain_line(text: &str) -> bool {
+    let turns =
+        |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !text.chars().any(|c| c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}'))
 }
 
 /// Whether `name` may name a user: letters, digits, `_ . @ -`, 1 to 64 characters.

@@ -20,7 +20,9 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 /// Longest outage a followed log or a wait lives through: longer than a server's restart or upgrade.
 pub const OUTAGE_MAX: Duration = Duration::from_mins(10);
-/// First and longest pause between two looks at a task that is waited for.
+/// How long the server is asked to wait for a task to change: less than proxies allow.
+pub const TASK_WAIT: Duration = Duration::from_secs(20);
+/// First and longest pause between two looks at a task that is waited for, where the server did not wait.
 pub const POLL_DELAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Largest answer of a JSON operation, bytes: a manifest of the largest size and some room.
 pub const ANSWER_BYTES_MAX: usize = fetchml_api::limits::MANIFEST_BYTES + (1 << 20);

@@ -12,7 +12,7 @@ use fetchml_api::{
     EditExperimentRequest, Experiment, ExperimentId, ExperimentStatus, Explanation, GcReport, GcStatus, HealthResponse,
     KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope,
     RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo, SecretList, SecretText,
-    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, UsageReport, Worker, WorkerId,
+    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, TaskStatus, UsageReport, Whoami, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -91,7 +91,11 @@ impl Client {
 
     /// A page of tasks, newest first.
     pub async fn tasks(&self, query: &TaskListQuery) -> Result<TaskList, ClientError> {
-        self.get_json("/v1/tasks", query).await
+        let metadata: Vec<_> = query.metadata.iter().map(|(key, value)| (format!("metadata.{key}"), value)).collect();
+        let request =
+            || self.request(Method::GET, "/v1/tasks").query(query).query(&metadata).timeout(limits::ANSWER_TIMEOUT);
+        let response = self.send(Repeat::Idempotent, request).await?;
+        self.read_json(response).await
     }
 
     /// Asks to cancel a task; repeating it changes nothing. An ended task is not hidden by this: the caller
@@ -145,6 +149,11 @@ impl Client {
         Ok(match self.get_json("/v1/scheduler/workers", NO_QUERY).await? {
             Answer::Bare(workers) | Answer::Wrapped { workers } => workers,
         })
+    }
+
+    /// Who the key of this client makes it.
+    pub async fn whoami(&self) -> Result<Whoami, ClientError> {
+        self.get_json("/v1/whoami", NO_QUERY).await
     }
 
     /// All keys, without their secrets.
@@ -385,24 +394,41 @@ impl Client {
         self.get_bytes(&path, NO_QUERY, range).await
     }
 
+    /// The task as soon as its status is another than `known`; if it stays the same, after [`limits::TASK_WAIT`].
+    /// From a server that cannot wait, at once.
+    pub async fn task_other_than(&self, id: TaskId, known: TaskStatus) -> Result<Task, ClientError> {
+        let wait = format!("{}s", limits::TASK_WAIT.as_secs());
+        self.get_json(&format!("/v1/tasks/{id}"), &[("wait", wait.as_str()), ("known", known.as_str())]).await
+    }
+
     /// Waits until a task is over, through restarts of the server of up to [`limits::OUTAGE_MAX`].
     /// `changed` sees the task at first and each time its status, attempt or retry count is another.
     pub async fn wait(&self, id: TaskId, mut changed: impl FnMut(&Task)) -> Result<Task, ClientError> {
-        let (mut delay, longest) = limits::POLL_DELAY;
-        let mut last = None;
+        let (shortest, longest) = limits::POLL_DELAY;
+        let mut delay = shortest;
+        let mut last: Option<(TaskStatus, Option<AttemptId>, _, _)> = None;
         let mut silent_since: Option<Instant> = None;
         loop {
-            match self.task(id).await {
+            let asked = Instant::now();
+            let answer = match last {
+                None => self.task(id).await,
+                Some((known, ..)) => self.task_other_than(id, known).await,
+            };
+            match answer {
                 Ok(task) => {
                     silent_since = None;
                     let state = (task.status, task.attempt_id, task.retry_count, task.requeue_count);
-                    if last != Some(state) {
+                    let is_new = last != Some(state);
+                    if is_new {
                         changed(&task);
                         last = Some(state);
-                        delay = limits::POLL_DELAY.0;
+                        delay = shortest;
                     }
                     if task.status.is_terminal() {
                         return Ok(task);
+                    }
+                    if is_new || asked.elapsed() >= limits::TASK_WAIT {
+                        continue;
                     }
                 }
                 Err(error) if error.is_transient() => {

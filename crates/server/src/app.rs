@@ -54,6 +54,12 @@ pub struct App {
     pub(crate) tickets: Tickets,
     pub(crate) webhooks: Webhooks,
     pub(crate) manifests: Semaphore,
+    /// Places of requests that are worked on.
+    pub(crate) requests: Semaphore,
+    /// Turns for reads that may look through all tasks.
+    pub(crate) scans: Semaphore,
+    /// Places for requests that wait for a task to change.
+    pub(crate) task_waits: Semaphore,
     pub(crate) document: bytes::Bytes,
 }
 
@@ -75,6 +81,9 @@ impl App {
             webhooks,
         } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
+        let requests = Semaphore::new(options.requests_at_once);
+        let scans = Semaphore::new(limits::SCANS_AT_ONCE);
+        let task_waits = Semaphore::new(options.requests_at_once / limits::TASK_WAITS_PART);
         let changes = Changes::new(&store);
         Arc::new(Self {
             store,
@@ -94,6 +103,9 @@ impl App {
             tickets: Tickets::default(),
             webhooks,
             manifests,
+            requests,
+            scans,
+            task_waits,
             document,
         })
     }

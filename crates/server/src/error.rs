@@ -77,7 +77,11 @@ impl AppError {
     /// 400 with one problem.
     pub fn bad_request(field: impl Into<String>, problem: impl Into<String>) -> Self {
         let problem = Problem::new(field, problem);
-        Self::BadRequest { error: format!("{} {}", problem.field, problem.problem), details: vec![problem] }
+        let error = match problem.field.as_str() {
+            "" => format!("The body cannot be read: {}.", problem.problem),
+            field => format!("{field} {}", problem.problem),
+        };
+        Self::BadRequest { error, details: vec![problem] }
     }
 
     /// 404 that names the kind of thing.
@@ -241,5 +245,102 @@ impl From<object_store::Error> for AppError {
             source = cause.source();
         }
         Self::Internal(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        fs,
+        path::PathBuf,
+    };
+    use utoipa::PartialSchema as _;
+
+    /// One of each kind.
+    fn every_kind() -> [AppError; 13] {
+        let none = String::new;
+        let kinds = [
+            AppError::bad_request("", ""),
+            AppError::Unauthorized(""),
+            AppError::Forbidden(none()),
+            AppError::NotFound(none()),
+            AppError::MethodNotAllowed,
+            AppError::Conflict { error: none(), hint: None },
+            AppError::TooLarge(0),
+            AppError::WrongMediaType(""),
+            AppError::RangeNotSatisfiable(0),
+            AppError::Invalid(Vec::new()),
+            AppError::RateLimited { retry_after_s: 0 },
+            AppError::Internal(none()),
+            AppError::Unavailable { reason: none(), retry_after_s: 0 },
+        ];
+        let place = |kind: &AppError| match kind {
+            AppError::BadRequest { .. } => 0,
+            AppError::Unauthorized(_) => 1,
+            AppError::Forbidden(_) => 2,
+            AppError::NotFound(_) => 3,
+            AppError::MethodNotAllowed => 4,
+            AppError::Conflict { .. } => 5,
+            AppError::TooLarge(_) => 6,
+            AppError::WrongMediaType(_) => 7,
+            AppError::RangeNotSatisfiable(_) => 8,
+            AppError::Invalid(_) => 9,
+            AppError::RateLimited { .. } => 10,
+            AppError::Internal(_) => 11,
+            // A kind that is added here belongs into the list above.
+            AppError::Unavailable { .. } => 12,
+        };
+        assert!(kinds.iter().map(place).eq(0..kinds.len()));
+        kinds
+    }
+
+    fn name_of(code: ErrorCode) -> String {
+        serde_json::from_value(serde_json::json!(code)).expect("codes are text")
+    }
+
+    fn pages() -> PathBuf {
+        [env!("CARGO_MANIFEST_DIR"), "../../docs/errors"].iter().collect()
+    }
+
+    #[test]
+    fn every_code_has_a_page_and_every_page_a_code() {
+        let schema = serde_json::to_value(ErrorCode::schema()).expect("a schema is JSON");
+        let codes: BTreeSet<String> = serde_json::from_value(schema["enum"].clone()).expect("names");
+        let files = fs::read_dir(pages()).expect("docs/errors").map(|entry| entry.expect("an entry").path());
+        let names = files.map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned());
+        let found: BTreeSet<String> = names.filter(|name| name != "README").collect();
+        assert_eq!(found, codes, "docs/errors has one page for each code");
+
+        let index = fs::read_to_string(pages().join("README.md")).expect("an index");
+        for code in codes {
+            assert!(index.contains(&format!("| [{code}]({code}.md) |")), "docs/errors/README.md does not list {code}");
+        }
+    }
+
+    #[test]
+    fn the_pages_of_codes_say_what_is_answered() {
+        let mut statuses: BTreeMap<String, (ErrorCode, BTreeSet<u16>)> = BTreeMap::new();
+        for Words { status, code, .. } in every_kind().map(AppError::words) {
+            statuses.entry(name_of(code)).or_insert_with(|| (code, BTreeSet::new())).1.insert(status.as_u16());
+        }
+        for (name, (code, statuses)) in statuses {
+            let page = fs::read_to_string(pages().join(format!("{name}.md"))).expect("a page");
+            let statuses: Vec<String> = statuses.iter().map(ToString::to_string).collect();
+            let again = if retryable(code) { "yes" } else { "no" };
+            let head = format!("# {name}\n\nStatus: {}. Retryable: {again}.\n\n", statuses.join(", "));
+            assert!(page.starts_with(&head), "docs/errors/{name}.md does not begin with\n{head}");
+            let (_, example) = page.split_once("```json\n").expect("an example");
+            let example: ErrorResponse =
+                serde_json::from_str(example.trim_end().trim_end_matches('`')).expect("an error answer");
+            assert_eq!((example.code, example.retryable), (code, retryable(code)), "the example of {name}");
+        }
+    }
+
+    #[test]
+    fn a_body_without_a_place_to_name_reads_as_a_sentence() {
+        let AppError::BadRequest { error, .. } = AppError::bad_request("", "it ends too early") else { unreachable!() };
+        assert_eq!(error, "The body cannot be read: it ends too early.");
     }
 }

@@ -39,6 +39,10 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time that open requests get to end at a shutdown.
 pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(10);
 
+/// Requests that are worked on at the same time, from their head to the head of their answer; more get 503.
+pub const REQUESTS_AT_ONCE: usize = 2_048;
+/// How often an open stream looks whether its key has expired: the wall clock may jump.
+pub const KEY_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Refused keys per address in a minute before the answer is 429.
 pub const AUTH_FAILURES_PER_MINUTE: u32 = 50;
 /// Refused keys per address in a minute that get an audit event of their own; the rest is counted.
@@ -76,6 +80,14 @@ pub const METRICS_STREAM_BYTES: u64 = 1 << 30;
 
 /// How often a log stream looks whether its task went on.
 pub const FOLLOW_TICK: Duration = Duration::from_millis(250);
+/// Lists of tasks by metadata that are worked on at the same time; the others wait.
+pub const SCANS_AT_ONCE: usize = 2;
+/// Longest such wait.
+pub const SCAN_WAIT: Duration = Duration::from_secs(10);
+/// Longest time for which a request may wait for a task to change.
+pub const TASK_WAIT_MAX: Duration = Duration::from_mins(1);
+/// Part of the requests at once that may wait so, one in this many: others get through. More are answered at once.
+pub const TASK_WAITS_PART: usize = 2;
 /// Comment on a silent stream.
 pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often a client of `/ws` is asked whether it is there.

@@ -25,6 +25,8 @@ pub struct Options {
     pub aging_interval_s: u32,
     /// Request rates; none: not limited.
     pub rate_limits: Option<RateLimits>,
+    /// Requests that are worked on at the same time; more get 503.
+    pub requests_at_once: usize,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
     /// Which tasks may be stopped for others of higher priority.
@@ -55,6 +57,7 @@ impl Options {
             lost_after_s: 600,
             aging_interval_s: 1_800,
             rate_limits: Some(RateLimits::default()),
+            requests_at_once: crate::limits::REQUESTS_AT_ONCE,
             allow_plain_http: false,
             preemption: Preemption::default(),
             hold_after_s: 900,
@@ -85,8 +88,12 @@ pub struct Rate {
 pub struct RateLimits {
     /// Of a key with the role admin.
     pub admin: Rate,
+    /// Of a key with the role operator.
+    pub operator: Rate,
     /// Of a key with the role user.
     pub user: Rate,
+    /// Of a key with the role viewer.
+    pub viewer: Rate,
     /// Refused keys per address and minute before the answer is 429.
     pub auth_failures_per_minute: u32,
 }
@@ -95,7 +102,9 @@ impl Default for RateLimits {
     fn default() -> Self {
         Self {
             admin: Rate { per_second: 2_000, burst: 4_000 },
+            operator: Rate { per_second: 2_000, burst: 4_000 },
             user: Rate { per_second: 100, burst: 200 },
+            viewer: Rate { per_second: 100, burst: 200 },
             auth_failures_per_minute: limits::AUTH_FAILURES_PER_MINUTE,
         }
     }

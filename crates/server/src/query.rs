@@ -7,7 +7,13 @@ use axum::{
 };
 use fetchml_api::Problem;
 use percent_encoding::percent_decode_str;
-use std::{convert::Infallible, ops::RangeInclusive, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    ops::RangeInclusive,
+    str::FromStr,
+    time::Duration,
+};
 
 /// The query of a request.
 pub(crate) struct Query {
@@ -57,11 +63,36 @@ impl Query {
         value
     }
 
+    /// A time in whole seconds, such as `30s` or `30`, of at most `longest`.
+    pub(crate) fn seconds(&mut self, name: &str, longest: Duration) -> Option<Duration> {
+        let text = self.text(name)?;
+        let digits = text.strip_suffix('s').unwrap_or(&text);
+        let time = digits.parse().ok().map(Duration::from_secs).filter(|time| *time <= longest);
+        if time.is_none() {
+            self.problem(
+                name,
+                format!("must be a time in whole seconds of at most {0}, such as {0}s", longest.as_secs()),
+            );
+        }
+        time
+    }
+
+    /// The texts whose names begin so, by the rest of their names; at most so many.
+    pub(crate) fn texts_below(&mut self, prefix: &str, most: usize) -> BTreeMap<String, String> {
+        let below = self.pairs.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(name, _)| name.clone());
+        let names: BTreeSet<String> = below.collect();
+        if names.len() > most {
+            self.problem(prefix, format!("may be given {most} times at most"));
+            return BTreeMap::new();
+        }
+        names.into_iter().filter_map(|name| Some((name[prefix.len()..].to_owned(), self.text(&name)?))).collect()
+    }
+
     /// `true` or `false`; absent is `false`.
     pub(crate) fn flag(&mut self, name: &str) -> bool {
         match self.text(name).as_deref() {
-            Some("true" | "1" | "") => true,
-            Some("false" | "0") | None => false,
+            Some("true") => true,
+            Some("false") | None => false,
             Some(_) => {
                 self.problem(name, "must be true or false");
                 false
@@ -123,17 +154,34 @@ mod tests {
 
     #[test]
     fn values_are_decoded_and_every_problem_is_told() {
-        let mut query = Query::read("a=x%20y+z&n=5&big=5000&twice=1&twice=2&nul=%00&flag=maybe&other");
+        let mut query = Query::read("a=x%20y+z&n=5&big=5000&twice=1&twice=2&nul=%00&flag=maybe&on=true&bare&one=1");
         assert_eq!(query.text("a").unwrap(), "x y z");
         assert_eq!(query.int("n", 0..=10), Some(5));
-        assert!(query.flag("other"));
+        assert!(query.flag("on") && !query.flag("absent"));
         assert!(query.problems.is_empty());
         query.int("big", 0..=1000);
         query.text("twice");
         query.text("nul");
-        query.flag("flag");
+        // As the document says: nothing else means yes, and surely not nothing.
+        assert!(!query.flag("flag") && !query.flag("bare") && !query.flag("one"));
         let fields: Vec<_> = query.problems.iter().map(|p| p.field.as_str()).collect();
-        assert_eq!(fields, ["big", "twice", "nul", "flag"]);
+        assert_eq!(fields, ["big", "twice", "nul", "flag", "bare", "one"]);
         assert!(query.finish().is_err());
+
+        let mut entries = Query::read("m.a=1&m.b%20=x+y&n=2&m.=&m.c=1&m.c=2&m.d=%00");
+        let read = entries.texts_below("m.", 5);
+        assert_eq!(
+            read.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect::<Vec<_>>(),
+            [("", ""), ("a", "1"), ("b ", "x y"), ("c", "1")]
+        );
+        assert_eq!(entries.problems.len(), 2);
+        assert!(entries.texts_below("m.", 4).is_empty());
+        assert_eq!(entries.problems.len(), 3);
+
+        let mut times = Query::read("a=30s&b=0&c=61s&d=1m&e=-1&f=s&g=1.5s&h=99999999999999999999");
+        let mut read = |name| times.seconds(name, Duration::from_mins(1)).map(|time| time.as_secs());
+        assert_eq!((read("a"), read("b"), read("absent")), (Some(30), Some(0), None));
+        assert!(["c", "d", "e", "f", "g", "h"].into_iter().all(|name| read(name).is_none()));
+        assert_eq!(times.problems.len(), 6);
     }
 }

@@ -332,3 +332,42 @@ async fn finish_left_over(app: &App, streams: &Logs) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::Ipv4Addr, time::Duration};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_waits_for_a_task_is_answered_when_the_server_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Options::new(dir.path().join("data"));
+        options.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = Server::start(options).await.unwrap();
+        let (url, key) = (format!("http://{}/v1/tasks", server.address()), server.admin_key().fresh.clone().unwrap());
+        let http = reqwest::Client::new();
+        let body = serde_json::json!({"job_name": "a", "args": "true"});
+        let made = http.post(&url).header("x-api-key", &key).json(&body).send().await.unwrap();
+        let made: serde_json::Value = made.json().await.unwrap();
+        let path = format!("{url}/{}?wait=60s", made["id"].as_str().unwrap());
+        let ask = || http.get(&path).header("x-api-key", &key).send();
+        let places = server.app.task_waits.acquire_many(server.app.options.requests_at_once as u32 / 2).await.unwrap();
+        let asked = tokio::time::Instant::now();
+        assert_eq!(ask().await.unwrap().status(), 200);
+        assert!(asked.elapsed() < crate::limits::TASK_WAIT_MAX, "no place: answered at once");
+        drop(places);
+        let answer = tokio::spawn(ask());
+        let arrives = async {
+            while server.app.driver.tasks_watched() == 0 {
+                assert!(!answer.is_finished(), "nothing has changed yet");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), arrives).await.expect("the request arrives");
+        server.shutdown().await;
+        assert_eq!(server.app.driver.tasks_watched(), 0, "nothing waits behind the server's end");
+        let answer = answer.await.unwrap().expect("answered, not cut off");
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["status"], "queued");
+    }
+}

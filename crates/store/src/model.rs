@@ -1,11 +1,10 @@
 //! What goes into the store and what comes out: writes, queries and their answers.
 
-use crate::retention::Collect;
+use crate::{outbox::OutboxWrite, retention::Collect};
 use fetchml_api::{
     Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, EditExperimentRequest, Experiment, ExperimentId, KeyId,
     KeyRecord, Micros, Provenance, QuotaRecord, RegisteredDataset, ReservationId, ReservationRecord, SecretInfo,
-    SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, Webhook, WebhookId,
-    WorkerRecord,
+    SecretRecord, ShareRecord, SnapshotRecord, TaskId, TaskSpec, TaskState, TaskStatus, WorkerRecord,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -102,12 +101,8 @@ pub enum Write {
         /// When.
         at: Micros,
     },
-    /// A new webhook. A known id is refused for data.
-    WebhookInsert(Webhook),
-    /// How far a webhook is: its place, failures, next attempt and error. Nothing for one that is no more.
-    WebhookProgress(Webhook),
-    /// A webhook is no more. Repeating it changes nothing.
-    WebhookDelete(WebhookId),
+    /// Webhooks, and what is to be delivered.
+    Outbox(OutboxWrite),
     /// A new value of a secret, which becomes the current one. The one before is kept while an attempt has it.
     SecretPut(SecretRecord),
     /// A secret is no more. Its value is kept while an attempt has it; repeating it changes nothing.
@@ -229,12 +224,25 @@ pub struct TaskFilter {
     pub array: Option<TaskId>,
     /// Only of this experiment.
     pub experiment: Option<ExperimentId>,
+    /// Created later than this.
+    pub created_after: Option<Micros>,
+    /// Created earlier than this.
+    pub created_before: Option<Micros>,
+    /// Entries that its metadata has. Every task that matches otherwise is read for this.
+    pub metadata: BTreeMap<String, String>,
     /// Only tasks with a smaller id.
     pub before: Option<TaskId>,
     /// Matches to skip.
     pub offset: i64,
     /// Most tasks to return.
     pub limit: i64,
+}
+
+impl TaskFilter {
+    /// Whether it asks for a time of creation.
+    pub(crate) const fn by_creation(&self) -> bool {
+        self.created_after.is_some() || self.created_before.is_some()
+    }
 }
 
 /// A task as stored.

@@ -118,13 +118,7 @@ impl Prepared {
                 let update = Statement::new(sql::EXPERIMENT_EDIT, rows::experiment_edit(id, &edit)?);
                 self.statements.push(update.must_change("no such experiment"));
             }
-            Write::WebhookInsert(webhook) => {
-                self.saw(webhook.created_at.0);
-                let insert = Statement::new(sql::WEBHOOK_INSERT, rows::webhook(&webhook)?);
-                self.statements.push(insert.must_change("the id of a webhook is taken"));
-            }
-            Write::WebhookProgress(webhook) => self.push(sql::WEBHOOK_PROGRESS, rows::webhook_progress(&webhook)?),
-            Write::WebhookDelete(id) => self.push(sql::WEBHOOK_DELETE, vec![Value::word(id)]),
+            Write::Outbox(write) => self.outbox(write)?,
             Write::DatasetDelete { name, at } => {
                 self.saw(at.0);
                 let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);
@@ -169,11 +163,11 @@ impl Prepared {
         Ok(())
     }
 
-    fn push(&mut self, sql: &'static str, params: Vec<Value>) {
+    pub(crate) fn push(&mut self, sql: &'static str, params: Vec<Value>) {
         self.statements.push(Statement::new(sql, params));
     }
 
-    fn saw(&mut self, time: i64) {
+    pub(crate) fn saw(&mut self, time: i64) {
         self.last_time = self.last_time.max(time);
     }
 

@@ -15,7 +15,6 @@ use crate::{
 use fetchml_api::{
     AttemptId, AttemptRecord, Checkpoint, Experiment, ExperimentId, ExperimentStatus, KeyRecord, Micros, Provenance,
     QuotaRecord, RegisteredDataset, ReservationId, ReservationRecord, SecretRecord, SnapshotRecord, TaskId, TaskStatus,
-    Webhook, WebhookId,
 };
 use std::{fmt::Write as _, sync::Arc};
 
@@ -65,11 +64,14 @@ impl Store {
             return Ok((Vec::new(), total));
         }
         let mut query = Query::new(sql::TASK_COLUMNS, " WHERE hidden = 0");
-        query.filter(filter);
+        query.filter(filter, self.reads());
         if let Some(before) = filter.before {
             query.and("id < ", Value::word(before));
         }
-        query.and_also(" ORDER BY id DESC LIMIT ", filter.limit.into());
+        // The same order: whoever is created later has a greater id.
+        let order =
+            if filter.by_creation() { " ORDER BY created_at DESC, id DESC LIMIT " } else { " ORDER BY id DESC LIMIT " };
+        query.and_also(order, filter.limit.into());
         query.and_also(" OFFSET ", filter.offset.max(0).into());
         let page = self.reads().list(query.text, query.params).await?;
         Ok((page.into_iter().map(rows::read_task).collect::<Result<_, _>>()?, total))
@@ -77,14 +79,15 @@ impl Store {
 
     /// Counters answer for submitter and status; by anything else tasks have to be counted.
     async fn total(&self, filter: &TaskFilter) -> Result<i64, StoreError> {
-        let TaskFilter { job_name, node_count, reservation, array, experiment, .. } = filter;
-        let counted = job_name.is_none() && node_count.is_none() && reservation.is_none();
-        let mut query = if !counted || array.is_some() || experiment.is_some() {
-            Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
-        } else {
+        let TaskFilter { job_name, node_count, reservation, array, experiment, metadata, .. } = filter;
+        let mut counted = job_name.is_none() && node_count.is_none() && reservation.is_none();
+        counted &= array.is_none() && experiment.is_none() && metadata.is_empty() && !filter.by_creation();
+        let mut query = if counted {
             Query::new("SELECT CAST(COALESCE(SUM(tasks), 0) AS BIGINT) FROM counter", " WHERE tasks > 0")
+        } else {
+            Query::new("SELECT COUNT(*) FROM task", " WHERE hidden = 0")
         };
-        query.filter(filter);
+        query.filter(filter, self.reads());
         crate::migrate::first_int(self.reads().list(query.text, query.params).await?)
     }
 
@@ -164,20 +167,6 @@ impl Store {
     /// All registered data sets, by name.
     pub async fn datasets(&self) -> Result<Vec<RegisteredDataset>, StoreError> {
         all(self.reads().list(sql::DATASETS, Vec::new()).await?, rows::read_dataset)
-    }
-
-    /// A webhook.
-    pub async fn webhook(&self, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
-        one(self.reads().point(sql::WEBHOOK_GET, &[Value::word(id)]).await?, rows::read_webhook)
-    }
-
-    /// The webhooks of a user, or all, oldest first.
-    pub async fn webhooks(&self, user: Option<&str>) -> Result<Vec<Webhook>, StoreError> {
-        let rows = match user {
-            Some(user) => self.reads().list(sql::WEBHOOKS_OF, vec![Value::text(user.to_owned())?]).await?,
-            None => self.reads().list(sql::WEBHOOKS, Vec::new()).await?,
-        };
-        all(rows, rows::read_webhook)
     }
 
     /// How many data sets are registered.
@@ -324,8 +313,8 @@ impl Query {
         Self { text: format!("{select}{condition}"), params: Vec::new() }
     }
 
-    /// Conditions on the columns that `task` and `counter` share, and on the name.
-    fn filter(&mut self, filter: &TaskFilter) {
+    /// Conditions on the columns that `task` and `counter` share, and on those of `task` alone.
+    fn filter(&mut self, filter: &TaskFilter, reads: &Reads) {
         if let Some(status) = filter.status {
             self.and("status = ", status.as_str().into());
         }
@@ -342,10 +331,28 @@ impl Query {
         if let Some(array) = filter.array {
             self.and("array_id = ", Value::word(array));
         }
+        if let Some(after) = filter.created_after {
+            self.and("created_at > ", after.into());
+        }
+        if let Some(before) = filter.created_before {
+            self.and("created_at < ", before.into());
+        }
         for (column, value) in [("user_id = ", &filter.user_id), ("job_name = ", &filter.job_name)] {
             if let Some(value) = value {
-                // What holds U+0000 is stored nowhere, and the replacement character is in no name of a user or task.
-                self.and(column, Value::Text(value.replace('\0', "\u{fffd}").into()));
+                self.and(column, stored_text(value));
+            }
+        }
+        for (key, value) in &filter.metadata {
+            match reads {
+                Reads::Sqlite(_) => {
+                    self.and("EXISTS (SELECT 1 FROM json_each(spec -> 'metadata') WHERE key = ", stored_text(key));
+                    self.and("value = ", stored_text(value));
+                    self.text.push(')');
+                }
+                Reads::Postgres(_) => {
+                    self.and("CAST(spec AS JSON) -> 'metadata' ->> CAST(", stored_text(key));
+                    self.and_also(" AS TEXT) = ", stored_text(value));
+                }
             }
         }
     }
@@ -361,14 +368,19 @@ impl Query {
     }
 }
 
+/// A text to look for. What holds U+0000 is stored nowhere, and hardly anything holds the replacement character.
+fn stored_text(text: &str) -> Value {
+    Value::Text(text.replace('\0', "\u{fffd}").into())
+}
+
 fn page(after: u64, limit: u32) -> Vec<Value> {
     vec![Value::Int(i64::try_from(after).unwrap_or(i64::MAX)), limit.min(PAGE_ROWS).into()]
 }
 
-fn one<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+pub(crate) fn one<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     rows.into_iter().next().map(read).transpose()
 }
 
-fn all<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
+pub(crate) fn all<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
     rows.into_iter().map(read).collect()
 }

@@ -7,8 +7,8 @@ use crate::{
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptRecord, Checkpoint, Dataset, EditExperimentRequest, Experiment, ExperimentId,
     ExperimentStatus, KeyId, KeyRecord, QuotaRecord, QuotaScope, RegisteredDataset, ReservationRecord,
-    ReservationStatus, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskSpec, TaskState, Webhook,
-    WorkerRecord, link::Outcome,
+    ReservationStatus, SecretInfo, SecretRecord, ShareRecord, SnapshotRecord, TaskSpec, TaskState, WorkerRecord,
+    link::Outcome,
 };
 use std::sync::Arc;
 
@@ -390,41 +390,6 @@ pub(crate) fn read_experiment(mut row: Row) -> Result<Experiment, StoreError> {
         created_at: row.time()?,
         status: row.parse()?,
         warnings: Vec::new(),
-    })
-}
-
-pub(crate) fn webhook(webhook: &Webhook) -> Result<Vec<Value>, StoreError> {
-    Ok(vec![
-        Value::word(webhook.id),
-        Value::text(webhook.user_id.clone())?,
-        Value::text(webhook.url.clone())?,
-        Value::json(&webhook.events)?,
-        webhook.created_at.into(),
-        webhook.place.into(),
-    ])
-}
-
-pub(crate) fn webhook_progress(webhook: &Webhook) -> Result<Vec<Value>, StoreError> {
-    Ok(vec![
-        Value::word(webhook.id),
-        webhook.place.into(),
-        webhook.failures.into(),
-        webhook.next_attempt_at.into(),
-        Value::optional_text(webhook.error.as_ref())?,
-    ])
-}
-
-pub(crate) fn read_webhook(mut row: Row) -> Result<Webhook, StoreError> {
-    Ok(Webhook {
-        id: row.parse()?,
-        user_id: row.text()?,
-        url: row.text()?,
-        events: row.json()?,
-        created_at: row.time()?,
-        place: row.number()?,
-        failures: row.number()?,
-        next_attempt_at: row.optional_time()?,
-        error: row.optional_text()?,
     })
 }
 

@@ -226,7 +226,9 @@ pub(crate) const SECRETS_OF_ATTEMPT: &str = "SELECT s.id, s.user_id, s.name, s.c
     s.key_version, s.sealed FROM attempt_secret b JOIN secret s ON s.id = b.secret_id WHERE b.attempt_id = $1 \
     ORDER BY s.name";
 
-pub(crate) const SECRET_KEY_LAST: &str = "SELECT COALESCE(MAX(key_version), 0) FROM secret";
+pub(crate) const SECRET_KEY_LAST: &str = "SELECT MAX(last) FROM (SELECT COALESCE(MAX(key_version), 0) AS last \
+    FROM secret UNION ALL SELECT COALESCE(MAX(key_version), 0) FROM webhook) AS used";
+
 pub(crate) const DATASET_INSERT: &str = "INSERT INTO dataset (name, user_id, created_at, spec) \
     VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
 
@@ -262,23 +264,6 @@ pub(crate) const EXPERIMENTS_OF: &str = "SELECT id, name, description, commit_id
     FROM experiment WHERE status = $1 ORDER BY id DESC LIMIT 10000";
 
 pub(crate) const EXPERIMENT_COUNT: &str = "SELECT COUNT(*) FROM experiment WHERE status <> 'deleted'";
-
-pub(crate) const WEBHOOK_INSERT: &str = "INSERT INTO webhook (id, user_id, url, events, created_at, place, failures) \
-    VALUES ($1, $2, $3, $4, $5, $6, 0) ON CONFLICT (id) DO NOTHING";
-
-pub(crate) const WEBHOOK_PROGRESS: &str =
-    "UPDATE webhook SET place = $2, failures = $3, next_attempt_at = $4, error = $5 WHERE id = $1";
-
-pub(crate) const WEBHOOK_DELETE: &str = "DELETE FROM webhook WHERE id = $1";
-
-pub(crate) const WEBHOOK_GET: &str = "SELECT id, user_id, url, events, created_at, place, failures, next_attempt_at, error \
-    FROM webhook WHERE id = $1";
-
-pub(crate) const WEBHOOKS: &str = "SELECT id, user_id, url, events, created_at, place, failures, next_attempt_at, error \
-    FROM webhook ORDER BY id";
-
-pub(crate) const WEBHOOKS_OF: &str = "SELECT id, user_id, url, events, created_at, place, failures, next_attempt_at, error \
-    FROM webhook WHERE user_id = $1 ORDER BY id";
 
 pub(crate) const DATASET_COUNT: &str = "SELECT COUNT(*) FROM dataset";
 

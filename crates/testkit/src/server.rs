@@ -128,7 +128,11 @@ impl TestServer {
         self.with_role("worker", "worker").await
     }
 
-    async fn with_role(&self, role: &str, name: &str) -> CheckedClient {
+    /// A client with a fresh key of a role, for a user.
+    ///
+    /// # Panics
+    /// The server makes none.
+    pub async fn with_role(&self, role: &str, name: &str) -> CheckedClient {
         let created = self.admin().post("/v1/keys", &json!({"role": role, "user_id": name})).await.expect(201).json();
         let key = created["key"].as_str().expect("a created key is shown").to_owned();
         CheckedClient::new(&self.url(), Some(key))

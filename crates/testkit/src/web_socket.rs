@@ -77,20 +77,26 @@ impl WsClient {
     /// # Panics
     /// The connection is closed before.
     pub async fn hear_of(&mut self, kind: &str) -> Value {
-        loop {
-            let message = self.hear().await.unwrap_or_else(|closed| panic!("closed: {closed:?}"));
-            if message["type"] == kind {
-                return message;
+        let hearing = async {
+            loop {
+                let message = self.hear().await.unwrap_or_else(|closed| panic!("closed: {closed:?}"));
+                if message["type"] == kind {
+                    return message;
+                }
             }
-        }
+        };
+        timeout(DEADLINE, hearing).await.unwrap_or_else(|_| panic!("no {kind} in time"))
     }
 
     /// How the server closes it; what comes before is dropped.
     pub async fn closed(&mut self) -> Closed {
-        loop {
-            if let Err(closed) = self.hear().await {
-                return closed;
+        let hearing = async {
+            loop {
+                if let Err(closed) = self.hear().await {
+                    return closed;
+                }
             }
-        }
+        };
+        timeout(DEADLINE, hearing).await.expect("it is closed in time")
     }
 }

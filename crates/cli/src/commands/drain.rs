@@ -22,7 +22,7 @@ const LOOK_FIRST: Duration = Duration::from_millis(50);
 /// A drain that is not shown by then was taken back.
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Let a worker take nothing new, and wait until it is empty (admins only)
+/// Let a worker take nothing new, and wait until it is empty (operators and admins)
 #[derive(Args, Debug)]
 #[command(before_long_help = "Examples:\n  fetchml drain gpu-box-3           what it runs goes on to its end\n  \
     fetchml drain --force gpu-box-3   stop it there, and queue it again")]

@@ -25,9 +25,10 @@ enum KeysCommand {
 /// Make a key; it is shown once
 #[derive(Args, Debug)]
 #[command(before_long_help = "Examples:\n  fetchml keys create --role user --user ada\n  \
+    fetchml keys create --role viewer --user dashboard --expires 30\n  \
     fetchml keys create --role worker --user lab --name gpu-box-3 --json")]
 struct Create {
-    /// What the key may do: admin, user or worker
+    /// What the key may do: admin, operator, user, viewer or worker
     #[arg(long)]
     role: Role,
     /// The user the key acts for

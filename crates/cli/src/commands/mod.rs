@@ -34,6 +34,7 @@ mod undrain;
 mod up;
 mod usage;
 mod wait;
+mod whoami;
 mod worker;
 mod workers;
 
@@ -90,6 +91,7 @@ enum Command {
     Reserve(reservations::Reserve),
     Reservations(reservations::Reservations),
     Release(reservations::Release),
+    Whoami(whoami::Whoami),
     Keys(keys::Keys),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
@@ -129,6 +131,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Reserve(command) => client(command.run(config)),
         Command::Reservations(command) => client(command.run(config)),
         Command::Release(command) => client(command.run(config)),
+        Command::Whoami(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),

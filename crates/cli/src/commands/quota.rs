@@ -45,7 +45,7 @@ struct Scope {
     /// One user
     #[arg(long)]
     user: Option<String>,
-    /// Everybody who acts in a role: admin or user
+    /// Everybody who acts in a role: admin, operator or user
     #[arg(long)]
     role: Option<Role>,
 }

@@ -254,7 +254,7 @@ impl Submit {
     }
 }
 
-fn to_map(flag: &str, pairs: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
+pub(super) fn to_map(flag: &str, pairs: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {
     let mut map = BTreeMap::new();
     for (name, value) in pairs {
         if map.insert(name.clone(), value.clone()).is_some() {

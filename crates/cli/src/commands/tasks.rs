@@ -1,6 +1,6 @@
 //! `fetchml tasks`.
 
-use super::arrays;
+use super::{arrays, submit};
 use crate::{
     failure::Exit,
     quantity,
@@ -10,11 +10,13 @@ use crate::{
 use clap::Args;
 use comfy_table::Cell;
 use fetchml_api::{Micros, Task, TaskArray, TaskListQuery, TaskStatus, Worker, WorkerId};
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// List tasks, newest first
 #[derive(Args, Debug)]
-#[command(before_long_help = "Examples:\n  fetchml tasks\n  fetchml tasks --status running --user ada")]
+#[command(
+    before_long_help = "Examples:\n  fetchml tasks\n  fetchml tasks --status running --user ada\n  fetchml tasks --since 1d --meta model=resnet50"
+)]
 pub(crate) struct Tasks {
     /// Only tasks in this state: queued, preparing, running, collecting, completed or failed
     #[arg(long)]
@@ -28,6 +30,12 @@ pub(crate) struct Tasks {
     /// Only tasks of this experiment: its name or id
     #[arg(long, value_name = "NAME")]
     experiment: Option<String>,
+    /// Only tasks with this label; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = submit::parse_pair)]
+    meta: Vec<(String, String)>,
+    /// Only tasks that were submitted within this time, such as 90m, 12h or 7d
+    #[arg(long, value_name = "TIME", value_parser = quantity::parse_timeout)]
+    since: Option<Duration>,
     /// Only tasks of this array, each of them
     #[arg(long, value_name = "ID")]
     array: Option<String>,
@@ -53,6 +61,11 @@ impl Tasks {
                 Some(text) => Some(super::experiments::find(&session, text).await?.id),
                 None => None,
             },
+            metadata: submit::to_map("--meta", &self.meta)?,
+            created_after: self.since.map(|since| {
+                let since = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+                Micros(quantity::now().0.saturating_sub(since).max(0))
+            }),
             array_id: match &self.array {
                 Some(text) => Some(session.task_id(text).await?),
                 None => None,

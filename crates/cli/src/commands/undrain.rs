@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use std::path::Path;
 
-/// Let a drained worker take work again (admins only)
+/// Let a drained worker take work again (operators and admins)
 #[derive(Args, Debug)]
 #[command(before_long_help = "Example:\n  fetchml undrain gpu-box-3")]
 pub(crate) struct Undrain {

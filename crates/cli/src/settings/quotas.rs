@@ -26,7 +26,11 @@ impl Layers {
         for (scope, name, limits) in named(&table, &mut problems) {
             let at = format!("[{QUOTAS}.{scope}.{name}]");
             let Some(who) = who(&scope, &name) else {
-                let what = if scope == "roles" { "a role that submits tasks: admin or user" } else { "a user's name" };
+                let what = if scope == "roles" {
+                    "a role that submits tasks: admin, operator or user"
+                } else {
+                    "a user's name"
+                };
                 problems.push(format!("{at}: {name:?} is not {what}"));
                 continue;
             };
@@ -73,7 +77,7 @@ fn who(scope: &str, name: &str) -> Option<QuotaScope> {
     if scope == "users" {
         return is_user_id(name).then(|| QuotaScope::User(name.to_owned()));
     }
-    name.parse().ok().filter(|role| *role != Role::Worker).map(QuotaScope::Role)
+    name.parse().ok().filter(|role: &Role| role.submits()).map(QuotaScope::Role)
 }
 
 fn set(quota: &mut Quota, limit: &str, value: &toml::Value) -> Result<(), String> {

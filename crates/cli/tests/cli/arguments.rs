@@ -41,6 +41,7 @@ const COMMANDS: &[&[&str]] = &[
     &["reserve"],
     &["reservations"],
     &["release"],
+    &["whoami"],
     &["keys"],
     &["keys", "create"],
     &["keys", "list"],
@@ -96,14 +97,15 @@ fn the_list_of_commands() {
       status        Show queue depths, what runs, and the workers
       workers       List the workers and what they have, or show one
       explain       Say why a task has not started, and what would let it start
-      drain         Let a worker take nothing new, and wait until it is empty (admins only)
-      undrain       Let a drained worker take work again (admins only)
+      drain         Let a worker take nothing new, and wait until it is empty (operators and admins)
+      undrain       Let a drained worker take work again (operators and admins)
       priority      Give a task another priority, whether it waits or runs
       usage         Show what was used, and what is held now: your own, for admins everybody's
       quota         Show and set how much users may have at once (admins only)
       reserve       Set GPUs aside for a task to come
       reservations  List reservations that are active or claimed
       release       Give a reservation up: its GPUs are everybody's at once
+      whoami        Show which user and role your key has, and until when it works
       keys          Make, list and revoke API keys (admins only)
       admin         Look after the server (admins only)
       secrets       Set, list and delete secret values for your tasks
@@ -193,7 +195,7 @@ fn values_out_of_range_are_refused_before_anything_is_sent() {
     exit 2
     --- stdout
     --- stderr
-    error: invalid value 'boss' for '--role <ROLE>': unknown role "boss"; one of admin, user, worker
+    error: invalid value 'boss' for '--role <ROLE>': unknown role "boss"; one of admin, operator, user, viewer, worker
 
     For more information, try '--help'.
     "#);

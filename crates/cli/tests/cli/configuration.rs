@@ -218,7 +218,7 @@ fn mistakes_in_quotas_are_all_named() {
       [quotas.roles.user]: gpu is no limit (did you mean "gpus"?); there are running, queued, gpus, max_priority
       [quotas.roles.user]: max_priority must be a whole number between 1 and 10
       [quotas.roles.user]: running must be a whole number between 0 and 1000000
-      [quotas.roles.worker]: "worker" is not a role that submits tasks: admin or user
+      [quotas.roles.worker]: "worker" is not a role that submits tasks: admin, operator or user
       [quotas.users.a b]: "a b" is not a user's name
     "#);
     assert!(!home.path("data").exists());

@@ -40,20 +40,21 @@ async fn a_long_retry_after_is_reported_at_once() {
 }
 
 #[tokio::test]
-async fn a_submit_is_not_repeated_unless_it_was_refused_unread() {
+async fn a_submit_is_repeated_under_the_same_key() {
     let server = TestServer::start(|n, _| match n {
         0 => refusal(429, "retry-after: 0\r\n", "RATE_LIMITED"),
-        _ => refusal(503, "retry-after: 0\r\n", "SERVICE_UNAVAILABLE"),
+        1 => refusal(503, "retry-after: 0\r\n", "SERVICE_UNAVAILABLE"),
+        _ => refusal(409, "", "CONFLICT"),
     })
     .await;
     let request = CreateTaskRequest { job_name: "a".into(), ..Default::default() };
     let error = server.client.submit(&request, true).await.unwrap_err();
-    assert!(matches!(error, ClientError::Api { status: 503, .. }), "{error}");
+    assert!(matches!(error, ClientError::Api { status: 409, .. }), "{error}");
     let asked = server.asked();
-    assert_eq!(asked.len(), 2);
+    assert_eq!(asked.len(), 3);
     assert_eq!(asked[0].line, "POST /v1/tasks?strict=true");
     assert!(asked[0].header("idempotency-key").is_some());
-    assert_eq!(asked[0].header("idempotency-key"), asked[1].header("idempotency-key"));
+    assert!(asked.iter().all(|one| one.header("idempotency-key") == asked[0].header("idempotency-key")));
 }
 
 #[tokio::test]

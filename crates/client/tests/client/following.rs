@@ -1,6 +1,6 @@
 //! Following a log through disconnects.
 
-use crate::server::{TestServer, broken_events, events, refusal};
+use crate::server::{TestServer, answer, broken_events, events, refusal};
 use fetchml_client::{ClientError, Incoming, LogEvent, LogQuery};
 use futures_util::StreamExt as _;
 
@@ -87,4 +87,24 @@ async fn a_job_is_followed_through_a_break_to_the_event_that_shows_its_end() {
     let asked = server.asked();
     assert_eq!(asked[0].line, format!("GET /v1/scheduler/jobs/{TASK}/stream"));
     assert_eq!(asked[1].header("last-event-id"), Some("7"));
+}
+
+#[tokio::test]
+async fn a_task_is_waited_for_by_the_server_and_through_its_outage() {
+    let task = |status: &str| answer(200, "", &QUEUED.replace('\n', "").replace("queued", status));
+    let server = TestServer::start(move |n, _| match n {
+        0 => task("queued"),
+        1 => refusal(503, "retry-after: 0\r\n", "SERVICE_UNAVAILABLE"),
+        2 | 3 => task("running"),
+        _ => task("completed"),
+    })
+    .await;
+    let mut seen = Vec::new();
+    let ended = server.client.wait(TASK.parse().unwrap(), |task| seen.push(task.status.as_str())).await.unwrap();
+    assert_eq!((ended.status.as_str(), seen), ("completed", vec!["queued", "running", "completed"]));
+    let asked: Vec<String> = server.asked().into_iter().map(|asked| asked.line).collect();
+    let query = |known| format!("GET /v1/tasks/{TASK}?wait=20s&known={known}");
+    let waits = [query("queued"), query("queued"), query("running"), query("running")];
+    assert_eq!(asked[0], format!("GET /v1/tasks/{TASK}"));
+    assert_eq!(asked[1..], waits);
 }

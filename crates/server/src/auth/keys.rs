@@ -2,9 +2,12 @@
 
 use super::{
     key,
-    rate::{Bucket, Failures},
+    rate::{Bucket, Failures, Standing},
 };
-use crate::options::{Rate, RateLimits};
+use crate::{
+    limits,
+    options::{Rate, RateLimits},
+};
 use fetchml_api::{AuditDraft, AuditKind, KeyId, KeyInfo, KeyRecord, Micros, Role};
 use fetchml_store::{Store, StoreError, Write};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -13,6 +16,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Arc, RwLock},
+    time::Duration,
 };
 use subtle::ConstantTimeEq as _;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +38,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether it may see values of environments of that user's tasks: the user may, but by no key that only looks.
+    pub fn sees_env_of(&self, owner: &str) -> bool {
+        self.user_id == owner && self.role != Role::Viewer
+    }
+
     /// Whether the key works no more.
     pub fn key_has_ended(&self) -> bool {
         self.revoked.is_cancelled() || self.expires_at.is_some_and(|at| at <= wall_clock())
@@ -44,10 +53,14 @@ impl Caller {
         let expired = async {
             match self.expires_at {
                 None => std::future::pending().await,
-                Some(at) => {
-                    let left = at.since(wall_clock()).max(0) as u64;
-                    tokio::time::sleep(std::time::Duration::from_micros(left)).await;
-                }
+                Some(at) => loop {
+                    let left = Duration::from_micros(at.since(wall_clock()).max(0) as u64);
+                    if left.is_zero() {
+                        return;
+                    }
+                    // Looked at anew: the wall clock may jump, the timer runs on.
+                    tokio::time::sleep(left.min(limits::KEY_LOOK_EVERY)).await;
+                },
             }
         };
         tokio::select! {
@@ -160,7 +173,9 @@ impl Keys {
         let limits = self.0.limits.as_ref()?;
         match role {
             Role::Admin => Some(limits.admin),
+            Role::Operator => Some(limits.operator),
             Role::User => Some(limits.user),
+            Role::Viewer => Some(limits.viewer),
             Role::Worker => None,
         }
     }
@@ -208,14 +223,11 @@ impl Keys {
         })
     }
 
-    /// Takes a token of the key's bucket.
-    ///
-    /// # Errors
-    /// Whole seconds to wait.
-    pub fn take_token(&self, caller: &Caller) -> Result<(), u64> {
-        let Some(rate) = self.rate(caller.role) else { return Ok(()) };
-        let entry = self.table().get(&caller.key).cloned();
-        entry.map_or(Ok(()), |entry| entry.bucket.take(rate, std::time::Instant::now()))
+    /// Takes a token of the key's bucket; none: the key is not limited.
+    pub(crate) fn take_token(&self, caller: &Caller) -> Option<Standing> {
+        let rate = self.rate(caller.role)?;
+        let entry = self.table().get(&caller.key).cloned()?;
+        Some(entry.bucket.take(rate, std::time::Instant::now()))
     }
 
     pub(crate) fn failures(&self) -> &Failures {
@@ -284,6 +296,11 @@ impl Keys {
         self.table().values().any(|entry| entry.record.user_id == user_id && works(&entry.record, now))
     }
 
+    /// One key without its secret; none when there is no such key.
+    pub fn show(&self, id: &KeyId) -> Option<KeyInfo> {
+        self.table().get(id).map(|entry| info(&entry.record))
+    }
+
     /// All keys without their secrets, newest first.
     pub fn list(&self) -> Vec<KeyInfo> {
         let mut keys: Vec<KeyInfo> = self.table().values().map(|e| info(&e.record)).collect();
@@ -325,4 +342,32 @@ fn key_event(action: &str, id: &KeyId, by: &str, ip: Option<IpAddr>) -> AuditDra
 /// The wall clock. Keys expire by it; nothing of the scheduler does.
 pub(crate) fn wall_clock() -> Micros {
     Micros(jiff::Timestamp::now().as_microsecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_ends_when_it_expires_and_not_before() {
+        let caller = |expires_at| Caller {
+            key: KeyId("a".into()),
+            user_id: "ada".into(),
+            role: Role::User,
+            ip: None,
+            expires_at,
+            revoked: CancellationToken::new(),
+        };
+        let at = wall_clock().plus_seconds(2);
+        caller(Some(at)).key_ended().await;
+        assert!(wall_clock() >= at);
+        let lasts = caller(None);
+        tokio::select! {
+            biased;
+            () = lasts.key_ended() => panic!("it has no end"),
+            () = std::future::ready(()) => {}
+        }
+        lasts.revoked.cancel();
+        lasts.key_ended().await;
+    }
 }

@@ -11,10 +11,12 @@ pub use audit::AuthAudit;
 pub use decide::{Decision, Operation, decide};
 pub(crate) use keys::wall_clock;
 pub use keys::{Caller, Keys, NewKey, Revoked};
+use rate::Standing;
 
 use crate::{
     app::App,
     error::AppError,
+    limits,
     request::{Peer, drain},
     ws,
 };
@@ -25,6 +27,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use std::{net::IpAddr, sync::Arc, time::Instant};
+use tokio::sync::SemaphorePermit;
 
 /// Header that carries the key.
 pub const KEY_HEADER: &str = "x-api-key";
@@ -56,28 +59,54 @@ pub(crate) async fn guard(
     next: Next,
 ) -> Response {
     let ip = request.extensions().get::<Peer>().map(|peer| peer.0);
-    match admit(&app, operation, &request, ip) {
-        Ok((caller, reach)) => {
+    let mut standing = None;
+    let admitted = admit(&app, operation, &request, ip, &mut standing);
+    let admitted = admitted.and_then(|known| Ok((known, place(&app)?)));
+    let mut response = match admitted {
+        Ok(((caller, reach), place)) => {
             tracing::debug!(key = %caller.key, user = %caller.user_id, "admitted");
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(reach);
-            next.run(request).await
+            let response = next.run(request).await;
+            drop(place);
+            response
         }
         Err(error) => {
             drain(request.into_body()).await;
             error.into_response()
         }
+    };
+    if let Some(standing) = standing {
+        standing.write(response.headers_mut());
     }
+    response
 }
 
-fn admit(app: &App, operation: Operation, request: &Request, ip: Option<IpAddr>) -> Result<(Caller, Reach), AppError> {
+/// A place among the requests that are worked on. Streams give it back when they begin.
+fn place(app: &App) -> Result<SemaphorePermit<'_>, AppError> {
+    app.requests.try_acquire().map_err(|_| AppError::Unavailable {
+        reason: "The server works on as many requests as it can.".into(),
+        retry_after_s: limits::RETRY_AFTER_S.into(),
+    })
+}
+
+fn admit(
+    app: &App,
+    operation: Operation,
+    request: &Request,
+    ip: Option<IpAddr>,
+    standing: &mut Option<Standing>,
+) -> Result<(Caller, Reach), AppError> {
     // A browser cannot set headers of a WebSocket.
     let ticket = if operation == Operation::WebSocket { request.uri().query().and_then(ws::ticket_of) } else { None };
     let caller = match ticket.and_then(|ticket| app.tickets.redeem(ticket, ip, Instant::now())) {
         Some(caller) => caller,
-        None => authenticate(app, request.headers(), ip)?,
+        None => authenticate(app, request.headers(), ip, standing)?,
     };
-    app.keys.take_token(&caller).map_err(|retry_after_s| AppError::RateLimited { retry_after_s })?;
+    *standing = app.keys.take_token(&caller);
+    if let Some(retry_after_s) = standing.and_then(|standing| standing.retry_after_s) {
+        return Err(AppError::RateLimited { retry_after_s });
+    }
     match decide(operation, caller.role) {
         Decision::Deny => {
             Err(AppError::Forbidden(format!("A key with the role {} may not do this.", caller.role.as_str())))
@@ -88,7 +117,12 @@ fn admit(app: &App, operation: Operation, request: &Request, ip: Option<IpAddr>)
 
 /// Accepts a key. A valid key passes however many invalid ones its address has sent: behind one
 /// address there may be a whole lab, and one wrong script must not lock it out.
-fn authenticate(app: &App, headers: &HeaderMap, ip: Option<IpAddr>) -> Result<Caller, AppError> {
+fn authenticate(
+    app: &App,
+    headers: &HeaderMap,
+    ip: Option<IpAddr>,
+    standing: &mut Option<Standing>,
+) -> Result<Caller, AppError> {
     let given = headers.get(KEY_HEADER).and_then(|v| v.to_str().ok());
     let refused = match given.map(|key| (key, app.keys.verify(key, ip))) {
         Some((_, Ok(caller))) => {
@@ -110,7 +144,10 @@ fn authenticate(app: &App, headers: &HeaderMap, ip: Option<IpAddr>) -> Result<Ca
         app.auth_audit.refused(refused.map(|(_, why)| why), id.as_ref(), ip);
     }
     match (refusal.retry_after_s, refused) {
-        (Some(retry_after_s), _) => Err(AppError::RateLimited { retry_after_s }),
+        (Some(retry_after_s), _) => {
+            *standing = Some(Standing::of_address(max, retry_after_s));
+            Err(AppError::RateLimited { retry_after_s })
+        }
         (None, None) => Err(AppError::Unauthorized("This needs a key.")),
         (None, Some(_)) => Err(AppError::Unauthorized("The key is not accepted.")),
     }

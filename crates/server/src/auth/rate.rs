@@ -1,12 +1,59 @@
 //! Token buckets: one per key for requests, one counter per address for refused keys.
 
 use crate::{limits, options::Rate};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use std::{
     collections::HashMap,
     net::IpAddr,
     sync::Mutex,
     time::{Duration, Instant},
 };
+
+const POLICY_HEADER: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LIMIT_HEADER: HeaderName = HeaderName::from_static("ratelimit");
+
+/// How a key or an address stands with its limit, for the headers of the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Standing {
+    /// What is limited: `key` or `address`.
+    pub(crate) policy: &'static str,
+    /// Requests that may come at once.
+    pub(crate) quota: u32,
+    /// Time in which all of them come back, seconds.
+    pub(crate) window_s: u64,
+    /// Requests that may come now.
+    pub(crate) remaining: u32,
+    /// Until all of them may, seconds.
+    pub(crate) reset_s: u64,
+    /// Refused: whole seconds until one may come, at least 1.
+    pub(crate) retry_after_s: Option<u64>,
+}
+
+impl Standing {
+    /// Of an address whose keys were refused too often.
+    pub(crate) const fn of_address(max_per_minute: u32, retry_after_s: u64) -> Self {
+        Self {
+            policy: "address",
+            quota: max_per_minute,
+            window_s: WINDOW.as_secs(),
+            remaining: 0,
+            reset_s: retry_after_s,
+            retry_after_s: Some(retry_after_s),
+        }
+    }
+
+    /// Writes `RateLimit-Policy` and `RateLimit`, as the IETF's draft of rate limit headers has them.
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
+        let Self { policy, quota, window_s, remaining, reset_s, .. } = self;
+        let values = [
+            (POLICY_HEADER, format!("\"{policy}\";q={quota};w={window_s}")),
+            (LIMIT_HEADER, format!("\"{policy}\";r={remaining};t={reset_s}")),
+        ];
+        for (name, value) in values {
+            headers.insert(name, HeaderValue::from_str(&value).expect("digits and fixed words are a valid header"));
+        }
+    }
+}
 
 /// A token bucket, filled by time.
 #[derive(Debug)]
@@ -20,21 +67,26 @@ impl Bucket {
         Self { state: Mutex::new((f64::from(rate.burst), Instant::now())) }
     }
 
-    /// Takes one token.
-    ///
-    /// # Errors
-    /// There is none; whole seconds until there is one, at least 1.
-    pub(crate) fn take(&self, rate: Rate, now: Instant) -> Result<(), u64> {
+    /// Takes one token, if there is one.
+    pub(crate) fn take(&self, rate: Rate, now: Instant) -> Standing {
         let mut state = self.state.lock().expect("no code panics while it holds a bucket");
-        let per_second = f64::from(rate.per_second.max(1));
+        let (per_second, burst) = (f64::from(rate.per_second.max(1)), f64::from(rate.burst.max(1)));
         let gained = now.saturating_duration_since(state.1).as_secs_f64() * per_second;
-        state.0 = (state.0 + gained).min(f64::from(rate.burst.max(1)));
+        state.0 = (state.0 + gained).min(burst);
         state.1 = state.1.max(now);
-        if state.0 >= 1.0 {
+        let taken = state.0 >= 1.0;
+        if taken {
             state.0 -= 1.0;
-            return Ok(());
         }
-        Err((((1.0 - state.0) / per_second).ceil() as u64).max(1))
+        let seconds_until = |tokens: f64| ((tokens - state.0) / per_second).ceil() as u64;
+        Standing {
+            policy: "key",
+            quota: rate.burst.max(1),
+            window_s: ((burst / per_second).ceil() as u64).max(1),
+            remaining: state.0 as u32,
+            reset_s: seconds_until(burst),
+            retry_after_s: (!taken).then(|| seconds_until(1.0).max(1)),
+        }
     }
 }
 
@@ -115,11 +167,25 @@ mod tests {
         let rate = Rate { per_second: 10, burst: 3 };
         let bucket = Bucket::full(rate);
         let start = Instant::now();
-        assert_eq!([0; 4].map(|_| bucket.take(rate, start).is_ok()), [true, true, true, false]);
-        assert_eq!(bucket.take(rate, start), Err(1));
-        assert!(bucket.take(rate, start + Duration::from_millis(100)).is_ok());
-        assert!(bucket.take(rate, start + Duration::from_millis(100)).is_err());
-        assert!(bucket.take(rate, start + WINDOW).is_ok());
+        let take = |after_ms| bucket.take(rate, start + Duration::from_millis(after_ms)).retry_after_s;
+        assert_eq!([0; 4].map(take), [None, None, None, Some(1)]);
+        assert_eq!(take(100), None);
+        assert_eq!(take(100), Some(1));
+        assert_eq!(take(60_000), None);
+    }
+
+    #[test]
+    fn a_standing_counts_down_and_says_when_all_is_back() {
+        let rate = Rate { per_second: 1, burst: 3 };
+        let bucket = Bucket::full(rate);
+        let start = Instant::now();
+        let seen = [0; 4].map(|_| {
+            let mut headers = HeaderMap::new();
+            bucket.take(rate, start).write(&mut headers);
+            assert_eq!(headers[POLICY_HEADER], "\"key\";q=3;w=3");
+            headers[LIMIT_HEADER].to_str().unwrap().to_owned()
+        });
+        assert_eq!(seen, ["\"key\";r=2;t=1", "\"key\";r=1;t=2", "\"key\";r=0;t=3", "\"key\";r=0;t=3"]);
     }
 
     #[test]

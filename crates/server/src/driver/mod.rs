@@ -13,12 +13,14 @@ mod ids;
 mod tests;
 mod told;
 mod views;
+mod watched;
 
 pub use command::{
     CancelAnswer, ChangeAnswer, CommandError, JoinAnswer, NewTaskDraft, SessionHandle, Submitted, UsageNow,
 };
 pub use fetchml_scheduler::{ClaimRefusal, Drain, NewReservation, Refusal};
 pub use views::{LiveTasks, TaskChanged};
+pub use watched::TaskWatch;
 
 use crate::limits;
 use clock::Clock;
@@ -156,6 +158,17 @@ impl Driver {
     /// Committed changes of tasks. A slow reader lags and must read the state again.
     pub fn subscribe(&self) -> broadcast::Receiver<TaskChanged> {
         self.views.subscribe()
+    }
+
+    /// Hears of every committed change of one task from now on.
+    pub fn watch(&self, id: TaskId) -> TaskWatch {
+        self.views.watch(id)
+    }
+
+    /// How many tasks somebody waits for.
+    #[cfg(test)]
+    pub(crate) fn tasks_watched(&self) -> usize {
+        self.views.tasks_watched()
     }
 
     /// Submits a task, or all of an array, and answers with the first; durable when this returns.

@@ -1,5 +1,6 @@
 //! What others may see of the driver's state: only what is committed.
 
+use super::watched::{TaskWatch, Watched};
 use fetchml_api::{
     AttemptId, HealthStatus, Reservation, ReservationId, ReservationStatus, SchedulerStatus, TaskId, Worker,
 };
@@ -34,6 +35,7 @@ pub(super) struct Views {
     health: RwLock<(HealthStatus, Option<String>)>,
     incarnation: AtomicU64,
     changes: broadcast::Sender<TaskChanged>,
+    watched: Arc<Watched>,
     fatal: watch::Sender<bool>,
 }
 
@@ -47,6 +49,7 @@ impl Views {
             health: RwLock::new((HealthStatus::Healthy, None)),
             incarnation: AtomicU64::new(0),
             changes: broadcast::channel(crate::limits::TASK_CHANGES).0,
+            watched: Arc::default(),
             fatal: watch::channel(false).0,
         }
     }
@@ -67,6 +70,7 @@ impl Views {
 
     pub(super) fn replace_live(&self, live: LiveTasks) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        self.watched.tell_all();
     }
 
     /// Applies committed changes and tells subscribers.
@@ -84,6 +88,7 @@ impl Views {
                 }
             }
         }
+        self.watched.tell(changed.iter().map(|change| change.task.state.id));
         for change in changed {
             // Fails only when nobody listens.
             let _ = self.changes.send(change);
@@ -92,6 +97,15 @@ impl Views {
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<TaskChanged> {
         self.changes.subscribe()
+    }
+
+    pub(super) fn watch(&self, task: TaskId) -> TaskWatch {
+        self.watched.watch(task)
+    }
+
+    #[cfg(test)]
+    pub(super) fn tasks_watched(&self) -> usize {
+        self.watched.count()
     }
 
     pub(super) fn workers(&self) -> Arc<Vec<Worker>> {

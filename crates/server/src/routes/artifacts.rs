@@ -39,7 +39,7 @@ async fn artifacts(app: &App, task: &str, attempt: Option<AttemptId>) -> Result<
 /// Of its latest attempt that left any, or of the attempt asked for.
 #[utoipa::path(get, path = "/v1/tasks/{taskId}/artifacts",
     params(("taskId" = String, Path, description = "The task"),
-        ("attempt" = Option<String>, Query, description = "Id of an attempt", nullable = false)),
+        ("attempt" = Option<String>, Query, description = "Id of an attempt", format = "uuid", nullable = false)),
     responses((status = 200, description = "The files", body = ArtifactList)))]
 pub(super) async fn list_artifacts(
     State(app): State<Arc<App>>,
@@ -57,7 +57,7 @@ pub(super) async fn list_artifacts(
 #[utoipa::path(get, path = "/v1/tasks/{taskId}/artifacts/{*path}",
     params(("taskId" = String, Path, description = "The task"),
         ("path" = String, Path, description = "Path of the file, with slashes"),
-        ("attempt" = Option<String>, Query, description = "Id of an attempt", nullable = false)),
+        ("attempt" = Option<String>, Query, description = "Id of an attempt", format = "uuid", nullable = false)),
     responses((status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 206, description = "A range of them", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 304, description = "As named in If-None-Match"),

@@ -32,7 +32,7 @@ pub(super) async fn put_blob(
 ) -> Result<StatusCode, AppError> {
     let max_bytes = match caller.role {
         Role::Worker => ARTIFACT_BYTES,
-        Role::Admin | Role::User => SNAPSHOT_FILE_BYTES,
+        Role::Admin | Role::Operator | Role::User | Role::Viewer => SNAPSHOT_FILE_BYTES,
     };
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let refused = if !is_sha256_hex(&sha256) {

@@ -16,7 +16,7 @@ use axum::{
 use fetchml_api::{
     CreateKeyRequest, CreatedKey, KeyId, KeyList, Problem, Role,
     limits::{JSON_BODY_BYTES, NAME_CHARS},
-    validate::{Fields, is_user_id},
+    validate::{Fields, is_plain_line, is_user_id},
 };
 use std::sync::Arc;
 
@@ -67,6 +67,9 @@ fn read(body: serde_json::Value) -> Result<NewKey, Vec<Problem>> {
         Some(text)
     });
     let name = fields.text("name", NAME_CHARS);
+    if name.as_deref().is_some_and(|name| !is_plain_line(name)) {
+        fields.problem("name", "must be one line without characters that control text or its direction");
+    }
     let expires_at = fields.int("expires_days", 1, 3_650).map(|days| wall_clock().plus_seconds(days * DAY_S));
     let read = fields.finish((role, user_id, name, expires_at), false, &[])?;
     let (role, user_id, name, expires_at) = read.request;

@@ -35,10 +35,12 @@ use std::{ops::Range, sync::Arc};
 /// `Last-Event-ID` resumes.
 #[utoipa::path(get, path = "/v1/tasks/{taskId}/logs",
     params(("taskId" = String, Path, description = "The task"),
-        ("attempt" = Option<String>, Query, description = "Id or number of an attempt; default: the latest", nullable = false),
+        ("attempt" = Option<String>, Query, description = "Id or number of an attempt; default: the latest",
+            pattern = r"^([1-9][0-9]{0,8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$", nullable = false),
         ("node" = Option<i32>, Query, description = "Node of the attempt; default 0", minimum = 0, nullable = false),
         ("follow" = Option<bool>, Query, description = "Stream until the task ends", nullable = false),
-        ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event", nullable = false)),
+        ("Last-Event-ID" = Option<String>, Header, description = "Go on after this event",
+            pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}\.[0-9]{1,18}$", nullable = false)),
     responses((status = 200, description = "The bytes, or the stream", content(
             (Vec<u8> = "text/plain"), (String = "text/event-stream"))),
         (status = 206, description = "A range of the bytes", body = Vec<u8>, content_type = "text/plain"),
@@ -50,7 +52,7 @@ pub(super) async fn read_log(
     mut query: Query,
     headers: HeaderMap,
 ) -> Result<Response, AppError> {
-    let node = query.int("node", 0..=i64::from(u32::MAX)).unwrap_or(0) as u32;
+    let node = query.int("node", 0..=i64::from(i32::MAX)).unwrap_or(0) as u32;
     let follow = query.flag("follow");
     let wanted = Wanted::read(&mut query);
     query.finish()?;

@@ -25,7 +25,8 @@ use std::{ops::RangeInclusive, sync::Arc};
 /// All series of one answer share 100,000 points.
 #[utoipa::path(get, path = "/v1/tasks/{taskId}/metrics",
     params(("taskId" = String, Path, description = "The task"),
-        ("attempt" = Option<String>, Query, description = "Id or number of an attempt; default: the latest", nullable = false),
+        ("attempt" = Option<String>, Query, description = "Id or number of an attempt; default: the latest",
+            pattern = r"^([1-9][0-9]{0,8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$", nullable = false),
         ("node" = Option<i32>, Query, description = "Node of the attempt; default 0", minimum = 0, nullable = false),
         ("names" = Option<String>, Query, description = "Only series of these names, separated by commas, or a JSON array of them; samples have names too, such as system.cpu_percent", nullable = false),
         ("from_step" = Option<f64>, Query, description = "Only lines of this step or later ones; samples are not chosen by it", nullable = false),
@@ -38,7 +39,7 @@ pub(super) async fn show_metrics(
     mut query: Query,
 ) -> Result<Json<TaskMetrics>, AppError> {
     let attempt = Wanted::read(&mut query);
-    let node = query.int("node", 0..=i64::from(u32::MAX)).unwrap_or(0) as u32;
+    let node = query.int("node", 0..=i64::from(i32::MAX)).unwrap_or(0) as u32;
     let points = query.int("points", METRICS_POINTS).unwrap_or(METRICS_POINTS_DEFAULT) as usize;
     let wanted = MetricsQuery { names: names(&mut query), steps: steps(&mut query), points };
     query.finish()?;

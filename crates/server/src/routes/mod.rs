@@ -22,6 +22,7 @@ mod snapshots;
 mod tasks;
 mod usage;
 mod webhooks;
+mod whoami;
 mod ws;
 
 pub(crate) use snapshots::hash_of;
@@ -91,6 +92,7 @@ fn route(operation: Operation) -> Route {
         Operation::ReservationList => routes!(scheduler::reservations::list_reservations),
         Operation::ReservationCreate => routes!(scheduler::reservations::create_reservation),
         Operation::ReservationRelease => routes!(scheduler::reservations::release_reservation),
+        Operation::Whoami => routes!(whoami::whoami),
         Operation::KeyList => routes!(keys::list_keys),
         Operation::KeyCreate => routes!(keys::create_key),
         Operation::KeyRevoke => routes!(keys::revoke_key),

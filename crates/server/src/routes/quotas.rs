@@ -93,8 +93,8 @@ fn info(scope: QuotaScope, source: QuotaSource, quota: Quota) -> QuotaInfo {
 fn read_scope(scope: &str, name: &str) -> Result<QuotaScope, AppError> {
     match scope {
         "roles" => match name.parse() {
-            Ok(role @ (Role::Admin | Role::User)) => Ok(QuotaScope::Role(role)),
-            Ok(Role::Worker) | Err(_) => Err(AppError::not_found("role that submits tasks")),
+            Ok(role) if Role::submits(role) => Ok(QuotaScope::Role(role)),
+            Ok(_) | Err(_) => Err(AppError::not_found("role that submits tasks")),
         },
         "users" if is_user_id(name) => Ok(QuotaScope::User(name.to_owned())),
         "users" => Err(AppError::not_found("user")),

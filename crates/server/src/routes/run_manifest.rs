@@ -27,7 +27,8 @@ use std::{collections::BTreeMap, sync::Arc};
 /// equal manifests are equal bytes. The header `ETag` holds their SHA-256.
 #[utoipa::path(get, path = "/v1/tasks/{taskId}/manifest",
     params(("taskId" = String, Path, description = "The task"),
-        ("attempt" = Option<String>, Query, description = "Id or number of an attempt; default: the latest", nullable = false)),
+        ("attempt" = Option<String>, Query, description = "Id or number of an attempt; default: the latest",
+            pattern = r"^([1-9][0-9]{0,8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$", nullable = false)),
     responses((status = 200, description = "The manifest", body = RunManifest)))]
 pub(super) async fn show_run_manifest(
     State(app): State<Arc<App>>,
@@ -49,7 +50,7 @@ pub(super) async fn show_run_manifest(
         files_deleted_at: app.store.collected(task.spec.id).await?.map(|deleted| deleted.at),
     };
     let mut manifest = facts.manifest();
-    if caller.user_id != task.spec.user_id {
+    if !caller.sees_env_of(&task.spec.user_id) {
         for values in [&mut manifest.spec.env, &mut manifest.seeds] {
             for value in values.values_mut() {
                 "***".clone_into(value);

@@ -100,7 +100,7 @@ impl Session<'_> {
             }
             Some(Ok(message)) => message,
         };
-        if self.heard.take(limits::WS_MESSAGES, Instant::now()).is_err() {
+        if self.heard.take(limits::WS_MESSAGES, Instant::now()).retry_after_s.is_some() {
             return Err(Some((close_code::POLICY, "too many messages")));
         }
         let text = match message {

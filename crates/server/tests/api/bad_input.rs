@@ -197,14 +197,23 @@ pub(crate) async fn query_parameters() {
         "plugin_configs=[]",
         "user_id=%00",
         "job_name=%ff",
+        "created_after=yesterday",
+        "created_before=2026-01-01",
+        "metadata.lr=1&metadata.lr=2",
+        "metadata.lr=%00",
     ] {
         let error = admin.get(&format!("/v1/tasks?{query}")).await.error(400, ErrorCode::BadRequest);
         assert_eq!(error.details.len(), 1, "{query}");
     }
     let error = admin.get("/v1/tasks?limit=x&offset=y&status=z").await.error(400, ErrorCode::BadRequest);
     assert_eq!(error.details.len(), 3);
+    let many: Vec<String> = (0..65).map(|n| format!("metadata.k{n}=v")).collect();
+    admin.get(&format!("/v1/tasks?{}", many.join("&"))).await.error(400, ErrorCode::BadRequest);
     let task = admin.submit(&small()).await;
     let id = task["id"].as_str().unwrap();
+    for query in ["wait=x", "wait=-1s", "wait=61s", "wait=1m", "wait=", "known=done", "wait=1s&wait=2s"] {
+        admin.get(&format!("/v1/tasks/{id}?{query}")).await.error(400, ErrorCode::BadRequest);
+    }
     for path in [
         "logs?node=x",
         "logs?node=-1",

@@ -3,7 +3,7 @@
 
 use crate::{
     arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, experiments, gc, health, keys,
-    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, webhooks, ws,
+    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, webhooks, whoami, ws,
 };
 use fetchml_server::Operation;
 
@@ -30,7 +30,7 @@ fn cases(operation: Operation) -> Cases {
             Cases { bad_input: Some(bad_input::every_field_of_a_task), ..plain(tasks::create::is_stored_and_shown) }
         }
         O::TaskShow => {
-            Cases { missing: Some(auth::unknown_ids_are_404), ..plain(tasks::show::shows_output_and_hides_env) }
+            all(tasks::show::shows_output_and_hides_env, auth::unknown_ids_are_404, bad_input::query_parameters)
         }
         O::TaskDelete => all(
             tasks::delete::ends_a_queued_task,
@@ -123,6 +123,7 @@ fn cases(operation: Operation) -> Cases {
             missing: Some(auth::unknown_ids_are_404),
             ..plain(scheduler::reservations::are_released_by_their_owner_and_by_who_may)
         },
+        O::Whoami => plain(whoami::says_who_the_key_makes_its_sender),
         O::KeyList => plain(keys::are_made_listed_and_revoked),
         O::KeyCreate => {
             Cases { bad_input: Some(bad_input::every_field_of_a_key), ..plain(keys::are_made_listed_and_revoked) }

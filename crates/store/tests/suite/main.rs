@@ -116,6 +116,7 @@ on_both![
     secrets::only_an_attempt_that_has_not_started_is_given_values,
     secrets::a_value_is_gone_with_the_last_that_has_it,
     tasks::lists_filter_page_and_count,
+    tasks::lists_filter_by_time_and_metadata,
     tasks::hidden_tasks_are_gone_from_reads,
     tasks::queue_counts_know_since_when,
     tasks::arrays_are_found_by_their_tasks,

@@ -29,6 +29,13 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP TABLE delivery",
+    "DROP TABLE webhook",
+    "DROP INDEX task_by_creation",
+    "DROP TABLE idempotency",
+    "DROP INDEX task_by_experiment",
+    "ALTER TABLE task DROP COLUMN experiment_id",
+    "DROP TABLE experiment",
     "ALTER TABLE attempt DROP COLUMN preempted_for",
     "DROP INDEX task_by_array",
     "ALTER TABLE task DROP COLUMN blocked",

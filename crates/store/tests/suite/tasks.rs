@@ -50,6 +50,50 @@ pub(crate) async fn lists_filter_page_and_count(fixture: Fixture) {
     }
 }
 
+pub(crate) async fn lists_filter_by_time_and_metadata(fixture: Fixture) {
+    let odd = "a\"b.c$[0] ü\\";
+    let with = |n, entries: &[(&str, &str)]| {
+        let mut spec = spec(n, ["ann", "bob"][n as usize % 2], "x");
+        spec.metadata = entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Write::TaskInsert(Arc::new(spec), queued(n))
+    };
+    let tasks = [
+        with(0, &[]),
+        with(1, &[("lr", "0.1")]),
+        with(2, &[("lr", "0.1"), ("model", "x")]),
+        with(3, &[("lr", "1"), (odd, odd)]),
+        with(4, &[("model", "0.1"), ("x", "lr")]),
+    ];
+    fixture.store.commit(tasks.into()).await.unwrap();
+    let all = TaskFilter { limit: 10, ..TaskFilter::default() };
+    let by = |entries: &[(&str, &str)]| TaskFilter {
+        metadata: entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..all.clone()
+    };
+    assert_page(&fixture, &by(&[("lr", "0.1")]), &[2, 1], 2).await;
+    assert_page(&fixture, &by(&[("lr", "0.1"), ("model", "x")]), &[2], 1).await;
+    assert_page(&fixture, &by(&[(odd, odd)]), &[3], 1).await;
+    for none in
+        [("lr", "x"), ("LR", "0.1"), ("lr", ""), ("", ""), ("\0", "\0"), ("$.lr", "0.1"), ("lr' OR 1=1 --", "1")]
+    {
+        assert_page(&fixture, &by(&[none]), &[], 0).await;
+    }
+    // The task n was created n microseconds after NOW.
+    let time = |after: Option<i64>, before: Option<i64>| TaskFilter {
+        created_after: after.map(|at| Micros(NOW.0 + at)),
+        created_before: before.map(|at| Micros(NOW.0 + at)),
+        ..all.clone()
+    };
+    assert_page(&fixture, &time(Some(2), None), &[4, 3], 2).await;
+    assert_page(&fixture, &time(None, Some(2)), &[1, 0], 2).await;
+    assert_page(&fixture, &time(Some(0), Some(3)), &[2, 1], 2).await;
+    assert_page(&fixture, &time(Some(3), Some(2)), &[], 0).await;
+    let narrow = TaskFilter { before: Some(task_id(3)), limit: 1, offset: 1, ..time(Some(-1), None) };
+    assert_page(&fixture, &narrow, &[1], 5).await;
+    let both = TaskFilter { user_id: Some("bob".into()), ..time(Some(0), Some(3)) };
+    assert_page(&fixture, &TaskFilter { metadata: by(&[("lr", "0.1")]).metadata, ..both }, &[1], 1).await;
+}
+
 async fn assert_page(fixture: &Fixture, filter: &TaskFilter, want: &[u64], total: usize) {
     let (page, counted) = fixture.store.tasks(filter).await.unwrap();
     let ids: Vec<_> = page.iter().map(|task| task.state.id).collect();

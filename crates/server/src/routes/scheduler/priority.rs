@@ -50,7 +50,7 @@ pub(in crate::routes) async fn set_priority(
             hint: Some("Submit it again with another priority.".into()),
         }),
         ChangeAnswer::Refused(Refusal::Priority { limit }) => {
-            Err(AppError::Forbidden(format!("Your priorities go up to {limit}; an admin may go higher.")))
+            Err(AppError::Forbidden(format!("Your priorities go up to {limit}; an operator or admin may go higher.")))
         }
         ChangeAnswer::Refused(refusal) => Err(AppError::internal(format!("a priority was refused: {refusal:?}"))),
     }

@@ -1,23 +1,28 @@
 //! `GET /v1/tasks`.
 
 use super::task_view;
-use crate::{app::App, auth::Caller, error::AppError, query::Query};
+use crate::{app::App, auth::Caller, error::AppError, limits, query::Query};
 use axum::{Extension, Json, extract::State};
 use fetchml_api::{
     TaskList, TaskListQuery, TaskStatus,
-    limits::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX},
+    limits::{LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, METADATA_ENTRIES},
 };
 use fetchml_store::TaskFilter;
 use std::sync::Arc;
+use tokio::time::timeout;
+
+const AN_INSTANT: &str = "an instant such as 2026-01-31T12:00:00Z (a + in it must be sent as %2B)";
 
 /// Tasks, newest first
 ///
-/// `total` counts all matches. `output` is left out. Filters for what no task can have yet match nothing.
+/// `total` counts all matches. `output` is left out. Filters for what no task can have yet match nothing. With
+/// `metadata.KEY=VALUE`, up to 64 times, only tasks whose metadata has these entries. Deep pages are found at once by
+/// `after`, the last id of the page before; an `offset` is counted off.
 #[utoipa::path(get, path = "/v1/tasks",
     params(TaskListQuery,
         ("plugin_configs" = Option<String>, Query, description = "JSON object: only tasks that configure all the named plugins", nullable = false),
         ("node_count" = Option<i32>, Query, description = "Only tasks with this many nodes", minimum = 1, nullable = false),
-        ("reservation_id" = Option<String>, Query, description = "Only tasks of this reservation", nullable = false)),
+        ("reservation_id" = Option<String>, Query, description = "Only tasks of this reservation", format = "uuid", nullable = false)),
     responses((status = 200, description = "A page", body = TaskList)))]
 pub(crate) async fn list_tasks(
     State(app): State<Arc<App>>,
@@ -35,6 +40,9 @@ pub(crate) async fn list_tasks(
         reservation: None,
         experiment: query.parsed("experiment_id", "the id of an experiment"),
         array: query.parsed("array_id", "the id of an array"),
+        created_after: query.parsed("created_after", AN_INSTANT),
+        created_before: query.parsed("created_before", AN_INSTANT),
+        metadata: query.texts_below("metadata.", METADATA_ENTRIES),
         before: query.parsed("after", "the id of a task"),
         offset,
         limit,
@@ -52,6 +60,16 @@ pub(crate) async fn list_tasks(
         }
     }
     query.finish()?;
+    // Every task may have to be read for it: others need the store meanwhile.
+    let _turn = if filter.metadata.is_empty() {
+        None
+    } else {
+        let turn = timeout(limits::SCAN_WAIT, app.scans.acquire()).await;
+        Some(turn.map_err(|_| AppError::Unavailable {
+            reason: "Others are looking through the metadata of tasks.".into(),
+            retry_after_s: u64::from(limits::RETRY_AFTER_S),
+        })?)
+    };
     let (tasks, total) = if possible { app.store.tasks(&filter).await? } else { (Vec::new(), 0) };
     let (now, aging) = (app.driver.now(), app.driver.aging_interval_s());
     let tasks = tasks.iter().map(|task| task_view(task, &caller, now, aging)).collect();

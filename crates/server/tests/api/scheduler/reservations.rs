@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const ALL: &str = "/v1/scheduler/reservations";
 
 /// A worker with so many H100.
-async fn worker(server: &TestServer, count: u32) -> LinkWorker {
+pub(crate) async fn worker(server: &TestServer, count: u32) -> LinkWorker {
     let mut worker = LinkWorker::connect(server).await;
     let gpus = (0..count).map(|index| Gpu {
         index,

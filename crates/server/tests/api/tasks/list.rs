@@ -41,3 +41,28 @@ pub(crate) async fn pages_from_the_newest() {
         assert!(list["tasks"][0].get("output").is_none());
     }
 }
+
+#[tokio::test]
+async fn finds_tasks_by_metadata_and_time() {
+    let server = TestServer::start().await;
+    let ada = server.user("ada").await;
+    let submit =
+        async |metadata: Value| ada.submit(&json!({"job_name": "a", "args": "true", "metadata": metadata})).await;
+    let first = submit(json!({"lr": "0.1", "the model": "x+y"})).await;
+    let second = submit(json!({"lr": "0.1"})).await;
+    submit(json!({})).await;
+    let found = async |query: &str| {
+        let list = ada.get(&format!("/v1/tasks?{query}")).await.expect(200).json();
+        let ids: Vec<Value> = list["tasks"].as_array().unwrap().iter().map(|task| task["id"].clone()).collect();
+        assert_eq!(list["total"], ids.len());
+        ids
+    };
+    assert_eq!(found("metadata.lr=0.1").await, [second["id"].clone(), first["id"].clone()]);
+    assert_eq!(found("metadata.lr=0.1&metadata.the+model=x%2By").await, [first["id"].clone()]);
+    assert!(found("metadata.lr=0.2").await.is_empty() && found("metadata.=").await.is_empty());
+    let (at, later) = (first["created_at"].as_str().unwrap(), second["created_at"].as_str().unwrap());
+    assert!(found(&format!("created_before={at}")).await.is_empty());
+    assert_eq!(found(&format!("created_before={later}")).await, [first["id"].clone()]);
+    assert_eq!(found(&format!("created_after={at}&metadata.lr=0.1")).await, [second["id"].clone()]);
+    assert_eq!(found("created_after=2020-01-01T00:00:00%2B02:00").await.len(), 3);
+}

@@ -14,7 +14,7 @@ use crate::{
     options::Options,
     retention::Collector,
     secrets::Secrets,
-    webhooks::Webhooks,
+    outbox::Outbox,
     ws::Tickets,
 };
 use fetchml_api::{AuditDraft, AuditKind};
@@ -52,7 +52,7 @@ pub struct App {
     /// Cancelled when the server stops: streams and sessions end.
     pub stop: CancellationToken,
     pub(crate) tickets: Tickets,
-    pub(crate) webhooks: Webhooks,
+    pub(crate) outbox: Outbox,
     pub(crate) manifests: Semaphore,
     /// Places of requests that are worked on.
     pub(crate) requests: Semaphore,
@@ -78,7 +78,7 @@ impl App {
             collector,
             stop,
             secrets,
-            webhooks,
+            outbox,
         } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let requests = Semaphore::new(options.requests_at_once);
@@ -101,7 +101,7 @@ impl App {
             options,
             stop,
             tickets: Tickets::default(),
-            webhooks,
+            outbox,
             manifests,
             requests,
             scans,
@@ -140,7 +140,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     pub(crate) collector: Collector,
     pub(crate) secrets: Secrets,
-    pub(crate) webhooks: Webhooks,
+    pub(crate) outbox: Outbox,
     pub(crate) stop: CancellationToken,
 }
 

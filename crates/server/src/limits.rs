@@ -114,20 +114,28 @@ pub const WEBHOOKS_PER_USER: usize = 20;
 pub const WEBHOOKS_MAX: usize = 1_000;
 /// Most events that a request for a webhook names, repeated ones included.
 pub const WEBHOOK_EVENTS_MAX: usize = 32;
-/// Requests to webhooks at the same time; the others wait.
-pub const WEBHOOKS_AT_ONCE: usize = 16;
+/// Deliveries at the same time, to all and of one user; the others wait, in the database.
+pub const DELIVERIES_AT_ONCE: usize = 64;
+/// See [`DELIVERIES_AT_ONCE`]: whoever keeps deliveries waiting keeps those of others waiting the less.
+pub const DELIVERIES_OF_USER_AT_ONCE: usize = 4;
 /// Longest wait for a connection to a webhook.
 pub const WEBHOOK_CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Longest wait for its answer.
+/// Longest wait for its answer, the connection included.
 pub const WEBHOOK_ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Pause after the first failure to deliver; twice as long after each one more.
-pub const WEBHOOK_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Pause after the first failure to deliver; about twice as long after each one more.
+pub const DELIVERY_RETRY_FIRST: Duration = Duration::from_secs(2);
 /// Longest such pause.
-pub const WEBHOOK_RETRY_LONGEST: Duration = Duration::from_mins(30);
-/// Changes of others that a webhook passes over before its place is stored.
-pub const WEBHOOK_PLACE_STORED_AFTER: u64 = 1_000;
-/// How often its place is stored when it passed over any: well within the time for which changes are kept.
-pub const WEBHOOK_PLACE_STORED_EVERY: Duration = Duration::from_hours(1);
+pub const DELIVERY_RETRY_LONGEST: Duration = Duration::from_hours(2);
+/// Attempts to deliver, 18 hours with the pauses above, after which it is given up.
+pub const DELIVERY_ATTEMPTS_MAX: u32 = 20;
+/// Age after which no attempt follows one that failed, seconds: what waited behind others is not tried as long again.
+pub const DELIVERY_AGE_MAX_S: i64 = 24 * 3_600;
+/// Pause before what the store refused is tried again.
+pub const OUTBOX_STORE_PAUSE: Duration = Duration::from_secs(1);
+/// Changes that nobody is told of before the outbox stores that it has seen them.
+pub const OUTBOX_PLACE_STORED_AFTER: u64 = 1_000;
+/// How often it does so when it passed over any: well within the time for which changes are kept.
+pub const OUTBOX_PLACE_STORED_EVERY: Duration = Duration::from_hours(1);
 
 /// Files this process may have open.
 pub fn open_files_max() -> usize {

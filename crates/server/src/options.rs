@@ -45,6 +45,8 @@ pub struct Options {
     pub ws: WsTimes,
     /// Networks that webhooks may lie in, beside the public one.
     pub webhook_allow_net: Vec<IpNet>,
+    /// How patient deliveries to webhooks are.
+    pub deliveries: DeliveryTimes,
 }
 
 impl Options {
@@ -70,6 +72,7 @@ impl Options {
             retention: Retention::default(),
             ws: WsTimes::default(),
             webhook_allow_net: Vec::new(),
+            deliveries: DeliveryTimes::default(),
         }
     }
 }
@@ -127,6 +130,30 @@ impl Default for WsTimes {
             ping_every: limits::WS_PING_EVERY,
             pong_within: limits::WS_PONG_WITHIN,
             taken_within: limits::WS_TAKEN_WITHIN,
+        }
+    }
+}
+
+/// How often, and how long, something is tried to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeliveryTimes {
+    /// Pause after the first failure; about twice as long after each one more.
+    pub retry_first: Duration,
+    /// Longest such pause.
+    pub retry_longest: Duration,
+    /// Attempts after which it is given up.
+    pub attempts_max: u32,
+    /// Longest wait for an answer.
+    pub answer_within: Duration,
+}
+
+impl Default for DeliveryTimes {
+    fn default() -> Self {
+        Self {
+            retry_first: limits::DELIVERY_RETRY_FIRST,
+            retry_longest: limits::DELIVERY_RETRY_LONGEST,
+            attempts_max: limits::DELIVERY_ATTEMPTS_MAX,
+            answer_within: limits::WEBHOOK_ANSWER_WITHIN,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     retention::{Collector, Shelves},
     routes,
     secrets::Secrets,
-    webhooks::Webhooks,
+    outbox::Outbox,
 };
 use fetchml_api::Role;
 use fetchml_store::{Location, Store, StoreError};
@@ -116,7 +116,7 @@ impl Server {
 
         let store = open_store(&options, &data_dir).await?;
         let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
-        let webhooks = Webhooks::new(data_dir.pepper()?, &options.webhook_allow_net);
+        let outbox = Outbox::new(&options.webhook_allow_net, options.deliveries);
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
         let local_worker_key = local_worker_key(&data_dir, &keys).await?;
@@ -161,11 +161,11 @@ impl Server {
             metrics,
             collector,
             secrets,
-            webhooks,
+            outbox,
             stop: stop.clone(),
         };
         let app = App::new(parts, options, document.into());
-        Webhooks::start(&app).await?;
+        Outbox::start(&app).await?;
         let finisher = link::start_finisher(&app);
         let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));

@@ -143,7 +143,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 61] = [
         Self::Health,
         Self::Document,
         Self::TaskList,
@@ -314,8 +314,12 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::Operator | Role::User | Role::Viewer => Allow,
             Role::Worker => Deny,
         },
-        O::DatasetCreate | O::ExperimentCreate | O::ReservationCreate | O::TaskCreate | O::SnapshotCreate => match role
-        {
+        O::DatasetCreate
+        | O::ExperimentCreate
+        | O::ReservationCreate
+        | O::TaskCreate
+        | O::SnapshotCreate
+        | O::WebhookCreate => match role {
             Role::Admin | Role::Operator | Role::User => Allow,
             Role::Viewer | Role::Worker => Deny,
         },
@@ -334,7 +338,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::User => Own,
             Role::Viewer | Role::Worker => Deny,
         },
-        O::DatasetDelete => match role {
+        // Whoever runs the server can stop what is sent from it, and must see whose it is.
+        O::DatasetDelete | O::WebhookList | O::WebhookDelete => match role {
             Role::Admin => Allow,
             Role::Operator | Role::User => Own,
             Role::Viewer | Role::Worker => Deny,

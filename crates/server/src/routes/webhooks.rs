@@ -2,57 +2,69 @@
 
 use crate::{
     app::App,
-    auth::{Caller, Reach},
+    auth::{Caller, Decision, Reach},
     error::AppError,
     limits,
-    query::PathText,
+    outbox::Outbox,
+    query::{PathText, Query},
     request::read_json_body,
-    webhooks::Webhooks,
 };
 use axum::{
     Extension, Json,
     extract::{Request, State},
-    http::StatusCode,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
 };
 use fetchml_api::{
     CreateWebhookRequest, CreatedWebhook, Problem, WebhookId, WebhookList,
     limits::{JSON_BODY_BYTES, WEBHOOK_URL_CHARS},
-    validate::Fields,
+    validate::{Fields, Read},
 };
 use std::sync::Arc;
 
-/// Own webhooks
-#[utoipa::path(get, path = "/v1/webhooks", tag = "Webhooks",
-    responses((status = 200, description = "The webhooks, and how far each is", body = WebhookList)))]
+/// Webhooks, and how far each is
+///
+/// One's own. Admins see all, without the paths of the URLs of others, which are often as good as passwords.
+#[utoipa::path(get, path = "/v1/webhooks", responses(
+    (status = 200, description = "The webhooks, in the order in which they were made", body = WebhookList)))]
 pub(super) async fn list_webhooks(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    Extension(Reach(reach)): Extension<Reach>,
 ) -> Result<Json<WebhookList>, AppError> {
-    Ok(Json(WebhookList { webhooks: app.store.webhooks(Some(&caller.user_id)).await? }))
+    let whose = (reach != Decision::Allow).then_some(caller.user_id.as_str());
+    Ok(Json(WebhookList { webhooks: Outbox::list(&app, &caller, whose).await? }))
 }
 
 /// Makes a webhook
 ///
-/// Each event of an own task that it names is sent to its URL, in order, signed, at least once, and again and again
-/// until it is answered with 2xx. The secret that signs is in this answer and cannot be shown again.
-#[utoipa::path(post, path = "/v1/webhooks", tag = "Webhooks", request_body = CreateWebhookRequest, responses(
+/// Each event of an own task that it names is sent to its URL, in order, signed as Standard Webhooks has it, at least
+/// once, until it is answered with 2xx or given up after 20 attempts. The secret that signs is in this answer and cannot
+/// be shown again.
+#[utoipa::path(post, path = "/v1/webhooks", request_body = CreateWebhookRequest,
+    params(("strict" = Option<bool>, Query, description = "Refuse unknown fields", nullable = false)), responses(
     (status = 201, description = "The webhook and its secret", body = CreatedWebhook),
     (status = 409, description = "There are too many", body = fetchml_api::ErrorResponse)))]
 pub(super) async fn create_webhook(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    mut query: Query,
     request: Request,
-) -> Result<(StatusCode, Json<CreatedWebhook>), AppError> {
+) -> Result<Response, AppError> {
     let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
+    let strict = query.flag("strict");
+    query.finish()?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
-    let wanted = read(&app.webhooks, body).map_err(AppError::Invalid)?;
-    Ok((StatusCode::CREATED, Json(Webhooks::create(&app, &caller, wanted).await?)))
+    let Read { request, warnings } = read(&app.outbox, body, strict).map_err(AppError::Invalid)?;
+    let (webhook, secret) = Outbox::create(&app, &caller, request).await?;
+    let made = (StatusCode::CREATED, Json(CreatedWebhook { secret, webhook, warnings }));
+    Ok(([(header::CACHE_CONTROL, "no-store")], made).into_response())
 }
 
 /// Deletes a webhook
 ///
-/// Nothing more is sent to it. For its owner, and for admins.
-#[utoipa::path(delete, path = "/v1/webhooks/{webhookId}", tag = "Webhooks",
+/// Nothing more is sent to it, also not what waits. For its owner, and for admins.
+#[utoipa::path(delete, path = "/v1/webhooks/{webhookId}",
     params(("webhookId" = String, Path, description = "The webhook")),
     responses((status = 204, description = "It is deleted")))]
 pub(super) async fn delete_webhook(
@@ -65,18 +77,19 @@ pub(super) async fn delete_webhook(
     let id: WebhookId = id.parse().map_err(|_| unknown())?;
     let known = app.store.webhook(id).await?.ok_or_else(unknown)?;
     reach.check_owner(&caller, &known.user_id)?;
-    app.webhooks.delete(&app, &caller, id).await?;
+    Outbox::delete(&app, &caller, &known).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn read(webhooks: &Webhooks, body: serde_json::Value) -> Result<CreateWebhookRequest, Vec<Problem>> {
+fn read(outbox: &Outbox, body: serde_json::Value, strict: bool) -> Result<Read<CreateWebhookRequest>, Vec<Problem>> {
     let mut fields = Fields::new(body)?;
-    let url = fields.required("url", |f, name| f.text(name, WEBHOOK_URL_CHARS));
-    if !url.is_empty()
-        && let Some(problem) = webhooks.url_problem(&url)
-    {
-        fields.problem("url", problem);
-    }
+    let url = fields.required("url", |f, name| {
+        let url = f.text(name, WEBHOOK_URL_CHARS)?;
+        if let Some(problem) = outbox.url_problem(&url) {
+            f.problem(name, problem);
+        }
+        Some(url)
+    });
     let mut events = Vec::new();
     for (i, name) in fields.names("events", limits::WEBHOOK_EVENTS_MAX).into_iter().enumerate() {
         match name.parse() {
@@ -84,6 +97,5 @@ fn read(webhooks: &Webhooks, body: serde_json::Value) -> Result<CreateWebhookReq
             Err(problem) => fields.problem(format!("events[{i}]"), problem),
         }
     }
-    let read = fields.finish(CreateWebhookRequest { url, events }, true, &[&["url", "events"]])?;
-    Ok(read.request)
+    fields.finish(CreateWebhookRequest { url, events }, strict, &[&["url", "events"]])
 }

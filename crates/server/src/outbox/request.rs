@@ -2,6 +2,7 @@
 //! followed, and answers are not read. What the server alone can reach is kept from users.
 
 use crate::limits;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fetchml_api::address;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use ipnet::IpNet;
@@ -14,32 +15,31 @@ use std::{
     error::Error,
     net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
-use tokio::sync::Semaphore;
 
 /// Sends requests to webhooks.
-pub(super) struct Outgoing {
+pub(super) struct Requests {
     allowed: Arc<[IpNet]>,
+    answer_within: Duration,
     /// Without TLS: reading the system's certificates takes time, and may fail.
     plain: OnceLock<Client>,
     secure: OnceLock<Client>,
-    at_once: Semaphore,
 }
 
-/// What is sent.
-pub(super) struct Delivery<'a> {
+/// What is sent, as Standard Webhooks has it.
+pub(super) struct Message<'a> {
     pub(super) url: &'a str,
+    /// The same each time that it is sent.
     pub(super) id: String,
-    pub(super) event: &'static str,
-    pub(super) body: String,
-    pub(super) secret: &'a str,
+    pub(super) body: &'a str,
+    pub(super) key: &'a [u8],
     pub(super) at_s: i64,
 }
 
-impl Outgoing {
-    pub(super) fn new(allowed: &[IpNet]) -> Self {
-        let at_once = Semaphore::new(limits::WEBHOOKS_AT_ONCE);
-        Self { allowed: allowed.into(), plain: OnceLock::new(), secure: OnceLock::new(), at_once }
+impl Requests {
+    pub(super) fn new(allowed: &[IpNet], answer_within: Duration) -> Self {
+        Self { allowed: allowed.into(), answer_within, plain: OnceLock::new(), secure: OnceLock::new() }
     }
 
     /// What is wrong with a URL, as far as can be said without asking anybody.
@@ -64,21 +64,20 @@ impl Outgoing {
         Ok(url)
     }
 
-    /// Sends one request. Answered with 2xx, it is delivered.
+    /// Sends one request. Answered with 2xx, it is told.
     ///
     /// # Errors
     /// Why it is not, without anything of the answer but its status.
-    pub(super) async fn send(&self, delivery: &Delivery<'_>) -> Result<(), String> {
-        let url = self.checked(delivery.url).map_err(|why| format!("the URL {why}"))?;
+    pub(super) async fn send(&self, message: &Message<'_>) -> Result<(), String> {
+        let url = self.checked(message.url).map_err(|why| format!("the URL {why}"))?;
         let client = self.client_for(&url)?;
-        let _place = self.at_once.acquire().await.expect("the semaphore is never closed");
         let request = client
             .post(url)
             .header("content-type", "application/json")
-            .header("fetchml-event", delivery.event)
-            .header("fetchml-delivery", &delivery.id)
-            .header("fetchml-signature", signature(delivery))
-            .body(delivery.body.clone());
+            .header("webhook-id", &message.id)
+            .header("webhook-timestamp", message.at_s)
+            .header("webhook-signature", signature(message))
+            .body(message.body.to_owned());
         let answer = request.send().await.map_err(|error| words(&error))?;
         if answer.status().is_success() { Ok(()) } else { Err(format!("it answered {}", answer.status().as_u16())) }
     }
@@ -92,7 +91,7 @@ impl Outgoing {
         let builder = Client::builder()
             .user_agent(concat!("fetchml/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits::WEBHOOK_CONNECT_WITHIN)
-            .timeout(limits::WEBHOOK_ANSWER_WITHIN)
+            .timeout(self.answer_within)
             .redirect(reqwest::redirect::Policy::none())
             // A proxy would resolve names by itself.
             .no_proxy()
@@ -124,11 +123,12 @@ impl Resolve for CheckedNames {
     }
 }
 
-/// `t=<seconds>,v1=<hex>`: HMAC-SHA-256 of `<seconds>.<body>`.
-fn signature(delivery: &Delivery<'_>) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(delivery.secret.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(format!("{}.{}", delivery.at_s, delivery.body).as_bytes());
-    format!("t={},v1={}", delivery.at_s, hex::encode(mac.finalize().into_bytes()))
+/// `v1,<base64>`: HMAC-SHA-256 of `<id>.<seconds>.<body>`.
+fn signature(message: &Message<'_>) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(message.key).expect("HMAC takes keys of any length");
+    mac.update(format!("{}.{}.", message.id, message.at_s).as_bytes());
+    mac.update(message.body.as_bytes());
+    format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
 /// Why a request failed: an address that was refused, or what kind of failure it was.
@@ -146,5 +146,24 @@ fn words(error: &reqwest::Error) -> String {
         "cannot connect".into()
     } else {
         "the request failed".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of the Standard Webhooks specification's own libraries.
+    #[test]
+    fn requests_are_signed_as_standard_webhooks_has_it() {
+        let key = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let message = Message {
+            url: "",
+            id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(),
+            body: r#"{"test": 2432232314}"#,
+            key: &key,
+            at_s: 1_614_265_330,
+        };
+        assert_eq!(signature(&message), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 }

@@ -38,6 +38,8 @@ pub(crate) const PREEMPT_SERVICE: &str = "FETCHML_PREEMPT_SERVICE";
 pub(crate) const PREEMPT_COOLDOWN: &str = "FETCHML_PREEMPT_COOLDOWN";
 /// Allows plain HTTP off loopback.
 pub(crate) const ALLOW_PLAIN_HTTP: &str = "FETCHML_ALLOW_PLAIN_HTTP";
+/// Networks that webhooks may lie in.
+pub(crate) const WEBHOOK_ALLOW_NET: &str = "FETCHML_WEBHOOK_ALLOW_NET";
 /// Days that the files of ended tasks are kept.
 pub(crate) const RETENTION_DAYS: &str = "FETCHML_RETENTION_DAYS";
 /// Days that ended tasks are kept.

@@ -40,6 +40,9 @@ pub(super) struct ServingFlags {
     /// Days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever [env: FETCHML_RETENTION_DAYS] [default: 90]
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
+    /// Network that webhooks may lie in though it is not public, such as 10.0.0.0/8; may be repeated [env: FETCHML_WEBHOOK_ALLOW_NET] [default: none]
+    #[arg(long, value_name = "CIDR")]
+    webhook_allow_net: Vec<String>,
     /// Allow plain HTTP on an address that other machines can reach [env: FETCHML_ALLOW_PLAIN_HTTP]
     #[arg(long, action = ArgAction::SetTrue)]
     allow_plain_http: bool,
@@ -49,6 +52,7 @@ impl ServingFlags {
     pub(super) fn flags(&self) -> Flags {
         let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
         let rate_limits = self.rate_limits.map(|switch| if switch == Switch::On { "on" } else { "off" });
+        let nets = (!self.webhook_allow_net.is_empty()).then(|| self.webhook_allow_net.join(","));
         Flags::default()
             .set("server.data_dir", "--data-dir", data_dir)
             .set("server.listen", "--listen", self.listen.clone())
@@ -57,6 +61,7 @@ impl ServingFlags {
             .set("server.lost_after_s", "--lost-after", self.lost_after)
             .set("server.aging_interval_s", "--aging-interval", self.aging_interval)
             .set("server.retention_days", "--retention-days", self.retention_days)
+            .set("server.webhook_allow_net", "--webhook-allow-net", nets)
             .set("server.allow_plain_http", "--allow-plain-http", self.allow_plain_http.then_some(true))
     }
 }

@@ -1,5 +1,6 @@
 //! What `up`, `serve` and `worker` share: the runtime, the log, signals, and the profile.
 
+use super::dataset_sources;
 use crate::{
     environment,
     failure::Failure,
@@ -103,6 +104,7 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         allow_plain_http: settings.allow_plain_http,
         log_rules: settings.log_rules.clone(),
         retention: settings.retention(),
+        webhook_allow_net: dataset_sources::nets("--webhook-allow-net", settings.webhook_allow_net.as_ref())?,
         ..Options::new(&settings.data_dir)
     };
     Server::start(options).await.map_err(|error| match error {

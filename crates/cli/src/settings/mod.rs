@@ -58,6 +58,8 @@ pub(crate) struct ServerSettings {
     pub(crate) preempt_cooldown_s: u32,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
+    /// Networks of webhooks beside the public one, `,` between.
+    pub(crate) webhook_allow_net: Option<String>,
     /// Rules on the lines of logs: a list of its own in the file.
     #[serde(skip)]
     pub(crate) log_rules: Vec<LogRule>,

@@ -64,6 +64,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     setting("server.allow_plain_http", env::ALLOW_PLAIN_HTTP, Kind::Boolean, "allow plain HTTP off loopback"),
     setting(
+        "server.webhook_allow_net",
+        env::WEBHOOK_ALLOW_NET,
+        Kind::Text,
+        "networks of webhooks beside the public one, comma between",
+    ),
+    setting(
         "server.retention_days",
         env::RETENTION_DAYS,
         Kind::Integer,

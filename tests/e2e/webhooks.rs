@@ -115,7 +115,9 @@ async fn no_event_is_lost_by_kill_9() {
     lab.output(&["webhooks", "create", &receiver.url, "--event", "task.queued"]).await;
     let mut acknowledged = Vec::new();
     // After the commit of what is to be told, and between telling and the note of it.
-    for (round, place) in ["outbox.written:1", "outbox.told:1", "outbox.written:3", "outbox.told:4"].into_iter().enumerate() {
+    for (round, place) in
+        ["outbox.written:1", "outbox.told:1", "outbox.written:3", "outbox.told:4"].into_iter().enumerate()
+    {
         lab.kill_server();
         let hits = lab.path(&format!("hits-{round}"));
         lab.start_next_with("serve", VARIABLE, format!("{place}:{}", hits.display()));

@@ -1,8 +1,6 @@
 //! Webhooks: URLs of users that hear of their tasks.
 
-use crate::{
-    Micros, Task, TaskId, TaskStatus, WebhookId, failure::Failure, ids::ExperimentId, secret::SecretText,
-};
+use crate::{Micros, Task, TaskId, TaskStatus, WebhookId, failure::Failure, ids::ExperimentId, secret::SecretText};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use utoipa::ToSchema;

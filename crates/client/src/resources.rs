@@ -8,11 +8,12 @@ use crate::{
 };
 use fetchml_api::{
     ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateDatasetRequest,
-    CreateExperimentRequest, CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreateWebhookRequest, CreatedKey, CreatedWebhook, DatasetList,
-    EditExperimentRequest, Experiment, ExperimentId, ExperimentStatus, Explanation, GcReport, GcStatus, HealthResponse,
-    KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope,
-    RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo, SecretList, SecretText,
-    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, TaskStatus, UsageReport, Webhook, WebhookId, WebhookList, Whoami, Worker, WorkerId,
+    CreateExperimentRequest, CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreateWebhookRequest,
+    CreatedKey, CreatedWebhook, DatasetList, EditExperimentRequest, Experiment, ExperimentId, ExperimentStatus,
+    Explanation, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest,
+    QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope, RegisteredDataset, Reservation, ReservationId, RunManifest,
+    SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList,
+    TaskListQuery, TaskStatus, UsageReport, Webhook, WebhookId, WebhookList, Whoami, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;

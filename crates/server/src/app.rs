@@ -12,9 +12,9 @@ use crate::{
     logs::Logs,
     metrics::Metrics,
     options::Options,
+    outbox::Outbox,
     retention::Collector,
     secrets::Secrets,
-    outbox::Outbox,
     ws::Tickets,
 };
 use fetchml_api::{AuditDraft, AuditKind};

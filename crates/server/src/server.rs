@@ -13,10 +13,10 @@ use crate::{
     metrics::Metrics,
     openapi,
     options::Options,
+    outbox::Outbox,
     retention::{Collector, Shelves},
     routes,
     secrets::Secrets,
-    outbox::Outbox,
 };
 use fetchml_api::Role;
 use fetchml_store::{Location, Store, StoreError};

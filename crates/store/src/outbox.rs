@@ -90,7 +90,8 @@ const LANE_DELETE: &str = "DELETE FROM delivery WHERE lane = $1";
 const WEBHOOK_GET: &str =
     "SELECT id, user_id, url, events, created_at, since, key_version, sealed FROM webhook WHERE id = $1";
 
-const WEBHOOKS: &str = "SELECT id, user_id, url, events, created_at, since, key_version, sealed FROM webhook ORDER BY id";
+const WEBHOOKS: &str =
+    "SELECT id, user_id, url, events, created_at, since, key_version, sealed FROM webhook ORDER BY id";
 
 const DELIVERY_PUT: &str = "INSERT INTO delivery (lane, seq, user_id, event, body, created_at, attempts, next_at, \
     failed_at, error) SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS TEXT), CAST($4 AS TEXT), \
@@ -144,7 +145,8 @@ impl Prepared {
     }
 
     fn delivery_put(&mut self, delivery: Delivery) -> Result<(), StoreError> {
-        let Delivery { lane, seq, user_id, event, body, created_at, attempts, next_at, failed_at: _, error: _ } = delivery;
+        let Delivery { lane, seq, user_id, event, body, created_at, attempts, next_at, failed_at: _, error: _ } =
+            delivery;
         self.saw(created_at.0);
         let lane = Value::text(lane)?;
         let full = format!("{} waited already", limits::LANE_WAITING);

@@ -17,8 +17,10 @@ use std::path::Path;
 /// The server sends a signed request when a task of yours ends, or whenever it changes, and again until it is
 /// answered with 2xx.
 #[derive(Args, Debug)]
-#[command(before_long_help = "Examples:\n  fetchml webhooks create https://example.org/hooks/fetchml > webhook.secret\n  \
-        fetchml webhooks list")]
+#[command(
+    before_long_help = "Examples:\n  fetchml webhooks create https://example.org/hooks/fetchml > webhook.secret\n  \
+        fetchml webhooks list"
+)]
 pub(crate) struct Webhooks {
     #[command(subcommand)]
     command: WebhooksCommand,
@@ -35,11 +37,14 @@ enum WebhooksCommand {
 
 /// Make a webhook and print the secret that its requests are signed with, once
 #[derive(Args, Debug)]
-#[command(before_long_help = "Examples:\n  fetchml webhooks create https://example.org/hooks/fetchml > webhook.secret\n  \
-        fetchml webhooks create https://example.org/hooks --event task.running --event task.failed")]
+#[command(
+    before_long_help = "Examples:\n  fetchml webhooks create https://example.org/hooks/fetchml > webhook.secret\n  \
+        fetchml webhooks create https://example.org/hooks --event task.running --event task.failed"
+)]
 struct Create {
     /// Where requests are sent: https:// or http://
-    url: String,
+    #[arg(value_name = "URL")]
+    target: String,
     /// What it hears of; may be repeated: task.queued, task.preparing, task.running, task.collecting, task.completed, task.failed [default: task.completed, task.failed]
     #[arg(long = "event", value_name = "EVENT")]
     events: Vec<WebhookEvent>,
@@ -87,7 +92,7 @@ impl Webhooks {
 
 impl Create {
     async fn run(self, config: Option<&Path>) -> anyhow::Result<()> {
-        let request = CreateWebhookRequest { url: self.url, events: self.events };
+        let request = CreateWebhookRequest { url: self.target, events: self.events };
         let made = self.server.session(config)?.client.webhook_create(&request).await?;
         if self.json {
             return terminal::print_json(&made);
@@ -164,8 +169,9 @@ fn pick(ids: impl Iterator<Item = WebhookId>, text: &str) -> Result<WebhookId, F
     let mut found = ids.filter(has_part);
     match (found.next(), found.next()) {
         (Some(id), None) => Ok(id),
-        (None, _) => Err(Failure::new(format!("no webhook has an id like {text:?}"))
-            .hint("`fetchml webhooks list` lists them")),
+        (None, _) => {
+            Err(Failure::new(format!("no webhook has an id like {text:?}")).hint("`fetchml webhooks list` lists them"))
+        }
         (Some(one), Some(other)) => Err(Failure::usage(format!("several webhooks are meant by {text:?}"))
             .hint(format!("give the whole id of one, such as {one} or {other}"))),
     }

@@ -7,10 +7,10 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::post,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fetchml_api::{ErrorCode, Webhook, WebhookList, link::Outcome};
 use fetchml_server::Options;
 use fetchml_testkit::{CheckedClient, DEADLINE, Database, TestServer, eventually};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use std::{

@@ -33,15 +33,17 @@ pub(super) fn new(
 
 /// Tells until nothing waits.
 pub(super) async fn run(app: Arc<App>, lane: String, user: String, awake: Arc<Notify>) {
-    let of = Lane { app: &app, lane, user, awake: &awake };
+    let of = Lane { app: &app, name: lane, user, awake: &awake };
     loop {
         match of.step().await {
-            Ok(true) => {}
-            Ok(false) if app.outbox.sleeps(&of.lane, &awake) => return,
-            Ok(false) => {}
+            Ok(waits) => {
+                if !waits && app.outbox.sleeps(&of.name, &awake) {
+                    return;
+                }
+            }
             // What was told and could not be marked so is told again: at least once.
             Err(error) => {
-                tracing::warn!(%error, lane = of.lane, "what was told, or is to be, is not known to the store");
+                tracing::warn!(%error, lane = of.name, "what was told, or is to be, is not known to the store");
                 sleep(limits::OUTBOX_STORE_PAUSE).await;
             }
         }
@@ -50,7 +52,7 @@ pub(super) async fn run(app: Arc<App>, lane: String, user: String, awake: Arc<No
 
 struct Lane<'a> {
     app: &'a Arc<App>,
-    lane: String,
+    name: String,
     user: String,
     awake: &'a Notify,
 }
@@ -58,7 +60,7 @@ struct Lane<'a> {
 impl Lane<'_> {
     /// Makes an attempt, or waits for the time of the next; whether anything waits.
     async fn step(&self) -> Result<bool, StoreError> {
-        let Some(next) = self.app.store.delivery_next(&self.lane).await? else { return Ok(false) };
+        let Some(next) = self.app.store.delivery_next(&self.name).await? else { return Ok(false) };
         let left = Duration::from_micros(next.next_at.since(wall_clock()).max(0).unsigned_abs());
         if !left.is_zero() {
             // Not for long, whatever the wall clock does meanwhile.
@@ -83,7 +85,7 @@ impl Lane<'_> {
     async fn tell(&self, delivery: &Delivery) -> Result<(), Untold> {
         let _place = self.app.outbox.places.take(&self.user).await;
         // Looked up with the place: it may be no more, and its user's keys too.
-        let Some(hook) = self.app.outbox.hooks.of_lane(&self.user, &self.lane) else {
+        let Some(hook) = self.app.outbox.hooks.of_lane(&self.user, &self.name) else {
             return Err(Untold::Nobody(OutboxWrite::Done { lane: delivery.lane.clone(), seq: delivery.seq }));
         };
         let Hook { record, key: Some(key) } = &*hook else {

@@ -162,12 +162,12 @@ async fn hear_of_own_tasks(database: Database) {
 
 #[tokio::test]
 pub(crate) async fn hear_of_own_tasks_signed() {
-    hear_of_own_tasks(Database::Sqlite).await;
+    Box::pin(hear_of_own_tasks(Database::Sqlite)).await;
 }
 
 #[tokio::test]
 async fn hear_of_own_tasks_on_postgres() {
-    hear_of_own_tasks(Database::Postgres).await;
+    Box::pin(hear_of_own_tasks(Database::Postgres)).await;
 }
 
 #[tokio::test]

@@ -99,6 +99,8 @@ async fn start_on(database: Database) -> TestServer {
         options.webhook_allow_net = vec!["127.0.0.0/8".parse().unwrap()];
         options.deliveries.retry_first = Duration::from_millis(1);
         options.deliveries.attempts_max = 4;
+        // Who waits for a silent one waits longer than any test.
+        options.deliveries.answer_within = 10 * DEADLINE;
     };
     TestServer::start_with(database, change).await
 }

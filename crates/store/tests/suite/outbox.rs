@@ -60,7 +60,7 @@ pub(crate) async fn webhooks_read_back_and_are_deleted_with_what_waits(fixture: 
     write(store, [put(&lane_a, 1), put(&lane_b, 1)]).await;
     for _ in 0..2 {
         write(store, [OutboxWrite::WebhookDelete(a.id)]).await;
-        assert_eq!(store.webhooks().await.unwrap(), [b.clone()]);
+        assert_eq!(store.webhooks().await.unwrap(), std::slice::from_ref(&b));
         assert_eq!(store.lanes().await.unwrap(), [(lane_b.clone(), "ann".to_owned())]);
     }
     assert_eq!(store.delivery_next(&lane_a).await.unwrap(), None);

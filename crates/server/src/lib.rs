@@ -37,5 +37,6 @@ pub use data_dir::DataDirError;
 pub use log_rules::{LogRule, LogRulesError};
 pub use openapi::openapi;
 pub use options::{DeliveryTimes, Options, Rate, RateLimits, WsTimes};
+pub use outbox::MailSettings;
 pub use retention::Retention;
 pub use server::{AdminKey, Server, StartError};

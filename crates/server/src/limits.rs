@@ -122,6 +122,14 @@ pub const DELIVERIES_OF_USER_AT_ONCE: usize = 4;
 pub const WEBHOOK_CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Longest wait for its answer, the connection included.
 pub const WEBHOOK_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Longest wait for one step of handing a mail over, and for all of them.
+pub const MAIL_STEP_WITHIN: Duration = Duration::from_secs(20);
+/// See [`MAIL_STEP_WITHIN`].
+pub const MAIL_WITHIN: Duration = Duration::from_mins(1);
+/// Mails that are handed over at the same time; the others wait.
+pub const MAILS_AT_ONCE: usize = 4;
+/// Arrays that are remembered so that their mail is not sent twice.
+pub const ARRAYS_TOLD: usize = 1_024;
 /// Pause after the first failure to deliver; about twice as long after each one more.
 pub const DELIVERY_RETRY_FIRST: Duration = Duration::from_secs(2);
 /// Longest such pause.

@@ -1,6 +1,6 @@
 //! What a server is started with.
 
-use crate::{driver::Preemption, limits, log_rules::LogRule, retention::Retention};
+use crate::{driver::Preemption, limits, log_rules::LogRule, outbox::MailSettings, retention::Retention};
 use fetchml_api::{Quota, QuotaScope, Role};
 use ipnet::IpNet;
 use std::{
@@ -45,7 +45,9 @@ pub struct Options {
     pub ws: WsTimes,
     /// Networks that webhooks may lie in, beside the public one.
     pub webhook_allow_net: Vec<IpNet>,
-    /// How patient deliveries to webhooks are.
+    /// Where mail is handed to; none: no mail is sent.
+    pub mail: Option<MailSettings>,
+    /// How patient deliveries to webhooks and of mail are.
     pub deliveries: DeliveryTimes,
 }
 
@@ -72,6 +74,7 @@ impl Options {
             retention: Retention::default(),
             ws: WsTimes::default(),
             webhook_allow_net: Vec::new(),
+            mail: None,
             deliveries: DeliveryTimes::default(),
         }
     }

@@ -57,6 +57,9 @@ pub enum StartError {
     /// Rules on log lines that cannot be used.
     #[error("{0}")]
     LogRules(#[from] LogRulesError),
+    /// Mail cannot be sent as asked for.
+    #[error("{0}")]
+    Mail(String),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -116,7 +119,7 @@ impl Server {
 
         let store = open_store(&options, &data_dir).await?;
         let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
-        let outbox = Outbox::new(&options.webhook_allow_net, options.deliveries);
+        let outbox = Outbox::new(&options).map_err(StartError::Mail)?;
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
         let local_worker_key = local_worker_key(&data_dir, &keys).await?;

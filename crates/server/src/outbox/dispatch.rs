@@ -1,15 +1,19 @@
 //! Looks at each change once, in order, and puts what is to be told of it into the outbox.
 
-use super::lane;
+use super::{lane, mail::Letter};
 use crate::{
     app::App,
     auth::wall_clock,
-    changes::{After, Change},
+    changes::{After, Change, MailWish},
     limits,
 };
-use fetchml_api::{Task, TaskNotice, WebhookEvent, WebhookMessage};
+use fetchml_api::{NotifyOn, Task, TaskId, TaskNotice, WebhookEvent, WebhookMessage};
 use fetchml_store::{Delivery, OutboxWrite, StoreError, Write};
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
 use tokio::time::{sleep, timeout};
 
 /// Name of the durable place in `meta`: number of the last change that was looked at.
@@ -32,8 +36,11 @@ fn place_put(place: u64) -> Write {
 
 /// Looks until its future is dropped or the server ends.
 pub(super) async fn run(app: Arc<App>, place: u64) {
-    Dispatch { app: &app, place, stored: place, stored_when: Instant::now() }.run().await;
+    Dispatch { app: &app, place, stored: place, stored_when: Instant::now(), arrays_told: VecDeque::new() }.run().await;
 }
+
+/// A user, and a letter about a task of that user.
+type Addressed = (String, Letter);
 
 struct Dispatch<'a> {
     app: &'a Arc<App>,
@@ -42,6 +49,8 @@ struct Dispatch<'a> {
     /// The place that is durable, and since when.
     stored: u64,
     stored_when: Instant,
+    /// Arrays whose mail was written lately.
+    arrays_told: VecDeque<TaskId>,
 }
 
 impl Dispatch<'_> {
@@ -70,7 +79,8 @@ impl Dispatch<'_> {
     /// The place moves with what was found before it, in one transaction: a restart loses nothing, and finds nothing
     /// twice.
     async fn look(&mut self, rows: &[Arc<Change>]) -> Result<(), StoreError> {
-        let deliveries: Vec<Delivery> = rows.iter().flat_map(|change| self.told_of(change)).collect();
+        let mut deliveries: Vec<Delivery> = rows.iter().flat_map(|change| self.told_of(change)).collect();
+        deliveries.extend(self.mail_about(rows).await?);
         let place = rows.last().map_or(self.place, |change| change.row.sequence);
         let passed = place.saturating_sub(self.stored);
         let is_old = passed > 0 && self.stored_when.elapsed() >= limits::OUTBOX_PLACE_STORED_EVERY;
@@ -107,6 +117,64 @@ impl Dispatch<'_> {
         let body = serde_json::to_string(&message).expect("it has only string keys and finite numbers");
         let delivery = |lane| lane::new(lane, message.data.user_id.clone(), seq, event, body.clone(), timestamp);
         hooks.iter().map(|hook| delivery(hook.record.id.to_string())).collect()
+    }
+
+    /// Mail about these changes; about an array once, when it is over. It is asked at its last change only.
+    async fn mail_about(&mut self, rows: &[Arc<Change>]) -> Result<Vec<Delivery>, StoreError> {
+        let (mut letters, mut asked) = (Vec::new(), HashSet::new());
+        if self.app.outbox.mailer.is_none() {
+            return Ok(letters);
+        }
+        for change in rows.iter().rev() {
+            let (Some(about), Some(wish)) = (&change.task, &change.mail) else { continue };
+            let Some(what) = NotifyOn::of(about.status) else { continue };
+            let letter = match wish.array {
+                None if wish.on.contains(&what) => self.letter_of_task(about.id, what, change).await?,
+                Some(array) if about.status.is_terminal() && asked.insert(array) => {
+                    self.letter_of_array(about.id, array, wish).await?
+                }
+                _ => None,
+            };
+            let Some((user, letter)) = letter else { continue };
+            let body = serde_json::to_string(&letter).expect("it has only string keys");
+            let event = WebhookEvent::from(about.status);
+            letters.push(lane::new(lane::of_mail(&user), user, change.row.sequence, event, body, wall_clock()));
+        }
+        Ok(letters)
+    }
+
+    async fn letter_of_task(&self, id: TaskId, what: NotifyOn, change: &Change) -> Result<Option<Addressed>, StoreError> {
+        let Some(stored) = self.app.store.task(id).await? else { return Ok(None) };
+        let (Some(notify), Ok(task)) = (&stored.spec.notify, serde_json::from_str::<Task>(&change.row.body)) else {
+            return Ok(None);
+        };
+        let notice = TaskNotice::of(task, change.row.sequence);
+        Ok(Some((stored.spec.user_id.clone(), Letter::of_task(notify.email.clone(), &notice, what))))
+    }
+
+    async fn letter_of_array(
+        &mut self,
+        id: TaskId,
+        array: TaskId,
+        wish: &MailWish,
+    ) -> Result<Option<Addressed>, StoreError> {
+        if self.arrays_told.contains(&array) {
+            return Ok(None);
+        }
+        let (Some(found), Some(stored)) = (self.app.store.array(array).await?, self.app.store.task(id).await?) else {
+            return Ok(None);
+        };
+        let what = if found.counts.is_well { NotifyOn::Completed } else { NotifyOn::Failed };
+        let Some(notify) = stored.spec.notify.as_ref().filter(|_| found.counts.is_over && wish.on.contains(&what)) else {
+            return Ok(None);
+        };
+        self.arrays_told.push_back(array);
+        if self.arrays_told.len() > limits::ARRAYS_TOLD {
+            self.arrays_told.pop_front();
+        }
+        let spec = &stored.spec;
+        let letter = Letter::of_array(notify.email.clone(), array, &spec.job_name, &spec.user_id, &found.counts);
+        Ok(Some((spec.user_id.clone(), letter)))
     }
 
     /// The changes that come next are not kept any more.

@@ -1,12 +1,24 @@
 //! One lane: tells what waits in it, in order, each until it is told or given up. What follows one that fails waits
 //! with it: who does not answer is not asked by all at once.
 
-use super::{hooks::Hook, request::Message};
+use super::{
+    hooks::Hook,
+    mail::{Letter, Unsent},
+    request::Message,
+};
 use crate::{app::App, auth::wall_clock, jitter::jittered, limits};
 use fetchml_api::{Micros, WebhookEvent, time::SECOND};
 use fetchml_store::{Delivery, OutboxWrite, StoreError, Write};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::sleep};
+
+/// How the lanes of mail begin; a user follows.
+const MAIL_LANE: &str = "mail/";
+
+/// The lane of a user's mail.
+pub(super) fn of_mail(user: &str) -> String {
+    format!("{MAIL_LANE}{user}")
+}
 
 /// Something to be told, as it is put into the outbox.
 pub(super) fn new(
@@ -77,12 +89,16 @@ impl Lane<'_> {
             Err(Untold::Never(why)) => OutboxWrite::Attempted(given_up(next, why)),
             Err(Untold::Nobody(gone)) => gone,
         };
+        self.log(&write);
         fetchml_failpoint::reach("outbox.told");
         self.app.store.commit(vec![Write::Outbox(write)]).await?;
         Ok(true)
     }
 
     async fn tell(&self, delivery: &Delivery) -> Result<(), Untold> {
+        if self.name.starts_with(MAIL_LANE) {
+            return self.send_mail(delivery).await;
+        }
         let _place = self.app.outbox.places.take(&self.user).await;
         // Looked up with the place: it may be no more, and its user's keys too.
         let Some(hook) = self.app.outbox.hooks.of_lane(&self.user, &self.name) else {
@@ -102,6 +118,29 @@ impl Lane<'_> {
             at_s: wall_clock().0 / SECOND,
         };
         self.app.outbox.requests.send(&message).await.map_err(Untold::Later)
+    }
+
+    /// Webhooks show their users what was given up; nobody else would say so of mail.
+    fn log(&self, write: &OutboxWrite) {
+        if let OutboxWrite::Attempted(Delivery { failed_at: Some(_), error: Some(why), seq, .. }) = write {
+            tracing::warn!(lane = self.name, seq, why, "something could not be told, and is given up");
+        }
+    }
+
+    async fn send_mail(&self, delivery: &Delivery) -> Result<(), Untold> {
+        let Some(mailer) = &self.app.outbox.mailer else {
+            return Err(Untold::Never("this server sends no mail any more".into()));
+        };
+        let letter: Letter =
+            serde_json::from_str(&delivery.body).map_err(|_| Untold::Never("it cannot be read any more".into()))?;
+        if !mailer.allows(&letter.to) {
+            return Err(Untold::Never("mail may not go to its address any more".into()));
+        }
+        let _place = self.app.outbox.mails.acquire().await.expect("it is never closed");
+        mailer.send(&letter, &format!("fetchml-{}-{}", self.user, delivery.seq)).await.map_err(|unsent| match unsent {
+            Unsent::Later(why) => Untold::Later(why),
+            Unsent::Never(why) => Untold::Never(why),
+        })
     }
 
     fn after_failure(&self, delivery: Delivery, why: String) -> Delivery {

@@ -1,19 +1,22 @@
-//! What is told outside: webhooks hear of the tasks of their users.
+//! What is told outside: webhooks hear of the tasks of their users, and mail is sent about tasks that ask for it.
 //!
 //! The log of changes is looked at once for all ([`dispatch`]), from a durable place; what is to be told goes into the
-//! outbox in the transaction that moves the place. Each webhook is a lane: a task of its own ([`lane`]) tells what waits
+//! outbox in the transaction that moves the place. Each webhook is a lane, and each user's mail: a task of its own ([`lane`]) tells what waits
 //! in it, in order, and ends when nothing does. Nothing waits in memory, and a restart goes on where the store says.
 
 mod dispatch;
 mod hooks;
 mod lane;
+mod mail;
 mod request;
 
-use crate::{app::App, limits, options::DeliveryTimes};
+pub use mail::MailSettings;
+
+use crate::{app::App, limits, options::{DeliveryTimes, Options}};
 use fetchml_store::StoreError;
 use futures_util::FutureExt as _;
 use hooks::Hooks;
-use ipnet::IpNet;
+use mail::Mailer;
 use request::Requests;
 use std::{
     collections::HashMap,
@@ -25,6 +28,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 pub(crate) struct Outbox {
     pub(crate) hooks: Hooks,
     requests: Requests,
+    mailer: Option<Mailer>,
+    /// Places for mail: there is one server for all of it.
+    mails: Semaphore,
     times: DeliveryTimes,
     /// Those in which something waits; notified when there is more.
     lanes: Mutex<HashMap<String, Arc<Notify>>>,
@@ -32,14 +38,19 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(allowed: &[IpNet], times: DeliveryTimes) -> Self {
-        Self {
+    /// # Errors
+    /// TLS to the SMTP server cannot be spoken.
+    pub(crate) fn new(options: &Options) -> Result<Self, String> {
+        let times = options.deliveries;
+        Ok(Self {
             hooks: Hooks::default(),
-            requests: Requests::new(allowed, times.answer_within),
+            requests: Requests::new(&options.webhook_allow_net, times.answer_within),
+            mailer: options.mail.clone().map(Mailer::new).transpose()?,
+            mails: Semaphore::new(limits::MAILS_AT_ONCE),
             times,
             lanes: Mutex::default(),
             places: Places::new(),
-        }
+        })
     }
 
     /// Goes on where the last server ended.

@@ -413,12 +413,9 @@ impl Fields {
     /// Who is told by mail, and of what.
     fn notify(&mut self, name: &str) -> Option<Notify> {
         let value = self.take(name)?;
-        let mut inner = match Self::new(value) {
-            Ok(inner) => inner,
-            Err(_) => {
-                self.problem(name, "must be an object of email and on");
-                return None;
-            }
+        let Ok(mut inner) = Self::new(value) else {
+            self.problem(name, "must be an object of email and on");
+            return None;
         };
         let email = inner.required("email", |f, name| {
             let text = f.text(name, limits::MAIL_ADDRESS_BYTES)?;
@@ -432,7 +429,8 @@ impl Fields {
         for (i, word) in inner.names("on", NotifyOn::WORDS.len()).into_iter().enumerate() {
             match NotifyOn::WORDS.iter().find(|(known, _)| *known == word) {
                 Some((_, event)) => on.push(*event),
-                None => inner.problem(format!("on[{i}]"), format!("must be one of running, completed, failed, got {word:?}")),
+                None => inner
+                    .problem(format!("on[{i}]"), format!("must be one of running, completed, failed, got {word:?}")),
             }
         }
         let problems = match inner.finish((), true, &[&["email", "on"]]) {

@@ -39,6 +39,14 @@ pub(super) async fn run(app: Arc<App>, place: u64) {
     Dispatch { app: &app, place, stored: place, stored_when: Instant::now(), arrays_told: VecDeque::new() }.run().await;
 }
 
+/// What is to be sent about some changes.
+#[derive(Default)]
+struct Mail {
+    letters: Vec<Delivery>,
+    /// The arrays among what is told of.
+    arrays: Vec<TaskId>,
+}
+
 /// A user, and a letter about a task of that user.
 type Addressed = (String, Letter);
 
@@ -80,7 +88,8 @@ impl Dispatch<'_> {
     /// twice.
     async fn look(&mut self, rows: &[Arc<Change>]) -> Result<(), StoreError> {
         let mut deliveries: Vec<Delivery> = rows.iter().flat_map(|change| self.told_of(change)).collect();
-        deliveries.extend(self.mail_about(rows).await?);
+        let mail = self.mail_about(rows).await?;
+        deliveries.extend(mail.letters);
         let place = rows.last().map_or(self.place, |change| change.row.sequence);
         let passed = place.saturating_sub(self.stored);
         let is_old = passed > 0 && self.stored_when.elapsed() >= limits::OUTBOX_PLACE_STORED_EVERY;
@@ -91,6 +100,9 @@ impl Dispatch<'_> {
             fetchml_failpoint::reach("outbox.written");
         }
         self.place = place;
+        self.arrays_told.extend(mail.arrays);
+        let surplus = self.arrays_told.len().saturating_sub(limits::ARRAYS_TOLD);
+        self.arrays_told.drain(..surplus);
         for Delivery { lane, user_id, .. } in deliveries {
             self.app.outbox.wake(self.app, lane, user_id);
         }
@@ -120,10 +132,10 @@ impl Dispatch<'_> {
     }
 
     /// Mail about these changes; about an array once, when it is over. It is asked at its last change only.
-    async fn mail_about(&mut self, rows: &[Arc<Change>]) -> Result<Vec<Delivery>, StoreError> {
-        let (mut letters, mut asked) = (Vec::new(), HashSet::new());
+    async fn mail_about(&self, rows: &[Arc<Change>]) -> Result<Mail, StoreError> {
+        let (mut mail, mut asked) = (Mail::default(), HashSet::new());
         if self.app.outbox.mailer.is_none() {
-            return Ok(letters);
+            return Ok(mail);
         }
         for change in rows.iter().rev() {
             let (Some(about), Some(wish)) = (&change.task, &change.mail) else { continue };
@@ -136,14 +148,20 @@ impl Dispatch<'_> {
                 _ => None,
             };
             let Some((user, letter)) = letter else { continue };
+            mail.arrays.extend(wish.array);
             let body = serde_json::to_string(&letter).expect("it has only string keys");
             let event = WebhookEvent::from(about.status);
-            letters.push(lane::new(lane::of_mail(&user), user, change.row.sequence, event, body, wall_clock()));
+            mail.letters.push(lane::new(lane::of_mail(&user), user, change.row.sequence, event, body, wall_clock()));
         }
-        Ok(letters)
+        Ok(mail)
     }
 
-    async fn letter_of_task(&self, id: TaskId, what: NotifyOn, change: &Change) -> Result<Option<Addressed>, StoreError> {
+    async fn letter_of_task(
+        &self,
+        id: TaskId,
+        what: NotifyOn,
+        change: &Change,
+    ) -> Result<Option<Addressed>, StoreError> {
         let Some(stored) = self.app.store.task(id).await? else { return Ok(None) };
         let (Some(notify), Ok(task)) = (&stored.spec.notify, serde_json::from_str::<Task>(&change.row.body)) else {
             return Ok(None);
@@ -153,7 +171,7 @@ impl Dispatch<'_> {
     }
 
     async fn letter_of_array(
-        &mut self,
+        &self,
         id: TaskId,
         array: TaskId,
         wish: &MailWish,
@@ -165,13 +183,10 @@ impl Dispatch<'_> {
             return Ok(None);
         };
         let what = if found.counts.is_well { NotifyOn::Completed } else { NotifyOn::Failed };
-        let Some(notify) = stored.spec.notify.as_ref().filter(|_| found.counts.is_over && wish.on.contains(&what)) else {
+        let Some(notify) = stored.spec.notify.as_ref().filter(|_| found.counts.is_over && wish.on.contains(&what))
+        else {
             return Ok(None);
         };
-        self.arrays_told.push_back(array);
-        if self.arrays_told.len() > limits::ARRAYS_TOLD {
-            self.arrays_told.pop_front();
-        }
         let spec = &stored.spec;
         let letter = Letter::of_array(notify.email.clone(), array, &spec.job_name, &spec.user_id, &found.counts);
         Ok(Some((spec.user_id.clone(), letter)))

@@ -62,18 +62,31 @@ impl MailSettings {
             ("smtps", None) => Security::Tls,
             ("smtp", None) => Security::StartTls,
             ("smtp", Some("tls=none")) => Security::Plain,
-            _ => return Err("--smtp-url must be smtps://HOST, or smtp://HOST for STARTTLS, or smtp://HOST?tls=none".into()),
+            _ => {
+                return Err(
+                    "--smtp-url must be smtps://HOST, or smtp://HOST for STARTTLS, or smtp://HOST?tls=none".into()
+                );
+            }
         };
         if url.password().is_some() {
-            return Err("--smtp-url must not hold the password, which all processes could read: use --smtp-password-file".into());
+            return Err(
+                "--smtp-url must not hold the password, which all processes could read: use --smtp-password-file"
+                    .into(),
+            );
         }
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or("--smtp-url names no host")?;
         let user = percent_encoding::percent_decode_str(url.username()).decode_utf8_lossy().into_owned();
         let login = match (user.is_empty(), password) {
             (true, None) => None,
             (false, Some(password)) => Some((user, password)),
-            (false, None) => return Err(format!("the password of {user:?} is missing: name its file with --smtp-password-file")),
-            (true, Some(_)) => return Err("there is a password for SMTP, and --smtp-url names no user: write smtps://USER@HOST".into()),
+            (false, None) => {
+                return Err(format!("the password of {user:?} is missing: name its file with --smtp-password-file"));
+            }
+            (true, Some(_)) => {
+                return Err(
+                    "there is a password for SMTP, and --smtp-url names no user: write smtps://USER@HOST".into()
+                );
+            }
         };
         if security == Security::Plain && login.is_some() && !is_loopback(host) {
             return Err("--smtp-url with tls=none would send the password unencrypted: use smtps://".into());
@@ -176,7 +189,7 @@ impl Mailer {
 
 /// 5xx means never, but for what this server itself does wrong: then it is its user's mail all the same.
 fn words(error: &SmtpError) -> Unsent {
-    let code = error.status().map(|code| u16::from(code));
+    let code = error.status().map(u16::from);
     match code {
         Some(code) if error.is_permanent() && !(530..540).contains(&code) => {
             Unsent::Never(format!("the SMTP server refuses it with {code}"))

@@ -12,7 +12,11 @@ mod request;
 
 pub use mail::MailSettings;
 
-use crate::{app::App, limits, options::{DeliveryTimes, Options}};
+use crate::{
+    app::App,
+    limits,
+    options::{DeliveryTimes, Options},
+};
 use fetchml_store::StoreError;
 use futures_util::FutureExt as _;
 use hooks::Hooks;

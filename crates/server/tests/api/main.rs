@@ -20,6 +20,7 @@ mod health;
 mod keys;
 mod life;
 mod logs;
+mod mail;
 mod matrix;
 mod metrics;
 mod queue;

@@ -3,9 +3,9 @@
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
     Dependency, DependencyOn, Earmark, EnforcedLimits, ExperimentId, FailureCause, GrantedGpu, Host, KeyId, KeyRecord,
-    LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, Notify, NotifyOn, OnLost, Provenance, PythonFacts,
-    ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind, SnapshotRecord, Source, TaskId, TaskSpec,
-    TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, Notify, NotifyOn, OnLost, Provenance,
+    PythonFacts, ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind, SnapshotRecord, Source, TaskId,
+    TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};

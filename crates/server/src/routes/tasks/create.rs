@@ -158,7 +158,8 @@ pub(super) fn too_much(request: &CreateTaskRequest, body_bytes: usize) -> Option
 pub(super) async fn missing(app: &App, owner: &str, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
     let mut missing = app.secrets.problems(owner, &request.secrets).await?;
     if let Some(notify) = &request.notify {
-        let no_mail = || "this server sends no mail; whoever runs it can name an SMTP server with --smtp-url".to_owned();
+        let no_mail =
+            || "this server sends no mail; whoever runs it can name an SMTP server with --smtp-url".to_owned();
         let problem = app.options.mail.as_ref().map_or_else(|| Some(no_mail()), |mail| mail.problem(&notify.email));
         missing.extend(problem.map(|problem| Problem::new("notify.email", problem)));
     }

@@ -13,6 +13,7 @@ use crate::{
     logs::Logs,
     metrics::Metrics,
     options::Options,
+    outbox::Outbox,
     retention::Collector,
     secrets::Secrets,
     ws::Tickets,
@@ -54,6 +55,7 @@ pub struct App {
     /// Cancelled when the server stops: streams and sessions end.
     pub stop: CancellationToken,
     pub(crate) tickets: Tickets,
+    pub(crate) outbox: Outbox,
     pub(crate) manifests: Semaphore,
     /// Places of requests that are worked on.
     pub(crate) requests: Semaphore,
@@ -80,6 +82,7 @@ impl App {
             stop,
             secrets,
             instruments,
+            outbox,
         } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let requests = Semaphore::new(options.requests_at_once);
@@ -103,6 +106,7 @@ impl App {
             options,
             stop,
             tickets: Tickets::default(),
+            outbox,
             manifests,
             requests,
             scans,
@@ -154,6 +158,7 @@ pub(crate) struct Parts {
     pub(crate) collector: Collector,
     pub(crate) secrets: Secrets,
     pub(crate) instruments: Arc<Instruments>,
+    pub(crate) outbox: Outbox,
     pub(crate) stop: CancellationToken,
 }
 

@@ -14,6 +14,7 @@ use crate::{
     metrics::Metrics,
     openapi,
     options::Options,
+    outbox::Outbox,
     retention::{Collector, Shelves},
     routes,
     secrets::Secrets,
@@ -57,6 +58,9 @@ pub enum StartError {
     /// Rules on log lines that cannot be used.
     #[error("{0}")]
     LogRules(#[from] LogRulesError),
+    /// Mail cannot be sent as asked for.
+    #[error("{0}")]
+    Mail(String),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -119,6 +123,7 @@ impl Server {
         let measuring = Arc::clone(&instruments);
         store.on_commit(move |measure| measuring.committed(measure));
         let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
+        let outbox = Outbox::new(&options).map_err(StartError::Mail)?;
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
         let local_worker_key = local_worker_key(&data_dir, &keys).await?;
@@ -164,9 +169,11 @@ impl Server {
             collector,
             secrets,
             instruments: Arc::clone(&instruments),
+            outbox,
             stop: stop.clone(),
         };
         let app = App::new(parts, options, document.into());
+        Outbox::start(&app).await?;
         let finisher = link::start_finisher(&app);
         let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));

@@ -386,10 +386,10 @@ fn page(after: u64, limit: u32) -> Vec<Value> {
     vec![Value::Int(i64::try_from(after).unwrap_or(i64::MAX)), limit.min(PAGE_ROWS).into()]
 }
 
-fn one<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+pub(crate) fn one<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     rows.into_iter().next().map(read).transpose()
 }
 
-fn all<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
+pub(crate) fn all<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
     rows.into_iter().map(read).collect()
 }

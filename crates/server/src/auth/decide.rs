@@ -76,6 +76,12 @@ pub enum Operation {
     WebSocket,
     /// `POST /v1/ws-tickets`
     WsTicketCreate,
+    /// `GET /v1/webhooks`
+    WebhookList,
+    /// `POST /v1/webhooks`
+    WebhookCreate,
+    /// `DELETE /v1/webhooks/{webhookId}`
+    WebhookDelete,
     /// `GET /v1/scheduler/reservations`
     ReservationList,
     /// `POST /v1/scheduler/reservations`
@@ -143,7 +149,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 64] = [
         Self::Health,
         Self::Document,
         Self::DocsPage,
@@ -179,6 +185,9 @@ impl Operation {
         Self::JobStream,
         Self::WebSocket,
         Self::WsTicketCreate,
+        Self::WebhookList,
+        Self::WebhookCreate,
+        Self::WebhookDelete,
         Self::ReservationList,
         Self::ReservationCreate,
         Self::ReservationRelease,
@@ -245,6 +254,9 @@ impl Operation {
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
             Self::WebSocket => ("get", "/ws"),
             Self::WsTicketCreate => ("post", "/v1/ws-tickets"),
+            Self::WebhookList => ("get", "/v1/webhooks"),
+            Self::WebhookCreate => ("post", "/v1/webhooks"),
+            Self::WebhookDelete => ("delete", "/v1/webhooks/{webhookId}"),
             Self::ReservationList => ("get", "/v1/scheduler/reservations"),
             Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
             Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
@@ -321,8 +333,12 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::Operator | Role::User | Role::Viewer => Allow,
             Role::Worker => Deny,
         },
-        O::DatasetCreate | O::ExperimentCreate | O::ReservationCreate | O::TaskCreate | O::SnapshotCreate => match role
-        {
+        O::DatasetCreate
+        | O::ExperimentCreate
+        | O::ReservationCreate
+        | O::TaskCreate
+        | O::SnapshotCreate
+        | O::WebhookCreate => match role {
             Role::Admin | Role::Operator | Role::User => Allow,
             Role::Viewer | Role::Worker => Deny,
         },
@@ -341,7 +357,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::User => Own,
             Role::Viewer | Role::Worker => Deny,
         },
-        O::DatasetDelete => match role {
+        // Whoever runs the server can stop what is sent from it, and must see whose it is.
+        O::DatasetDelete | O::WebhookList | O::WebhookDelete => match role {
             Role::Admin => Allow,
             Role::Operator | Role::User => Own,
             Role::Viewer | Role::Worker => Deny,

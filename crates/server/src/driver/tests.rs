@@ -97,6 +97,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             datasets: Vec::new(),
             depends_on: Vec::new(),
             array: None,
+            notify: None,
         },
         priority: 5,
         ip: None,

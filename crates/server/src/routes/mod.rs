@@ -23,6 +23,7 @@ mod server_metrics;
 mod snapshots;
 mod tasks;
 mod usage;
+mod webhooks;
 mod whoami;
 mod ws;
 
@@ -90,6 +91,9 @@ fn route(operation: Operation) -> Route {
         Operation::JobStream => routes!(scheduler::stream::stream_job),
         Operation::WebSocket => routes!(ws::open_web_socket),
         Operation::WsTicketCreate => routes!(ws::create_ws_ticket),
+        Operation::WebhookList => routes!(webhooks::list_webhooks),
+        Operation::WebhookCreate => routes!(webhooks::create_webhook),
+        Operation::WebhookDelete => routes!(webhooks::delete_webhook),
         Operation::ReservationList => routes!(scheduler::reservations::list_reservations),
         Operation::ReservationCreate => routes!(scheduler::reservations::create_reservation),
         Operation::ReservationRelease => routes!(scheduler::reservations::release_reservation),

@@ -4,7 +4,7 @@
 use crate::{
     arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, docs_page, document, experiments, gc,
     health, keys, logs, metrics, queue, quotas, run_manifest, scheduler, secrets, server_metrics, snapshots, tasks,
-    usage, whoami, ws,
+    usage, webhooks, whoami, ws,
 };
 use fetchml_server::Operation;
 
@@ -185,6 +185,14 @@ fn cases(operation: Operation) -> Cases {
         O::WebSocket => {
             Cases { bad_input: Some(ws::what_is_not_allowed_closes_it), ..plain(ws::tells_of_tasks_and_resumes) }
         }
+        O::WebhookList => plain(webhooks::hear_of_own_tasks_signed),
+        O::WebhookCreate => {
+            Cases { bad_input: Some(webhooks::urls_that_may_not_be_asked), ..plain(webhooks::hear_of_own_tasks_signed) }
+        }
+        O::WebhookDelete => Cases {
+            missing: Some(webhooks::unknown_ones_are_404),
+            ..plain(webhooks::belong_to_their_users_and_are_deleted)
+        },
         O::WsTicketCreate => plain(ws::a_ticket_opens_it_once),
         O::WorkerConnect => Cases { bad_input: Some(connect::without_upgrade), ..plain(connect::a_worker_joins) },
     }

@@ -21,6 +21,7 @@ mod health;
 mod keys;
 mod life;
 mod logs;
+mod mail;
 mod matrix;
 mod metrics;
 mod queue;
@@ -34,6 +35,7 @@ mod server_metrics;
 mod snapshots;
 mod tasks;
 mod usage;
+mod webhooks;
 mod whoami;
 mod ws;
 

@@ -7,6 +7,7 @@ mod commit;
 mod counters;
 mod crash;
 mod open;
+mod outbox;
 mod postgres_only;
 mod records;
 mod retention;
@@ -115,6 +116,9 @@ on_both![
     secrets::an_attempt_keeps_the_values_it_was_given,
     secrets::only_an_attempt_that_has_not_started_is_given_values,
     secrets::a_value_is_gone_with_the_last_that_has_it,
+    outbox::webhooks_read_back_and_are_deleted_with_what_waits,
+    outbox::a_lane_gives_what_waits_in_order,
+    outbox::a_full_lane_gives_up_what_comes_and_what_was_given_up_goes,
     tasks::lists_filter_page_and_count,
     tasks::lists_filter_by_time_and_metadata,
     tasks::hidden_tasks_are_gone_from_reads,

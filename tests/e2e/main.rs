@@ -17,6 +17,7 @@
 //! | G6 logs are whole and never block | kills, broken links, lost packets, full disk, garbage, quota | `logs`, `network`, `disk_full` |
 //! | G7 streams go on | kill -9 of the server, readers that hang up anywhere | `streams` |
 //! | G8 no change without its audit event | kill -9 anywhere; the log replayed is the table of tasks | `crash` |
+//! | webhooks hear of everything | kill -9 of the server between any two steps | `webhooks` |
 //! | G10 cancel kills the whole tree | double fork, setsid, SIGTERM ignored | `trees`, `crates/worker/tests/worker/sandbox.rs` |
 //! | G11 gangs start and end as one | any worker's tree or agent killed, by real trainings | `gang` |
 //! | | the same at every step | `crates/scheduler/tests/core/gang.rs` |
@@ -35,6 +36,7 @@ mod containers;
 mod crash;
 mod datasets;
 mod disk_full;
+mod docs_page;
 mod environments;
 mod escape;
 #[path = "../fake_nvml/mod.rs"]
@@ -58,3 +60,4 @@ mod streams;
 mod support;
 mod training;
 mod trees;
+mod webhooks;

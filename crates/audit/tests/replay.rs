@@ -1,5 +1,7 @@
 //! Replaying the events of tasks.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use fetchml_api::{AuditKind, Micros, TaskId, TaskStatus};
 use fetchml_audit::{AuditEvent, Replay, ReplayedTask};
 

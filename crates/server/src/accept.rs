@@ -1,6 +1,6 @@
 //! The accept loop: bounded connections, bounded heads, timeouts, and a graceful end.
 
-use crate::{limits, proxies::TrustedProxies, request::Peer};
+use crate::{instruments::Instruments, limits, proxies::TrustedProxies, request::Peer};
 use axum::Router;
 use futures_util::FutureExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -16,7 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 /// Serves until `stop` is cancelled, then lets open requests end for a bounded time.
-pub(crate) async fn serve(listener: TcpListener, router: Router, proxies: TrustedProxies, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    proxies: TrustedProxies,
+    instruments: Arc<Instruments>,
+    stop: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(limits::connections_max()));
     let proxies = Arc::new(proxies);
     // Every connection holds a sender; when all are gone the receiver ends.
@@ -37,13 +43,14 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, proxies: Truste
             () = stop.cancelled() => break,
         };
         let from = From { peer: peer.ip().to_canonical(), proxies: Arc::clone(&proxies) };
+        let open = instruments.connection();
         let (router, stop, alive) = (router.clone(), stop.clone(), alive.clone());
         tokio::spawn(async move {
             if let Err(error) = prepare(&stream) {
                 tracing::debug!(%error, "a connection could not be set up");
             }
             serve_connection(stream, from, router, stop).await;
-            drop((place, alive));
+            drop((open, place, alive));
         });
     }
     drop((listener, alive));

@@ -35,6 +35,7 @@ mod undrain;
 mod up;
 mod usage;
 mod wait;
+mod webhooks;
 mod whoami;
 mod worker;
 mod workers;
@@ -97,6 +98,7 @@ enum Command {
     Audit(audit::Audit),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
+    Webhooks(webhooks::Webhooks),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -138,6 +140,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Audit(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),
+        Command::Webhooks(command) => client(command.run(config)),
         Command::Config(command) => command.run(config),
         Command::Completions(command) => command.run(),
     }

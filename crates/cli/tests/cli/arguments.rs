@@ -52,6 +52,10 @@ const COMMANDS: &[&[&str]] = &[
     &["keys", "revoke"],
     &["admin"],
     &["admin", "gc"],
+    &["webhooks"],
+    &["webhooks", "create"],
+    &["webhooks", "list"],
+    &["webhooks", "delete"],
     &["config"],
     &["completions"],
 ];
@@ -114,6 +118,7 @@ fn the_list_of_commands() {
       audit         Read and verify the log of who did what (operators and admins)
       admin         Look after the server (admins only)
       secrets       Set, list and delete secret values for your tasks
+      webhooks      Make, list and delete webhooks: URLs that hear of your tasks
       config        Show the settings
       completions   Print a completion script for a shell
 

@@ -2,6 +2,7 @@
 //! costs no more than it must.
 
 use super::*;
+use crate::instruments::Instruments;
 use fetchml_api::{
     Demand, Network, OnLost, SlotKind, TaskSpec, TaskStatus,
     link::{Report, ToWorker},
@@ -35,7 +36,7 @@ impl Bench {
             values: KeyedHash::new(&[7; 32]),
             incarnation_file: dir.path().join("incarnation"),
         };
-        let (driver, task) = Driver::start(store.clone(), settings).await.unwrap();
+        let (driver, task) = Driver::start(store.clone(), settings, Instruments::new()).await.unwrap();
         Self { dir, store, driver, task }
     }
 
@@ -101,6 +102,7 @@ fn draft(job_name: &str) -> NewTaskDraft {
             datasets: Vec::new(),
             depends_on: Vec::new(),
             array: None,
+            notify: None,
         },
         priority: 5,
     }

@@ -20,6 +20,9 @@ fn left_by(operation: Operation) -> Option<Event> {
         // They show what is, and no file of a task but for the end of its log.
         O::Health
         | O::Document
+        | O::DocsPage
+        | O::DocsFile
+        | O::ServerMetrics
         | O::TaskList
         | O::TaskShow
         | O::ArrayShow
@@ -46,6 +49,7 @@ fn left_by(operation: Operation) -> Option<Event> {
         | O::TaskExplain
         | O::UsageShow
         | O::QuotaList
+        | O::WebhookList
         | O::AuditList
         | O::AuditRoot => None,
         O::TaskCreate => event("job_queued", "submit", "tasks/"),
@@ -65,6 +69,8 @@ fn left_by(operation: Operation) -> Option<Event> {
         O::KeyRevoke => event("auth_attempt", "key_revoke", "keys/"),
         O::SnapshotCreate => event("file_access", "snapshot_store", "snapshots/"),
         O::SnapshotRead => event("file_access", "snapshot_read", "snapshots/"),
+        O::WebhookCreate => event("file_access", "webhook_create", "webhooks/"),
+        O::WebhookDelete => event("file_access", "webhook_delete", "webhooks/"),
         O::BlobPut => event("file_access", "blob_store", "blobs/"),
         O::BlobRead => event("file_access", "blob_read", "blobs/"),
         O::SecretPut => event("file_access", "secret_set", "secrets/ada/"),

@@ -33,6 +33,8 @@ const UNDO: &[&str] = &[
     "DROP INDEX audit_by_user",
     "DROP INDEX audit_by_type",
     "DROP INDEX audit_by_resource",
+    "DROP TABLE delivery",
+    "DROP TABLE webhook",
     "DROP INDEX task_by_creation",
     "DROP TABLE idempotency",
     "DROP INDEX task_by_experiment",

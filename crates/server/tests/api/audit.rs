@@ -40,7 +40,7 @@ pub(crate) async fn events_are_filtered_paged_and_can_be_verified_by_hand() {
 
         let about = events(&admin, &format!("resource={task}")).await;
         let actions: Vec<_> = about.iter().map(|event| event["action"].as_str().unwrap()).collect();
-        assert_eq!(actions, ["submit", "start", "complete"]);
+        assert_eq!(actions, ["submit", "assign", "start", "collect", "complete"]);
         let read = events(&admin, "event_type=file_access&user_id=ada").await;
         assert_eq!((read.len(), &read[0]["action"]), (1, &json!("log_read")));
         assert_eq!(read[0]["ip_address"], "127.0.0.1");

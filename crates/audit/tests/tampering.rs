@@ -83,8 +83,7 @@ fn wrong_numbers_are_found() {
                 continue;
             }
             edited[n].sequence = wrong;
-            let number = n as u64 + 1;
-            assert_eq!(first_tampered(&edited), Some(wrong.clamp(1, number)));
+            assert_eq!(first_tampered(&edited), Some(n as u64 + 1));
         }
     }
 }

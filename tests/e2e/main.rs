@@ -16,6 +16,7 @@
 //! | G5 one terminal transition | repeated, reordered, conflicting reports | `crates/server/tests/api/reports.rs` |
 //! | G6 logs are whole and never block | kills, broken links, lost packets, full disk, garbage, quota | `logs`, `network`, `disk_full` |
 //! | G7 streams go on | kill -9 of the server, readers that hang up anywhere | `streams` |
+//! | webhooks hear of everything | kill -9 of the server between any two steps | `webhooks` |
 //! | G10 cancel kills the whole tree | double fork, setsid, SIGTERM ignored | `trees`, `crates/worker/tests/worker/sandbox.rs` |
 //! | G11 gangs start and end as one | any worker's tree or agent killed, by real trainings | `gang` |
 //! | | the same at every step | `crates/scheduler/tests/core/gang.rs` |
@@ -33,6 +34,7 @@ mod containers;
 mod crash;
 mod datasets;
 mod disk_full;
+mod docs_page;
 mod environments;
 mod escape;
 #[path = "../fake_nvml/mod.rs"]
@@ -56,3 +58,4 @@ mod streams;
 mod support;
 mod training;
 mod trees;
+mod webhooks;

@@ -2,6 +2,7 @@
 //! worker link. Everything here is plain data with `serde` and `utoipa` derives; nothing here does
 //! I/O, reads a clock or draws randomness.
 
+pub mod address;
 pub mod array;
 pub mod artifact;
 pub mod checkpoint;
@@ -20,6 +21,7 @@ pub mod limits;
 pub mod link;
 pub mod log_rule;
 pub mod metrics;
+pub mod notify;
 pub mod provenance;
 pub mod record;
 pub mod reservation;
@@ -31,6 +33,7 @@ pub mod task;
 pub mod time;
 pub mod usage;
 pub mod validate;
+pub mod webhook;
 pub mod worker;
 pub mod ws;
 
@@ -51,6 +54,7 @@ pub use image::ImageName;
 pub use key::*;
 pub use log_rule::*;
 pub use metrics::{BadLine, MetricPoint, MetricSeries, TaskMetrics};
+pub use notify::*;
 pub use provenance::*;
 pub use record::*;
 pub use reservation::*;
@@ -60,5 +64,6 @@ pub use secret::*;
 pub use task::*;
 pub use time::Micros;
 pub use usage::*;
+pub use webhook::*;
 pub use worker::*;
 pub use ws::*;

@@ -148,3 +148,8 @@ pub const NAME_CHARS: usize = 64;
 pub const WS_TASKS_MAX: usize = 1_000;
 /// Largest message that a client sends on `/ws`, bytes: a subscription to as many tasks fits.
 pub const WS_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Longest mail address, bytes.
+pub const MAIL_ADDRESS_BYTES: usize = 254;
+/// Longest URL of a webhook, code points.
+pub const WEBHOOK_URL_CHARS: usize = 2_048;

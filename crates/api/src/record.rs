@@ -10,6 +10,7 @@ use crate::{
     key::Role,
     link::Outcome,
     log_rule::LogRuleMatch,
+    notify::Notify,
     provenance::Source,
     task::{Network, NodeAssignment, OnLost, TaskStatus},
     time::Micros,
@@ -129,6 +130,9 @@ pub struct TaskSpec {
     /// Which task of which array it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<ArrayMember>,
+    /// Who is told of it by mail, and of what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
 }
 
 const fn user() -> Role {

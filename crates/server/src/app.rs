@@ -6,17 +6,19 @@ use crate::{
     changes::Changes,
     driver::Driver,
     error::AppError,
+    instruments::Instruments,
     limits,
     link::Sessions,
     log_rules::LogRules,
     logs::Logs,
     metrics::Metrics,
     options::Options,
+    outbox::Outbox,
     retention::Collector,
     secrets::Secrets,
     ws::Tickets,
 };
-use fetchml_api::{AuditDraft, AuditKind};
+use fetchml_api::{AuditDraft, AuditKind, HealthStatus};
 use fetchml_store::{Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::Semaphore;
@@ -40,6 +42,8 @@ pub struct App {
     /// Metrics of attempts.
     pub metrics: Metrics,
     pub(crate) secrets: Secrets,
+    /// What the server measures of itself.
+    pub(crate) instruments: Arc<Instruments>,
     /// Sessions of workers.
     pub(crate) sessions: Sessions,
     /// The log of changes, for streams.
@@ -51,6 +55,7 @@ pub struct App {
     /// Cancelled when the server stops: streams and sessions end.
     pub stop: CancellationToken,
     pub(crate) tickets: Tickets,
+    pub(crate) outbox: Outbox,
     pub(crate) manifests: Semaphore,
     /// Places of requests that are worked on.
     pub(crate) requests: Semaphore,
@@ -64,8 +69,21 @@ pub struct App {
 impl App {
     /// Joins the parts.
     pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
-        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop, secrets } =
-            parts;
+        let Parts {
+            store,
+            driver,
+            keys,
+            auth_audit,
+            blobs,
+            logs,
+            log_rules,
+            metrics,
+            collector,
+            stop,
+            secrets,
+            instruments,
+            outbox,
+        } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let requests = Semaphore::new(options.requests_at_once);
         let scans = Semaphore::new(limits::SCANS_AT_ONCE);
@@ -81,12 +99,14 @@ impl App {
             log_rules,
             metrics,
             secrets,
+            instruments,
             sessions: Sessions::default(),
             changes,
             collector,
             options,
             stop,
             tickets: Tickets::default(),
+            outbox,
             manifests,
             requests,
             scans,
@@ -102,6 +122,18 @@ impl App {
     pub async fn record_file_access(&self, caller: &Caller, action: &str, resource: String) -> Result<(), AppError> {
         self.store.commit(vec![Write::Audit(file_access(caller, action, resource))]).await?;
         Ok(())
+    }
+
+    /// How the server is, and why.
+    pub async fn health(&self) -> (HealthStatus, Option<String>) {
+        if let Err(cause) = self.store.probe_read().await {
+            tracing::warn!(%cause, "the database cannot be read");
+            return (HealthStatus::Unhealthy, Some("The database cannot be read.".into()));
+        }
+        match (self.driver.health(), self.collector.alarm()) {
+            ((HealthStatus::Healthy, _), Some(alarm)) => (HealthStatus::Degraded, Some(alarm)),
+            (health, _) => health,
+        }
     }
 
     /// Resolves when streams of this caller must end: its key ended, or the server stops.
@@ -125,6 +157,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     pub(crate) collector: Collector,
     pub(crate) secrets: Secrets,
+    pub(crate) instruments: Arc<Instruments>,
+    pub(crate) outbox: Outbox,
     pub(crate) stop: CancellationToken,
 }
 

@@ -3,7 +3,7 @@
 //! of what is kept here, then, much later, out of what the store keeps.
 
 use crate::{app::App, limits};
-use fetchml_api::{Task, TaskId, TaskStatus};
+use fetchml_api::{Notify, NotifyOn, Task, TaskId, TaskStatus};
 use fetchml_store::{ChangeRow, Store, StoreError};
 use serde::Deserialize;
 use std::{collections::VecDeque, sync::Arc};
@@ -32,14 +32,26 @@ pub(crate) struct Change {
     pub(crate) row: ChangeRow,
     /// The task that it is about.
     pub(crate) task: Option<AboutTask>,
+    /// Whose task it is.
+    pub(crate) user: Option<Box<str>>,
+    /// What mail is sent about it.
+    pub(crate) mail: Option<MailWish>,
+}
+
+/// What mail is wished about a task. The address is not in the log of changes.
+#[derive(Debug)]
+pub(crate) struct MailWish {
+    pub(crate) on: Vec<NotifyOn>,
+    /// The array that it is of: told of as one.
+    pub(crate) array: Option<TaskId>,
 }
 
 /// What a row about a task says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AboutTask {
     pub(crate) id: TaskId,
-    /// Whether it shows the task's end.
-    pub(crate) over: bool,
+    /// The state that it shows.
+    pub(crate) status: TaskStatus,
 }
 
 impl Change {
@@ -47,12 +59,18 @@ impl Change {
         #[derive(Deserialize)]
         struct Shown {
             status: TaskStatus,
+            user_id: Option<Box<str>>,
+            array_id: Option<TaskId>,
+            notify: Option<Notify>,
         }
-        let task = (row.kind == JOB).then(|| row.entity.parse().ok()).flatten().map(|id| AboutTask {
-            id,
-            over: serde_json::from_str::<Shown>(&row.body).is_ok_and(|shown| shown.status.is_terminal()),
+        let shown: Option<Shown> = (row.kind == JOB).then(|| serde_json::from_str(&row.body).ok()).flatten();
+        let id = row.entity.parse().ok();
+        let task = shown.as_ref().zip(id).map(|(shown, id)| AboutTask { id, status: shown.status });
+        let (user, mail) = shown.map_or((None, None), |shown| {
+            let array = shown.array_id;
+            (shown.user_id, shown.notify.map(|notify| MailWish { on: notify.on, array }))
         });
-        Arc::new(Self { row, task })
+        Arc::new(Self { row, task, user, mail })
     }
 }
 

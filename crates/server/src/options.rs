@@ -1,7 +1,8 @@
 //! What a server is started with.
 
-use crate::{driver::Preemption, limits, log_rules::LogRule, retention::Retention};
+use crate::{driver::Preemption, limits, log_rules::LogRule, outbox::MailSettings, retention::Retention};
 use fetchml_api::{Quota, QuotaScope, Role};
+use ipnet::IpNet;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
@@ -42,6 +43,12 @@ pub struct Options {
     pub retention: Retention,
     /// How patient `/ws` is.
     pub ws: WsTimes,
+    /// Networks that webhooks may lie in, beside the public one.
+    pub webhook_allow_net: Vec<IpNet>,
+    /// Where mail is handed to; none: no mail is sent.
+    pub mail: Option<MailSettings>,
+    /// How patient deliveries to webhooks and of mail are.
+    pub deliveries: DeliveryTimes,
 }
 
 impl Options {
@@ -66,6 +73,9 @@ impl Options {
             log_rules: Vec::new(),
             retention: Retention::default(),
             ws: WsTimes::default(),
+            webhook_allow_net: Vec::new(),
+            mail: None,
+            deliveries: DeliveryTimes::default(),
         }
     }
 }
@@ -123,6 +133,30 @@ impl Default for WsTimes {
             ping_every: limits::WS_PING_EVERY,
             pong_within: limits::WS_PONG_WITHIN,
             taken_within: limits::WS_TAKEN_WITHIN,
+        }
+    }
+}
+
+/// How often, and how long, something is tried to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeliveryTimes {
+    /// Pause after the first failure; about twice as long after each one more.
+    pub retry_first: Duration,
+    /// Longest such pause.
+    pub retry_longest: Duration,
+    /// Attempts after which it is given up.
+    pub attempts_max: u32,
+    /// Longest wait for an answer.
+    pub answer_within: Duration,
+}
+
+impl Default for DeliveryTimes {
+    fn default() -> Self {
+        Self {
+            retry_first: limits::DELIVERY_RETRY_FIRST,
+            retry_longest: limits::DELIVERY_RETRY_LONGEST,
+            attempts_max: limits::DELIVERY_ATTEMPTS_MAX,
+            answer_within: limits::WEBHOOK_ANSWER_WITHIN,
         }
     }
 }

@@ -9,6 +9,7 @@ mod database;
 pub mod limits;
 mod migrate;
 mod model;
+mod outbox;
 mod postgres;
 mod prepare;
 mod read;
@@ -24,5 +25,7 @@ mod writer;
 
 pub use migrate::OpenError;
 pub use model::*;
+pub use outbox::{Delivery, OutboxWrite, WebhookRecord};
 pub use retention::{BlobPage, Collect, Holdings, Past, PastTask};
 pub use store::{Location, Store};
+pub use writer::CommitMeasure;

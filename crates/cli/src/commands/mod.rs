@@ -34,6 +34,7 @@ mod undrain;
 mod up;
 mod usage;
 mod wait;
+mod webhooks;
 mod whoami;
 mod worker;
 mod workers;
@@ -95,6 +96,7 @@ enum Command {
     Keys(keys::Keys),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
+    Webhooks(webhooks::Webhooks),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -135,6 +137,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Keys(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),
+        Command::Webhooks(command) => client(command.run(config)),
         Command::Config(command) => command.run(config),
         Command::Completions(command) => command.run(),
     }

@@ -1,5 +1,6 @@
 //! What `up`, `serve` and `worker` share: the runtime, the log, signals, and the profile.
 
+use super::dataset_sources;
 use crate::{
     environment,
     failure::Failure,
@@ -10,14 +11,17 @@ use crate::{
     },
     terminal,
 };
+use fetchml_api::SecretText;
 use fetchml_client::Client;
-use fetchml_server::{Options, RateLimits, Server, StartError, driver::Preemption};
+use fetchml_server::{MailSettings, Options, RateLimits, Server, StartError, driver::Preemption};
 use std::{
     env,
     ffi::OsString,
+    fs,
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -103,6 +107,8 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         allow_plain_http: settings.allow_plain_http,
         log_rules: settings.log_rules.clone(),
         retention: settings.retention(),
+        mail: mail(settings)?,
+        webhook_allow_net: dataset_sources::nets("--webhook-allow-net", settings.webhook_allow_net.as_ref())?,
         ..Options::new(&settings.data_dir)
     };
     Server::start(options).await.map_err(|error| match error {
@@ -111,6 +117,29 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         }
         error => error.into(),
     })
+}
+
+/// Where mail is handed to; none where no server is named.
+fn mail(settings: &ServerSettings) -> Result<Option<MailSettings>, Failure> {
+    let Some(url) = &settings.smtp_url else {
+        return Ok(None);
+    };
+    let Some(from) = &settings.mail_from else {
+        return Err(Failure::usage("--smtp-url is given, and --mail-from is not")
+            .hint("say whom mail is from, such as --mail-from fetchml@example.org"));
+    };
+    let of_file = |path: &PathBuf| {
+        let text = fs::read_to_string(path);
+        let text = text.map_err(|error| Failure::usage(format!("--smtp-password-file {}: {error}", path.display())))?;
+        Ok::<SecretText, Failure>(text.trim_end_matches(['\r', '\n']).to_owned().into())
+    };
+    let password = match &settings.smtp_password {
+        Some(password) => Some(password.clone()),
+        None => settings.smtp_password_file.as_ref().map(of_file).transpose()?,
+    };
+    let domains = settings.mail_domains.as_deref().unwrap_or_default().split(',').map(str::trim);
+    let domains: Vec<String> = domains.filter(|domain| !domain.is_empty()).map(ToOwned::to_owned).collect();
+    MailSettings::new(url, password, from, &domains).map(Some).map_err(Failure::usage)
 }
 
 /// The address by which this machine reaches its own server.

@@ -10,7 +10,7 @@ mod table;
 pub(crate) use layers::{Flags, Layers};
 
 use crate::{environment, failure::Failure};
-use fetchml_api::{Quota, QuotaScope};
+use fetchml_api::{Quota, QuotaScope, SecretText};
 use fetchml_server::{LogRule, Options};
 use serde::Deserialize;
 use std::{
@@ -58,6 +58,18 @@ pub(crate) struct ServerSettings {
     pub(crate) preempt_cooldown_s: u32,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
+    /// SMTP server that mail is handed to.
+    pub(crate) smtp_url: Option<String>,
+    /// Password of the user in it.
+    pub(crate) smtp_password: Option<SecretText>,
+    /// File that holds that password.
+    pub(crate) smtp_password_file: Option<PathBuf>,
+    /// Whom mail is from.
+    pub(crate) mail_from: Option<String>,
+    /// Domains that mail may go to beside that of its sender, `,` between.
+    pub(crate) mail_domains: Option<String>,
+    /// Networks of webhooks beside the public one, `,` between.
+    pub(crate) webhook_allow_net: Option<String>,
     /// Rules on the lines of logs: a list of its own in the file.
     #[serde(skip)]
     pub(crate) log_rules: Vec<LogRule>,

@@ -63,6 +63,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         "what was stopped so runs for this long before it is stopped again",
     ),
     setting("server.allow_plain_http", env::ALLOW_PLAIN_HTTP, Kind::Boolean, "allow plain HTTP off loopback"),
+    setting("server.smtp_url", env::SMTP_URL, Kind::Text, "SMTP server for mail about tasks: smtps://USER@HOST"),
+    secret("server.smtp_password", env::SMTP_PASSWORD, "password of the user in it"),
+    setting("server.smtp_password_file", env::SMTP_PASSWORD_FILE, Kind::Text, "file that holds that password"),
+    setting("server.mail_from", env::MAIL_FROM, Kind::Text, "whom mail is from, such as fetchml@example.org"),
+    setting(
+        "server.mail_domains",
+        env::MAIL_DOMAINS,
+        Kind::Text,
+        "domains that mail may go to beside that of its sender, comma between",
+    ),
+    setting(
+        "server.webhook_allow_net",
+        env::WEBHOOK_ALLOW_NET,
+        Kind::Text,
+        "networks of webhooks beside the public one, comma between",
+    ),
     setting(
         "server.retention_days",
         env::RETENTION_DAYS,

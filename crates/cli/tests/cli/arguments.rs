@@ -48,6 +48,10 @@ const COMMANDS: &[&[&str]] = &[
     &["keys", "revoke"],
     &["admin"],
     &["admin", "gc"],
+    &["webhooks"],
+    &["webhooks", "create"],
+    &["webhooks", "list"],
+    &["webhooks", "delete"],
     &["config"],
     &["completions"],
 ];
@@ -109,6 +113,7 @@ fn the_list_of_commands() {
       keys          Make, list and revoke API keys (admins only)
       admin         Look after the server (admins only)
       secrets       Set, list and delete secret values for your tasks
+      webhooks      Make, list and delete webhooks: URLs that hear of your tasks
       config        Show the settings
       completions   Print a completion script for a shell
 

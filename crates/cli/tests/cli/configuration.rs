@@ -79,6 +79,12 @@ fn explain_shows_every_setting() {
     server.preempt_service         false                  default                                FETCHML_PREEMPT_SERVICE         notebooks and tools may be
     server.preempt_cooldown_s      600                    default                                FETCHML_PREEMPT_COOLDOWN        what was stopped so runs for this long before it is stopped again
     server.allow_plain_http        false                  default                                FETCHML_ALLOW_PLAIN_HTTP        allow plain HTTP off loopback
+    server.smtp_url                -                      not set                                FETCHML_SMTP_URL                SMTP server for mail about tasks: smtps://USER@HOST
+    server.smtp_password           -                      not set                                FETCHML_SMTP_PASSWORD           password of the user in it
+    server.smtp_password_file      -                      not set                                FETCHML_SMTP_PASSWORD_FILE      file that holds that password
+    server.mail_from               -                      not set                                FETCHML_MAIL_FROM               whom mail is from, such as fetchml@example.org
+    server.mail_domains            -                      not set                                FETCHML_MAIL_DOMAINS            domains that mail may go to beside that of its sender, comma between
+    server.webhook_allow_net       -                      not set                                FETCHML_WEBHOOK_ALLOW_NET       networks of webhooks beside the public one, comma between
     server.retention_days          90                     default                                FETCHML_RETENTION_DAYS          days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever
     server.task_retention_days     90                     default                                FETCHML_TASK_RETENTION_DAYS     days that ended tasks stay in lists, at least as long as their files; 0: for ever
     server.deleted_retention_days  1                      default                                FETCHML_DELETED_RETENTION_DAYS  days that the files of deleted tasks are kept

@@ -10,6 +10,12 @@ pub enum Operation {
     Health,
     /// `GET /openapi.json`
     Document,
+    /// `GET /docs`
+    DocsPage,
+    /// `GET /docs/{file}`
+    DocsFile,
+    /// `GET /metrics`
+    ServerMetrics,
     /// `GET /v1/tasks`
     TaskList,
     /// `POST /v1/tasks`
@@ -70,6 +76,12 @@ pub enum Operation {
     WebSocket,
     /// `POST /v1/ws-tickets`
     WsTicketCreate,
+    /// `GET /v1/webhooks`
+    WebhookList,
+    /// `POST /v1/webhooks`
+    WebhookCreate,
+    /// `DELETE /v1/webhooks/{webhookId}`
+    WebhookDelete,
     /// `GET /v1/scheduler/reservations`
     ReservationList,
     /// `POST /v1/scheduler/reservations`
@@ -137,9 +149,12 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 64] = [
         Self::Health,
         Self::Document,
+        Self::DocsPage,
+        Self::DocsFile,
+        Self::ServerMetrics,
         Self::TaskList,
         Self::TaskCreate,
         Self::TaskShow,
@@ -170,6 +185,9 @@ impl Operation {
         Self::JobStream,
         Self::WebSocket,
         Self::WsTicketCreate,
+        Self::WebhookList,
+        Self::WebhookCreate,
+        Self::WebhookDelete,
         Self::ReservationList,
         Self::ReservationCreate,
         Self::ReservationRelease,
@@ -203,6 +221,9 @@ impl Operation {
         match self {
             Self::Health => ("get", "/health"),
             Self::Document => ("get", "/openapi.json"),
+            Self::DocsPage => ("get", "/docs"),
+            Self::DocsFile => ("get", "/docs/{file}"),
+            Self::ServerMetrics => ("get", "/metrics"),
             Self::TaskList => ("get", "/v1/tasks"),
             Self::TaskCreate => ("post", "/v1/tasks"),
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
@@ -233,6 +254,9 @@ impl Operation {
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
             Self::WebSocket => ("get", "/ws"),
             Self::WsTicketCreate => ("post", "/v1/ws-tickets"),
+            Self::WebhookList => ("get", "/v1/webhooks"),
+            Self::WebhookCreate => ("post", "/v1/webhooks"),
+            Self::WebhookDelete => ("delete", "/v1/webhooks/{webhookId}"),
             Self::ReservationList => ("get", "/v1/scheduler/reservations"),
             Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
             Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
@@ -264,7 +288,7 @@ impl Operation {
 
     /// Whether it needs no key.
     pub const fn is_open(self) -> bool {
-        matches!(self, Self::Health | Self::Document)
+        matches!(self, Self::Health | Self::Document | Self::DocsPage | Self::DocsFile)
     }
 }
 
@@ -273,8 +297,15 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
     use Decision::{Allow, Deny, Own};
     use Operation as O;
     match operation {
-        // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it.
-        O::Health | O::Document | O::SnapshotRead | O::BlobRead | O::CheckpointShow => Allow,
+        // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it. Metrics name nobody.
+        O::Health
+        | O::Document
+        | O::DocsPage
+        | O::DocsFile
+        | O::ServerMetrics
+        | O::SnapshotRead
+        | O::BlobRead
+        | O::CheckpointShow => Allow,
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::Whoami
         | O::TaskList
@@ -302,8 +333,12 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::Operator | Role::User | Role::Viewer => Allow,
             Role::Worker => Deny,
         },
-        O::DatasetCreate | O::ExperimentCreate | O::ReservationCreate | O::TaskCreate | O::SnapshotCreate => match role
-        {
+        O::DatasetCreate
+        | O::ExperimentCreate
+        | O::ReservationCreate
+        | O::TaskCreate
+        | O::SnapshotCreate
+        | O::WebhookCreate => match role {
             Role::Admin | Role::Operator | Role::User => Allow,
             Role::Viewer | Role::Worker => Deny,
         },
@@ -322,7 +357,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::User => Own,
             Role::Viewer | Role::Worker => Deny,
         },
-        O::DatasetDelete => match role {
+        // Whoever runs the server can stop what is sent from it, and must see whose it is.
+        O::DatasetDelete | O::WebhookList | O::WebhookDelete => match role {
             Role::Admin => Allow,
             Role::Operator | Role::User => Own,
             Role::Viewer | Role::Worker => Deny,

@@ -290,6 +290,12 @@ impl Keys {
         self.has_admin_besides(&KeyId(String::new()))
     }
 
+    /// Whether a user has any key that works.
+    pub(crate) fn has_working(&self, user_id: &str) -> bool {
+        let now = wall_clock();
+        self.table().values().any(|entry| entry.record.user_id == user_id && works(&entry.record, now))
+    }
+
     /// One key without its secret; none when there is no such key.
     pub fn show(&self, id: &KeyId) -> Option<KeyInfo> {
         self.table().get(id).map(|entry| info(&entry.record))

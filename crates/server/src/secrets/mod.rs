@@ -19,7 +19,7 @@ use fetchml_api::{
     limits::{TASK_SECRETS_BYTES, USER_SECRETS},
 };
 use fetchml_store::{SecretHead, Store, Write};
-use seal::SealKeys;
+use seal::{OpenError, SealKeys};
 use std::collections::BTreeMap;
 use tokio::sync::Mutex;
 
@@ -117,6 +117,20 @@ impl Secrets {
         let bytes: usize = names.iter().filter_map(found).map(value_bytes).sum();
         problems.extend(too_many_bytes(bytes));
         Ok(problems)
+    }
+
+    /// Seals a value of the server's own into `record`, which no user's secret can stand in for: its name is none that
+    /// a variable may have.
+    pub(crate) fn seal(&self, record: &mut SecretRecord, value: &SecretText) {
+        self.keys.seal(record, value);
+    }
+
+    /// What [`Secrets::seal`] sealed.
+    ///
+    /// # Errors
+    /// Its key is not there any more, or it is not what was sealed.
+    pub(crate) fn open(&self, record: &SecretRecord) -> Result<SecretText, OpenError> {
+        self.keys.open(record)
     }
 
     /// The values for an attempt, asked for by the worker that holds it. Recorded before they are read.

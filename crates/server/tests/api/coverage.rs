@@ -2,8 +2,9 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, experiments, gc, health, keys,
-    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, whoami, ws,
+    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, docs_page, document, experiments, gc,
+    health, keys, logs, metrics, queue, quotas, run_manifest, scheduler, secrets, server_metrics, snapshots, tasks,
+    usage, webhooks, whoami, ws,
 };
 use fetchml_server::Operation;
 
@@ -23,6 +24,12 @@ fn cases(operation: Operation) -> Cases {
     match operation {
         O::Health => plain(health::says_how_the_server_is),
         O::Document => plain(document::is_served_complete),
+        O::DocsPage => plain(docs_page::is_served_under_a_strict_policy),
+        O::DocsFile => Cases {
+            missing: Some(docs_page::unknown_files_are_404),
+            ..plain(docs_page::is_served_under_a_strict_policy)
+        },
+        O::ServerMetrics => plain(server_metrics::move_as_a_task_runs),
         O::TaskList => {
             Cases { bad_input: Some(bad_input::query_parameters), ..plain(tasks::list::pages_from_the_newest) }
         }
@@ -178,6 +185,14 @@ fn cases(operation: Operation) -> Cases {
         O::WebSocket => {
             Cases { bad_input: Some(ws::what_is_not_allowed_closes_it), ..plain(ws::tells_of_tasks_and_resumes) }
         }
+        O::WebhookList => plain(webhooks::hear_of_own_tasks_signed),
+        O::WebhookCreate => {
+            Cases { bad_input: Some(webhooks::urls_that_may_not_be_asked), ..plain(webhooks::hear_of_own_tasks_signed) }
+        }
+        O::WebhookDelete => Cases {
+            missing: Some(webhooks::unknown_ones_are_404),
+            ..plain(webhooks::belong_to_their_users_and_are_deleted)
+        },
         O::WsTicketCreate => plain(ws::a_ticket_opens_it_once),
         O::WorkerConnect => Cases { bad_input: Some(connect::without_upgrade), ..plain(connect::a_worker_joins) },
     }

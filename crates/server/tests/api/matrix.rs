@@ -20,6 +20,9 @@ const TABLE: &str = "
                     is   viewer user operator admin worker
     Health          200  yes    yes  yes      yes   yes
     Document        200  yes    yes  yes      yes   yes
+    DocsPage        200  yes    yes  yes      yes   yes
+    DocsFile        200  yes    yes  yes      yes   yes
+    ServerMetrics   200  yes    yes  yes      yes   yes
     TaskList        200  yes    yes  yes      yes   no
     TaskCreate      201  no     yes  yes      yes   no
     TaskShow        200  yes    yes  yes      yes   no
@@ -50,6 +53,9 @@ const TABLE: &str = "
     JobStream       200  yes    yes  yes      yes   no
     WebSocket       400  yes    yes  yes      yes   no
     WsTicketCreate  201  yes    yes  yes      yes   no
+    WebhookList     200  no     self self     yes   no
+    WebhookCreate   201  no     yes  yes      yes   no
+    WebhookDelete   204  no     own  own      yes   no
     ReservationList 200  yes    yes  yes      yes   no
     ReservationCreate 201 no    yes  yes      yes   no
     ReservationRelease 204 no   own  yes      yes   no
@@ -186,6 +192,8 @@ impl<'a> Owner<'a> {
             O::WsTicketCreate => Asked::new(Method::POST, "/v1/ws-tickets"),
             O::Health
             | O::Document
+            | O::DocsPage
+            | O::ServerMetrics
             | O::TaskList
             | O::DatasetList
             | O::ExperimentList
@@ -194,12 +202,14 @@ impl<'a> Owner<'a> {
             | O::StatusShow
             | O::StatusStream
             | O::ReservationList
+            | O::WebhookList
             | O::Whoami
             | O::KeyList
             | O::GcShow
             | O::QuotaList
             | O::WorkerConnect
             | O::WebSocket => Asked::get(operation.route().1),
+            O::DocsFile => Asked::get("/docs/page.css"),
             O::TaskCreate => Asked::post("/v1/tasks", waits()),
             O::TaskShow => Asked::get(ended),
             O::TaskDelete => Asked::delete(format!("/v1/tasks/{}", self.task().await)),
@@ -238,6 +248,11 @@ impl<'a> Owner<'a> {
                 }
                 let made = self.client.post(path, &body).await.expect(201).json();
                 Asked::delete(format!("{path}/{}", made["id"].as_str().unwrap())).beside(worker)
+            }
+            O::WebhookCreate => Asked::post("/v1/webhooks", webhook()),
+            O::WebhookDelete => {
+                let made = self.client.post("/v1/webhooks", &webhook()).await.expect(201).json();
+                Asked::delete(format!("/v1/webhooks/{}", made["id"].as_str().unwrap()))
             }
             O::KeyCreate => Asked::post("/v1/keys", json!({"role": "user", "user_id": self.user})),
             O::KeyRevoke => {
@@ -304,6 +319,10 @@ fn waits() -> Value {
 
 fn dataset(name: &str) -> Value {
     json!({"name": name, "source": format!("https://data.example.org/{name}")})
+}
+
+fn webhook() -> Value {
+    json!({"url": "https://hooks.example.org/"})
 }
 
 /// A task that has ended, with a log, an artifact and a checkpoint.

@@ -7,6 +7,7 @@ mod commit;
 mod counters;
 mod crash;
 mod open;
+mod outbox;
 mod postgres_only;
 mod records;
 mod retention;
@@ -115,6 +116,9 @@ on_both![
     secrets::an_attempt_keeps_the_values_it_was_given,
     secrets::only_an_attempt_that_has_not_started_is_given_values,
     secrets::a_value_is_gone_with_the_last_that_has_it,
+    outbox::webhooks_read_back_and_are_deleted_with_what_waits,
+    outbox::a_lane_gives_what_waits_in_order,
+    outbox::a_full_lane_gives_up_what_comes_and_what_was_given_up_goes,
     tasks::lists_filter_page_and_count,
     tasks::lists_filter_by_time_and_metadata,
     tasks::hidden_tasks_are_gone_from_reads,
@@ -125,6 +129,7 @@ on_both![
     commit::one_bad_row_costs_only_its_own_commit,
     commit::concurrent_commits_keep_the_log_dense,
     commit::an_unknown_task_is_refused,
+    commit::each_transaction_is_told_to_who_measures,
     commit::a_refused_commit_leaves_nothing,
     commit::the_audit_log_refuses_update_and_delete,
     commit::old_change_rows_are_pruned,

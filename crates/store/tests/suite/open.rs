@@ -29,6 +29,8 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP TABLE delivery",
+    "DROP TABLE webhook",
     "DROP INDEX task_by_creation",
     "DROP TABLE idempotency",
     "DROP INDEX task_by_experiment",

@@ -157,6 +157,12 @@ pub(super) fn too_much(request: &CreateTaskRequest, body_bytes: usize) -> Option
 /// What the request names and the server does not have.
 pub(super) async fn missing(app: &App, owner: &str, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
     let mut missing = app.secrets.problems(owner, &request.secrets).await?;
+    if let Some(notify) = &request.notify {
+        let no_mail =
+            || "this server sends no mail; whoever runs it can name an SMTP server with --smtp-url".to_owned();
+        let problem = app.options.mail.as_ref().map_or_else(|| Some(no_mail()), |mail| mail.problem(&notify.email));
+        missing.extend(problem.map(|problem| Problem::new("notify.email", problem)));
+    }
     if let Some(id) = &request.snapshot_id
         && snapshots::claim(app, id).await?.is_none()
     {
@@ -261,6 +267,7 @@ pub(super) fn draft(submission: Submission, owner: Owner, caller: &Caller) -> Ne
             rerun_of: None,
             depends_on: request.depends_on,
             array: None,
+            notify: request.notify,
         },
     }
 }

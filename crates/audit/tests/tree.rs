@@ -1,6 +1,8 @@
 //! The tree and its proofs: the vectors that implementations of RFC 6962 share, and an independent tree, the recursive
 //! definition of the RFC over whole lists.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use fetchml_audit::{
     Frontier, Hash, Plan, Subtree, leaf_hash, node_hash, subtree_root, verify_consistency, verify_inclusion,
 };
@@ -37,19 +39,19 @@ fn shared_leaves() -> Vec<Hash> {
 
 fn frontier(leaves: &[Hash]) -> Frontier {
     let mut frontier = Frontier::new();
-    leaves.iter().for_each(|leaf| frontier.push(*leaf));
+    for leaf in leaves {
+        frontier.push(*leaf);
+    }
     frontier
 }
 
 /// MTH of RFC 6962, over at least one leaf.
 fn definition(leaves: &[Hash]) -> Hash {
-    match leaves {
-        [leaf] => *leaf,
-        _ => {
-            let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
-            node_hash(&definition(left), &definition(right))
-        }
+    if let [leaf] = leaves {
+        return *leaf;
     }
+    let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+    node_hash(&definition(left), &definition(right))
 }
 
 fn prove(plan: &Plan, leaves: &[Hash]) -> Vec<Hash> {

@@ -316,7 +316,9 @@ impl Verifier {
         self.found = match self.doubt.take() {
             None => return,
             // All after it is as it was: this one was changed, and its hash with it.
-            Some(Doubt::Checkpoint { head, .. }) if next_prev == Some(&head) => Some((size, Fault::Rewritten)),
+            Some(Doubt::Checkpoint { head, .. }) if next_prev == Some(&head) && head != self.head => {
+                Some((size, Fault::Rewritten))
+            }
             Some(Doubt::Checkpoint { .. }) => Some((self.proven + 1, Fault::Checkpoint)),
             Some(Doubt::Link { hash, relinked }) => {
                 let of_end = self.end.filter(|(end, _)| *end == size + 1).map(|(_, hash)| hash);

@@ -7,7 +7,7 @@ use fetchml_audit::{
     AuditRow, Chain, Checkpoint, ExportError, ExportVerifier, Frontier, Note, Replaced, Report, SigningKey, Start,
     TrustedKeys, checkpoint_line, event_line, header_line, limits, origin,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 const LOG: &str = "0198c0de-0000-7000-8000-000000000001";
 
@@ -132,6 +132,36 @@ fn one_flipped_bit_anywhere_is_named() {
             assert!(before.push(line));
             proven = before.clone().finish().proven;
         }
+    }
+}
+
+/// `examples/verify_audit.py` was written from docs/audit.md alone and shares nothing with this crate.
+#[test]
+fn a_verifier_in_another_language_agrees() {
+    // <target>/tmp
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let environment = target.join("audit-environment");
+    assert!(environment.join("built-from").exists(), "{} is missing: `cargo xtask test` builds it", target.display());
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let (log, lines) = rotated();
+    let segment = export(&log, 4, &[(6, log.checkpoint(6).sign(&[&key(1)]).unwrap())], &[&key(1)]);
+    for (lines, named, step) in
+        [(lines, &["1", "1", "2", "1", "3", "4", "3", "5", "6", "5"][..], "11"), (segment, &["1", "5", "6", "5"], "11")]
+    {
+        let file = dir.path().join("export.jsonl");
+        std::fs::write(&file, lines.concat()).unwrap();
+        let output = Command::new(environment.join("bin/python"))
+            .arg(here.join("tests/python/flip_bits.py"))
+            .arg(here.join("../../examples/verify_audit.py"))
+            .arg(&file)
+            .args([&key(1).verifier().to_string(), step])
+            .args(named)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let flips = lines.iter().map(|line| (line.len() * 8).div_ceil(11)).sum::<usize>();
+        assert_eq!(said, format!("6 events, {flips} flips\n"), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

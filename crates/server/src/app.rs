@@ -135,8 +135,7 @@ impl App {
             tracing::warn!(%cause, "the database cannot be read");
             return (HealthStatus::Unhealthy, Some("The database cannot be read.".into()));
         }
-        let alarm = self.collector.alarm().or_else(|| self.verifications.alarm());
-        match (self.driver.health(), alarm) {
+        match (self.driver.health(), self.verifications.alarm().or_else(|| self.collector.alarm())) {
             ((HealthStatus::Healthy, _), Some(alarm)) => (HealthStatus::Degraded, Some(alarm)),
             (health, _) => health,
         }

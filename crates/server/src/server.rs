@@ -181,8 +181,8 @@ impl Server {
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));
         let watch = tokio::spawn(watch_driver(app.driver.fatal(), fatal.clone(), background_stop.clone()));
         let proxies = app.options.trusted_proxies.clone();
-        let serving = accept::serve(listener, routes::router(&app), proxies, Arc::clone(&instruments), stop);
-        let http = tokio::spawn(serving);
+        let served = accept::serve(listener, routes::router(&app), proxies, Arc::clone(&instruments), stop);
+        let http = tokio::spawn(served);
         let keeping_up = tokio::spawn(instruments.keep_up(background_stop.clone()));
         tracing::info!(%address, incarnation = app.driver.incarnation(), "listening");
         let running = Running {

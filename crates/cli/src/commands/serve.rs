@@ -40,9 +40,6 @@ pub(super) struct ServingFlags {
     /// Days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever [env: FETCHML_RETENTION_DAYS] [default: 90]
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
-    /// Network of a proxy in front whose X-Forwarded-For is believed, such as 10.0.0.1/32; may be repeated [env: FETCHML_TRUSTED_PROXIES] [default: none]
-    #[arg(long = "trusted-proxy", value_name = "CIDR")]
-    trusted_proxies: Vec<String>,
     /// Network that webhooks may lie in though it is not public, such as 10.0.0.0/8; may be repeated [env: FETCHML_WEBHOOK_ALLOW_NET] [default: none]
     #[arg(long, value_name = "CIDR")]
     webhook_allow_net: Vec<String>,
@@ -58,6 +55,9 @@ pub(super) struct ServingFlags {
     /// Domain that mail may go to; may be repeated [env: FETCHML_MAIL_DOMAINS] [default: that of --mail-from]
     #[arg(long = "mail-domain", value_name = "DOMAIN")]
     mail_domains: Vec<String>,
+    /// Network of a proxy in front whose X-Forwarded-For is believed, such as 10.0.0.1/32; may be repeated [env: FETCHML_TRUSTED_PROXIES] [default: none]
+    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    trusted_proxies: Vec<String>,
     /// Allow plain HTTP on an address that other machines can reach [env: FETCHML_ALLOW_PLAIN_HTTP]
     #[arg(long, action = ArgAction::SetTrue)]
     allow_plain_http: bool,
@@ -79,12 +79,12 @@ impl ServingFlags {
             .set("server.lost_after_s", "--lost-after", self.lost_after)
             .set("server.aging_interval_s", "--aging-interval", self.aging_interval)
             .set("server.retention_days", "--retention-days", self.retention_days)
-            .set("server.trusted_proxies", "--trusted-proxy", (!proxies.is_empty()).then_some(proxies))
             .set("server.webhook_allow_net", "--webhook-allow-net", nets)
             .set("server.smtp_url", "--smtp-url", self.smtp_url.clone())
             .set("server.smtp_password_file", "--smtp-password-file", password_file)
             .set("server.mail_from", "--mail-from", self.mail_from.clone())
             .set("server.mail_domains", "--mail-domain", domains)
+            .set("server.trusted_proxies", "--trusted-proxy", (!proxies.is_empty()).then_some(proxies))
             .set("server.allow_plain_http", "--allow-plain-http", self.allow_plain_http.then_some(true))
     }
 }

@@ -58,8 +58,6 @@ pub(crate) struct ServerSettings {
     pub(crate) preempt_cooldown_s: u32,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
-    /// Networks of proxies that are believed, `,` between.
-    pub(crate) trusted_proxies: Option<String>,
     /// SMTP server that mail is handed to.
     pub(crate) smtp_url: Option<String>,
     /// Password of the user in it.
@@ -72,6 +70,8 @@ pub(crate) struct ServerSettings {
     pub(crate) mail_domains: Option<String>,
     /// Networks of webhooks beside the public one, `,` between.
     pub(crate) webhook_allow_net: Option<String>,
+    /// Networks of proxies that are believed, `,` between.
+    pub(crate) trusted_proxies: Option<String>,
     /// Rules on the lines of logs: a list of its own in the file.
     #[serde(skip)]
     pub(crate) log_rules: Vec<LogRule>,

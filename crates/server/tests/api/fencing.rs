@@ -95,10 +95,7 @@ async fn g2_late_and_repeated_frames_of_an_attempt_that_is_over_change_nothing()
             .filter(|body| body["resource"] == format!("tasks/{id}"))
             .map(|body| body["action"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(
-            actions,
-            ["submit", "assign", "start", "collect", "retry", "assign", "start", "collect", "fail"]
-        );
+        assert_eq!(actions, ["submit", "assign", "start", "collect", "retry", "assign", "start", "collect", "fail"]);
         store.close().await;
     }
 }

@@ -43,6 +43,7 @@ mod gang;
 mod gpus;
 mod ledger;
 mod logs;
+mod mail;
 mod metrics;
 mod namespace;
 mod network;

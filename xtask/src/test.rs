@@ -6,7 +6,9 @@ use crate::{
     fuzz,
     outcome::Outcome,
     postgres::Cluster,
-    prerequisites::{bubblewrap, container_engines, digits_environment, faults, networks, python_with_venv, torch},
+    prerequisites::{
+        bubblewrap, certificates, container_engines, digits_environment, faults, networks, python_with_venv, torch,
+    },
     python,
 };
 use anyhow::{Context as _, Result};
@@ -33,6 +35,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     bubblewrap()?;
     networks()?;
     faults()?;
+    certificates()?;
     container_engines()?;
     digits_environment()?;
     torch()?;

@@ -7,9 +7,10 @@ use crate::{
     outcome::Outcome,
     postgres::Cluster,
     prerequisites::{
-        bubblewrap, certificates, container_engines, digits_environment, faults, networks, python_with_venv, torch,
+        browser, bubblewrap, certificates, container_engines, digits_environment, faults, networks, python_with_venv,
+        torch,
     },
-    python,
+    python, web,
 };
 use anyhow::{Context as _, Result};
 use std::{
@@ -39,6 +40,8 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     container_engines()?;
     digits_environment()?;
     torch()?;
+    browser()?;
+    web::build()?;
     let cluster = Cluster::start()?;
     println!("PostgreSQL for this run: {}", cluster.url());
 

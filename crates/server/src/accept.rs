@@ -1,6 +1,6 @@
 //! The accept loop: bounded connections, bounded heads, timeouts, and a graceful end.
 
-use crate::{limits, request::Peer};
+use crate::{instruments::Instruments, limits, request::Peer};
 use axum::Router;
 use futures_util::FutureExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -16,7 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 /// Serves until `stop` is cancelled, then lets open requests end for a bounded time.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    instruments: Arc<Instruments>,
+    stop: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(limits::connections_max()));
     // Every connection holds a sender; when all are gone the receiver ends.
     let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
@@ -36,13 +41,14 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             () = stop.cancelled() => break,
         };
         let peer = Peer(peer.ip().to_canonical());
+        let open = instruments.connection();
         let (router, stop, alive) = (router.clone(), stop.clone(), alive.clone());
         tokio::spawn(async move {
             if let Err(error) = prepare(&stream) {
                 tracing::debug!(%error, "a connection could not be set up");
             }
             serve_connection(stream, peer, router, stop).await;
-            drop((place, alive));
+            drop((open, place, alive));
         });
     }
     drop((listener, alive));

@@ -6,6 +6,7 @@ use crate::{
     changes::Changes,
     driver::Driver,
     error::AppError,
+    instruments::Instruments,
     limits,
     link::Sessions,
     log_rules::LogRules,
@@ -17,7 +18,7 @@ use crate::{
     secrets::Secrets,
     ws::Tickets,
 };
-use fetchml_api::{AuditDraft, AuditKind};
+use fetchml_api::{AuditDraft, AuditKind, HealthStatus};
 use fetchml_store::{Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::Semaphore;
@@ -41,6 +42,8 @@ pub struct App {
     /// Metrics of attempts.
     pub metrics: Metrics,
     pub(crate) secrets: Secrets,
+    /// What the server measures of itself.
+    pub(crate) instruments: Arc<Instruments>,
     /// Sessions of workers.
     pub(crate) sessions: Sessions,
     /// The log of changes, for streams.
@@ -79,6 +82,7 @@ impl App {
             stop,
             secrets,
             outbox,
+            instruments,
         } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let requests = Semaphore::new(options.requests_at_once);
@@ -95,6 +99,7 @@ impl App {
             log_rules,
             metrics,
             secrets,
+            instruments,
             sessions: Sessions::default(),
             changes,
             collector,
@@ -119,6 +124,18 @@ impl App {
         Ok(())
     }
 
+    /// How the server is, and why.
+    pub async fn health(&self) -> (HealthStatus, Option<String>) {
+        if let Err(cause) = self.store.probe_read().await {
+            tracing::warn!(%cause, "the database cannot be read");
+            return (HealthStatus::Unhealthy, Some("The database cannot be read.".into()));
+        }
+        match (self.driver.health(), self.collector.alarm()) {
+            ((HealthStatus::Healthy, _), Some(alarm)) => (HealthStatus::Degraded, Some(alarm)),
+            (health, _) => health,
+        }
+    }
+
     /// Resolves when streams of this caller must end: its key ended, or the server stops.
     pub async fn caller_gone(&self, caller: &Caller) {
         tokio::select! {
@@ -141,6 +158,7 @@ pub(crate) struct Parts {
     pub(crate) collector: Collector,
     pub(crate) secrets: Secrets,
     pub(crate) outbox: Outbox,
+    pub(crate) instruments: Arc<Instruments>,
     pub(crate) stop: CancellationToken,
 }
 

@@ -7,6 +7,7 @@ use crate::{
     blobs::Blobs,
     data_dir::{DataDir, DataDirError},
     driver::{Driver, DriverSettings, DriverTask},
+    instruments::Instruments,
     link,
     log_rules::{LogRules, LogRulesError},
     logs::Logs,
@@ -117,7 +118,10 @@ impl Server {
         let listener = listen(options.listen).await?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: options.listen, source })?;
 
+        let instruments = Instruments::new();
         let store = open_store(&options, &data_dir).await?;
+        let measuring = Arc::clone(&instruments);
+        store.on_commit(move |measure| measuring.committed(measure));
         let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
         let outbox = Outbox::new(&options).map_err(StartError::Mail)?;
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
@@ -143,7 +147,7 @@ impl Server {
             quotas: options.quotas.clone(),
             incarnation_file: data_dir.join("incarnation"),
         };
-        let (driver, driver_task) = Driver::start(store.clone(), settings).await?;
+        let (driver, driver_task) = Driver::start(store.clone(), settings, Arc::clone(&instruments)).await?;
 
         let document = serde_json::to_vec(&openapi()).expect("the document has only string keys");
         let shelves = Shelves {
@@ -165,6 +169,7 @@ impl Server {
             collector,
             secrets,
             outbox,
+            instruments: Arc::clone(&instruments),
             stop: stop.clone(),
         };
         let app = App::new(parts, options, document.into());
@@ -173,12 +178,13 @@ impl Server {
         let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));
         let watch = tokio::spawn(watch_driver(app.driver.fatal(), fatal.clone(), background_stop.clone()));
-        let http = tokio::spawn(accept::serve(listener, routes::router(&app), stop));
+        let http = tokio::spawn(accept::serve(listener, routes::router(&app), Arc::clone(&instruments), stop));
+        let keeping_up = tokio::spawn(instruments.keep_up(background_stop.clone()));
         tracing::info!(%address, incarnation = app.driver.incarnation(), "listening");
         let running = Running {
             http,
             driver: driver_task,
-            background: vec![log_task, metrics_task, audit_task, watch, finisher, left_over, collecting],
+            background: vec![log_task, metrics_task, audit_task, watch, finisher, left_over, collecting, keeping_up],
             background_stop,
             data_dir,
         };

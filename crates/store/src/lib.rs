@@ -28,3 +28,4 @@ pub use model::*;
 pub use outbox::{Delivery, OutboxWrite, WebhookRecord};
 pub use retention::{BlobPage, Collect, Holdings, Past, PastTask};
 pub use store::{Location, Store};
+pub use writer::CommitMeasure;

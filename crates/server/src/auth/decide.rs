@@ -10,6 +10,12 @@ pub enum Operation {
     Health,
     /// `GET /openapi.json`
     Document,
+    /// `GET /docs`
+    DocsPage,
+    /// `GET /docs/{file}`
+    DocsFile,
+    /// `GET /metrics`
+    ServerMetrics,
     /// `GET /v1/tasks`
     TaskList,
     /// `POST /v1/tasks`
@@ -143,9 +149,12 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 64] = [
         Self::Health,
         Self::Document,
+        Self::DocsPage,
+        Self::DocsFile,
+        Self::ServerMetrics,
         Self::TaskList,
         Self::TaskCreate,
         Self::TaskShow,
@@ -212,6 +221,9 @@ impl Operation {
         match self {
             Self::Health => ("get", "/health"),
             Self::Document => ("get", "/openapi.json"),
+            Self::DocsPage => ("get", "/docs"),
+            Self::DocsFile => ("get", "/docs/{file}"),
+            Self::ServerMetrics => ("get", "/metrics"),
             Self::TaskList => ("get", "/v1/tasks"),
             Self::TaskCreate => ("post", "/v1/tasks"),
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
@@ -276,7 +288,7 @@ impl Operation {
 
     /// Whether it needs no key.
     pub const fn is_open(self) -> bool {
-        matches!(self, Self::Health | Self::Document)
+        matches!(self, Self::Health | Self::Document | Self::DocsPage | Self::DocsFile)
     }
 }
 
@@ -285,8 +297,15 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
     use Decision::{Allow, Deny, Own};
     use Operation as O;
     match operation {
-        // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it.
-        O::Health | O::Document | O::SnapshotRead | O::BlobRead | O::CheckpointShow => Allow,
+        // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it. Metrics name nobody.
+        O::Health
+        | O::Document
+        | O::DocsPage
+        | O::DocsFile
+        | O::ServerMetrics
+        | O::SnapshotRead
+        | O::BlobRead
+        | O::CheckpointShow => Allow,
         // The lab's default visibility: everybody with a person's key sees everything but secrets.
         O::Whoami
         | O::TaskList

@@ -12,6 +12,7 @@ pub(crate) use ticket::{Tickets, ticket_of};
 use crate::{
     app::App,
     auth::{Caller, rate::Bucket},
+    instruments::StreamKind,
     limits,
 };
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
@@ -27,6 +28,7 @@ type End = Option<(u16, &'static str)>;
 
 /// Serves one client until it goes, is cut off, or its key ends.
 pub(crate) async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
+    let _open = app.instruments.stream(StreamKind::WebSocket);
     let (outgoing, incoming) = socket.split();
     let feed = Feed::from_now(Arc::clone(&app));
     let heard = Bucket::full(limits::WS_MESSAGES);

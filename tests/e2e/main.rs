@@ -24,6 +24,7 @@
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
 mod arrays;
+mod audit;
 mod bad_input;
 mod canaries;
 mod causes;

@@ -7,8 +7,8 @@ use crate::{
     outcome::Outcome,
     postgres::Cluster,
     prerequisites::{
-        browser, bubblewrap, certificates, container_engines, digits_environment, faults, networks, python_with_venv,
-        torch,
+        audit_environment, browser, bubblewrap, certificates, container_engines, digits_environment, faults, networks,
+        python_with_venv, torch,
     },
     python, web,
 };
@@ -39,6 +39,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     certificates()?;
     container_engines()?;
     digits_environment()?;
+    audit_environment()?;
     torch()?;
     browser()?;
     web::build()?;

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod array;
 pub mod artifact;
+pub mod audit;
 pub mod checkpoint;
 pub mod dataset;
 pub mod dependency;
@@ -39,6 +40,7 @@ pub mod ws;
 
 pub use array::*;
 pub use artifact::*;
+pub use audit::*;
 pub use checkpoint::*;
 pub use dataset::{
     CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset, is_bucket_name,

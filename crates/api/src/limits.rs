@@ -85,6 +85,8 @@ pub const REQUEUES_MAX: u32 = 5;
 pub const LIST_LIMIT_MAX: i64 = 1_000;
 /// Tasks in one page of a list by default.
 pub const LIST_LIMIT_DEFAULT: i64 = 50;
+/// Events in one page of the audit log by default.
+pub const AUDIT_LIMIT_DEFAULT: i64 = 100;
 /// Tail of the log shown as `output`, bytes.
 pub const OUTPUT_TAIL_BYTES: u64 = 64 << 10;
 /// Longest `error` of a task, bytes.

@@ -25,6 +25,7 @@ pub(crate) const RATE_LIMITS: &str = "FETCHML_RATE_LIMITS";
 /// Lease of attempts, seconds.
 pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
 /// Time queued that is worth one level of priority, seconds.
+pub(crate) const TRUSTED_PROXIES: &str = "FETCHML_TRUSTED_PROXIES";
 pub(crate) const AGING_INTERVAL: &str = "FETCHML_AGING_INTERVAL";
 /// Wait after which workers are held for a task, seconds.
 pub(crate) const HOLD_AFTER: &str = "FETCHML_HOLD_AFTER";

@@ -1,12 +1,12 @@
 //! The accept loop: bounded connections, bounded heads, timeouts, and a graceful end.
 
-use crate::{instruments::Instruments, limits, request::Peer};
+use crate::{instruments::Instruments, limits, proxies::TrustedProxies, request::Peer};
 use axum::Router;
 use futures_util::FutureExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
-use std::{convert::Infallible, io, pin::pin, sync::Arc};
+use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
@@ -19,10 +19,12 @@ use tower::ServiceExt as _;
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
+    proxies: TrustedProxies,
     instruments: Arc<Instruments>,
     stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(limits::connections_max()));
+    let proxies = Arc::new(proxies);
     // Every connection holds a sender; when all are gone the receiver ends.
     let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
     loop {
@@ -40,14 +42,14 @@ pub(crate) async fn serve(
             },
             () = stop.cancelled() => break,
         };
-        let peer = Peer(peer.ip().to_canonical());
+        let from = From { peer: peer.ip().to_canonical(), proxies: Arc::clone(&proxies) };
         let open = instruments.connection();
         let (router, stop, alive) = (router.clone(), stop.clone(), alive.clone());
         tokio::spawn(async move {
             if let Err(error) = prepare(&stream) {
                 tracing::debug!(%error, "a connection could not be set up");
             }
-            serve_connection(stream, peer, router, stop).await;
+            serve_connection(stream, from, router, stop).await;
             drop((open, place, alive));
         });
     }
@@ -74,10 +76,17 @@ async fn pause_after(error: &io::Error) {
     tokio::time::sleep(limits::ACCEPT_PAUSE).await;
 }
 
-async fn serve_connection(stream: TcpStream, peer: Peer, router: Router, stop: CancellationToken) {
+/// Where the requests of a connection come from.
+struct From {
+    peer: IpAddr,
+    proxies: Arc<TrustedProxies>,
+}
+
+async fn serve_connection(stream: TcpStream, from: From, router: Router, stop: CancellationToken) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(peer);
+        let client = Peer(from.proxies.client(from.peer, request.headers()));
+        request.extensions_mut().insert(client);
         router.clone().oneshot(request)
     });
     let connection = http1::Builder::new()

@@ -250,6 +250,12 @@ pub const GC_SWEEP_PART: u32 = 20;
 pub const GC_UPLOAD_QUIET: Duration = Duration::from_hours(1);
 /// Longest wait of a request for a collection; later it answers how far it is.
 pub const GC_ANSWER_WAIT: Duration = Duration::from_secs(40);
+/// What is told of a path that was refused, characters.
+pub const AUDIT_PATH_CHARS: usize = 200;
+/// Audit rows that a verification reads at a time.
+pub const VERIFY_ROWS: u32 = 500;
+/// Shortest time between two reports of a verification's progress.
+pub const VERIFY_TOLD_EVERY: Duration = Duration::from_millis(250);
 /// A GPU that is less busy than this, percent, does nothing.
 pub const IDLE_BELOW_PERCENT: u32 = 5;
 /// Longest time that counts for one look at a GPU: workers look at least this often.

@@ -1,6 +1,8 @@
 //! What a server is started with.
 
-use crate::{driver::Preemption, limits, log_rules::LogRule, outbox::MailSettings, retention::Retention};
+use crate::{
+    driver::Preemption, limits, log_rules::LogRule, outbox::MailSettings, proxies::TrustedProxies, retention::Retention,
+};
 use fetchml_api::{Quota, QuotaScope, Role};
 use ipnet::IpNet;
 use std::{
@@ -29,6 +31,8 @@ pub struct Options {
     pub requests_at_once: usize,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
+    /// Proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: TrustedProxies,
     /// Which tasks may be stopped for others of higher priority.
     pub preemption: Preemption,
     /// How long a task waits before workers are held for it, seconds.
@@ -63,6 +67,7 @@ impl Options {
             rate_limits: Some(RateLimits::default()),
             requests_at_once: crate::limits::REQUESTS_AT_ONCE,
             allow_plain_http: false,
+            trusted_proxies: TrustedProxies::default(),
             preemption: Preemption::default(),
             hold_after_s: 900,
             prepare_timeout_s: 1_800,

@@ -3,7 +3,7 @@
 use crate::{
     accept,
     app::{App, Parts},
-    auth::{AuthAudit, Keys, NewKey},
+    auth::{Actor, AuthAudit, KeyedHash, Keys, NewKey},
     blobs::Blobs,
     data_dir::{DataDir, DataDirError},
     driver::{Driver, DriverSettings, DriverTask},
@@ -86,7 +86,7 @@ pub struct AdminKey {
 
 /// A running server.
 pub struct Server {
-    app: Arc<App>,
+    pub(crate) app: Arc<App>,
     address: SocketAddr,
     admin_key: AdminKey,
     local_worker_key: String,
@@ -122,7 +122,8 @@ impl Server {
         let store = open_store(&options, &data_dir).await?;
         let measuring = Arc::clone(&instruments);
         store.on_commit(move |measure| measuring.committed(measure));
-        let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
+        let pepper = data_dir.pepper()?;
+        let keys = Keys::load(store.clone(), pepper, options.rate_limits).await?;
         let outbox = Outbox::new(&options).map_err(StartError::Mail)?;
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
@@ -145,6 +146,7 @@ impl Server {
             prepare_timeout_s: i64::from(options.prepare_timeout_s),
             preemption: options.preemption,
             quotas: options.quotas.clone(),
+            values: KeyedHash::new(&pepper),
             incarnation_file: data_dir.join("incarnation"),
         };
         let (driver, driver_task) = Driver::start(store.clone(), settings, Arc::clone(&instruments)).await?;
@@ -168,8 +170,8 @@ impl Server {
             metrics,
             collector,
             secrets,
-            outbox,
             instruments: Arc::clone(&instruments),
+            outbox,
             stop: stop.clone(),
         };
         let app = App::new(parts, options, document.into());
@@ -178,7 +180,9 @@ impl Server {
         let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));
         let watch = tokio::spawn(watch_driver(app.driver.fatal(), fatal.clone(), background_stop.clone()));
-        let http = tokio::spawn(accept::serve(listener, routes::router(&app), Arc::clone(&instruments), stop));
+        let proxies = app.options.trusted_proxies.clone();
+        let served = accept::serve(listener, routes::router(&app), proxies, Arc::clone(&instruments), stop);
+        let http = tokio::spawn(served);
         let keeping_up = tokio::spawn(instruments.keep_up(background_stop.clone()));
         tracing::info!(%address, incarnation = app.driver.incarnation(), "listening");
         let running = Running {
@@ -229,6 +233,7 @@ impl Server {
         // These only move files that stay readable where they are.
         background.for_each(|task| task.abort());
         self.app.collector.settled().await;
+        self.app.verifications.settled().await;
         self.app.store.close().await;
         drop(data_dir);
         tracing::info!("stopped");
@@ -284,7 +289,7 @@ async fn first_admin_key(data_dir: &DataDir, keys: &Keys) -> Result<AdminKey, St
         name: Some("made at the first start".into()),
         expires_at: None,
     };
-    let (key, _) = keys.create(new, "system", None).await?;
+    let (key, _) = keys.create(new, &Actor::system()).await?;
     data_dir.write_secret(ADMIN_KEY_FILE, format!("{key}\n").as_bytes())?;
     Ok(AdminKey { path, fresh: Some(key) })
 }
@@ -303,7 +308,7 @@ async fn local_worker_key(data_dir: &DataDir, keys: &Keys) -> Result<String, Sta
         name: Some("the worker on the server's machine".into()),
         expires_at: None,
     };
-    let (key, _) = keys.create(new, "system", None).await?;
+    let (key, _) = keys.create(new, &Actor::system()).await?;
     data_dir.write_secret(WORKER_KEY_FILE, format!("{key}\n").as_bytes())?;
     Ok(key)
 }

@@ -5,6 +5,7 @@
 //! made elsewhere: this crate knows rows, not scheduling.
 
 mod array;
+mod audit;
 mod database;
 pub mod limits;
 mod migrate;
@@ -23,6 +24,7 @@ pub mod testing;
 mod value;
 mod writer;
 
+pub use audit::{AuditFilter, StoredAudit};
 pub use migrate::OpenError;
 pub use model::*;
 pub use outbox::{Delivery, OutboxWrite, WebhookRecord};

@@ -3,6 +3,7 @@
 mod admin;
 mod arrays;
 mod artifacts;
+mod audit;
 mod cancel;
 mod completions;
 mod config;
@@ -94,6 +95,7 @@ enum Command {
     Release(reservations::Release),
     Whoami(whoami::Whoami),
     Keys(keys::Keys),
+    Audit(audit::Audit),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
     Webhooks(webhooks::Webhooks),
@@ -135,6 +137,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Release(command) => client(command.run(config)),
         Command::Whoami(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
+        Command::Audit(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),
         Command::Webhooks(command) => client(command.run(config)),

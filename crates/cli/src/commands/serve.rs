@@ -55,6 +55,9 @@ pub(super) struct ServingFlags {
     /// Domain that mail may go to; may be repeated [env: FETCHML_MAIL_DOMAINS] [default: that of --mail-from]
     #[arg(long = "mail-domain", value_name = "DOMAIN")]
     mail_domains: Vec<String>,
+    /// Network of a proxy in front whose X-Forwarded-For is believed, such as 10.0.0.1/32; may be repeated [env: FETCHML_TRUSTED_PROXIES] [default: none]
+    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    trusted_proxies: Vec<String>,
     /// Allow plain HTTP on an address that other machines can reach [env: FETCHML_ALLOW_PLAIN_HTTP]
     #[arg(long, action = ArgAction::SetTrue)]
     allow_plain_http: bool,
@@ -63,6 +66,7 @@ pub(super) struct ServingFlags {
 impl ServingFlags {
     pub(super) fn flags(&self) -> Flags {
         let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+        let proxies = self.trusted_proxies.join(",");
         let rate_limits = self.rate_limits.map(|switch| if switch == Switch::On { "on" } else { "off" });
         let nets = (!self.webhook_allow_net.is_empty()).then(|| self.webhook_allow_net.join(","));
         let domains = (!self.mail_domains.is_empty()).then(|| self.mail_domains.join(","));
@@ -80,6 +84,7 @@ impl ServingFlags {
             .set("server.smtp_password_file", "--smtp-password-file", password_file)
             .set("server.mail_from", "--mail-from", self.mail_from.clone())
             .set("server.mail_domains", "--mail-domain", domains)
+            .set("server.trusted_proxies", "--trusted-proxy", (!proxies.is_empty()).then_some(proxies))
             .set("server.allow_plain_http", "--allow-plain-http", self.allow_plain_http.then_some(true))
     }
 }

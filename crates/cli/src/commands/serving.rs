@@ -13,7 +13,8 @@ use crate::{
 };
 use fetchml_api::SecretText;
 use fetchml_client::Client;
-use fetchml_server::{MailSettings, Options, RateLimits, Server, StartError, driver::Preemption};
+use fetchml_server::{MailSettings, Options, RateLimits, Server, StartError, TrustedProxies, driver::Preemption};
+use ipnet::IpNet;
 use std::{
     env,
     ffi::OsString,
@@ -105,6 +106,7 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         },
         rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
         allow_plain_http: settings.allow_plain_http,
+        trusted_proxies: trusted_proxies(settings.trusted_proxies.as_deref().unwrap_or_default())?,
         log_rules: settings.log_rules.clone(),
         retention: settings.retention(),
         mail: mail(settings)?,
@@ -140,6 +142,18 @@ fn mail(settings: &ServerSettings) -> Result<Option<MailSettings>, Failure> {
     let domains = settings.mail_domains.as_deref().unwrap_or_default().split(',').map(str::trim);
     let domains: Vec<String> = domains.filter(|domain| !domain.is_empty()).map(ToOwned::to_owned).collect();
     MailSettings::new(url, password, from, &domains).map(Some).map_err(Failure::usage)
+}
+
+fn trusted_proxies(text: &str) -> Result<TrustedProxies, Failure> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let networks = parts.map(|part| {
+        let network = part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
+        network.map_err(|_| {
+            Failure::usage(format!("--trusted-proxy {part:?} is not a network"))
+                .hint("write an address and the length of its prefix, such as 10.0.0.0/8 or 192.168.1.7/32")
+        })
+    });
+    Ok(TrustedProxies::new(networks.collect::<Result<_, _>>()?))
 }
 
 /// The address by which this machine reaches its own server.

@@ -70,6 +70,8 @@ pub(crate) struct ServerSettings {
     pub(crate) mail_domains: Option<String>,
     /// Networks of webhooks beside the public one, `,` between.
     pub(crate) webhook_allow_net: Option<String>,
+    /// Networks of proxies that are believed, `,` between.
+    pub(crate) trusted_proxies: Option<String>,
     /// Rules on the lines of logs: a list of its own in the file.
     #[serde(skip)]
     pub(crate) log_rules: Vec<LogRule>,

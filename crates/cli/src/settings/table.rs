@@ -62,6 +62,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Integer,
         "what was stopped so runs for this long before it is stopped again",
     ),
+    setting(
+        "server.trusted_proxies",
+        env::TRUSTED_PROXIES,
+        Kind::Text,
+        "networks of proxies whose X-Forwarded-For is believed, comma between",
+    ),
     setting("server.allow_plain_http", env::ALLOW_PLAIN_HTTP, Kind::Boolean, "allow plain HTTP off loopback"),
     setting("server.smtp_url", env::SMTP_URL, Kind::Text, "SMTP server for mail about tasks: smtps://USER@HOST"),
     secret("server.smtp_password", env::SMTP_PASSWORD, "password of the user in it"),

@@ -42,6 +42,10 @@ const COMMANDS: &[&[&str]] = &[
     &["reservations"],
     &["release"],
     &["whoami"],
+    &["audit"],
+    &["audit", "events"],
+    &["audit", "verify"],
+    &["audit", "root"],
     &["keys"],
     &["keys", "create"],
     &["keys", "list"],
@@ -111,6 +115,7 @@ fn the_list_of_commands() {
       release       Give a reservation up: its GPUs are everybody's at once
       whoami        Show which user and role your key has, and until when it works
       keys          Make, list and revoke API keys (admins only)
+      audit         Read and verify the log of who did what (operators and admins)
       admin         Look after the server (admins only)
       secrets       Set, list and delete secret values for your tasks
       webhooks      Make, list and delete webhooks: URLs that hear of your tasks

@@ -78,6 +78,7 @@ fn explain_shows_every_setting() {
     server.preempt_batch           false                  default                                FETCHML_PREEMPT_BATCH           tasks may be stopped for others of higher priority that fit nowhere
     server.preempt_service         false                  default                                FETCHML_PREEMPT_SERVICE         notebooks and tools may be
     server.preempt_cooldown_s      600                    default                                FETCHML_PREEMPT_COOLDOWN        what was stopped so runs for this long before it is stopped again
+    server.trusted_proxies         -                      not set                                FETCHML_TRUSTED_PROXIES         networks of proxies whose X-Forwarded-For is believed, comma between
     server.allow_plain_http        false                  default                                FETCHML_ALLOW_PLAIN_HTTP        allow plain HTTP off loopback
     server.smtp_url                -                      not set                                FETCHML_SMTP_URL                SMTP server for mail about tasks: smtps://USER@HOST
     server.smtp_password           -                      not set                                FETCHML_SMTP_PASSWORD           password of the user in it

@@ -134,6 +134,14 @@ pub enum Operation {
     QuotaPut,
     /// `DELETE /v1/admin/quotas/{scope}/{name}`
     QuotaDelete,
+    /// `GET /v1/audit/events`
+    AuditList,
+    /// `POST /v1/audit/verify`
+    AuditVerify,
+    /// `DELETE /v1/audit/verify`
+    AuditVerifyStop,
+    /// `GET /v1/audit/chain-root`
+    AuditRoot,
 }
 
 /// What a role may do with an operation.
@@ -149,7 +157,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 64] = [
+    pub const ALL: [Self; 68] = [
         Self::Health,
         Self::Document,
         Self::DocsPage,
@@ -214,6 +222,10 @@ impl Operation {
         Self::QuotaList,
         Self::QuotaPut,
         Self::QuotaDelete,
+        Self::AuditList,
+        Self::AuditVerify,
+        Self::AuditVerifyStop,
+        Self::AuditRoot,
     ];
 
     /// Method and path as the API document writes them.
@@ -283,6 +295,10 @@ impl Operation {
             Self::QuotaList => ("get", "/v1/admin/quotas"),
             Self::QuotaPut => ("put", "/v1/admin/quotas/{scope}/{name}"),
             Self::QuotaDelete => ("delete", "/v1/admin/quotas/{scope}/{name}"),
+            Self::AuditList => ("get", "/v1/audit/events"),
+            Self::AuditVerify => ("post", "/v1/audit/verify"),
+            Self::AuditVerifyStop => ("delete", "/v1/audit/verify"),
+            Self::AuditRoot => ("get", "/v1/audit/chain-root"),
         }
     }
 
@@ -329,7 +345,8 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
         | O::JobStream
         | O::WebSocket
         | O::WsTicketCreate
-        | O::ReservationList => match role {
+        | O::ReservationList
+        | O::AuditRoot => match role {
             Role::Admin | Role::Operator | Role::User | Role::Viewer => Allow,
             Role::Worker => Deny,
         },
@@ -368,7 +385,7 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Operator | Role::User | Role::Viewer => Own,
             Role::Worker => Deny,
         },
-        O::WorkerDrain | O::WorkerUndrain => match role {
+        O::WorkerDrain | O::WorkerUndrain | O::AuditList | O::AuditVerify | O::AuditVerifyStop => match role {
             Role::Admin | Role::Operator => Allow,
             Role::User | Role::Viewer | Role::Worker => Deny,
         },

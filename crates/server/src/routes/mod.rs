@@ -3,6 +3,7 @@
 mod arrays;
 mod artifacts;
 mod attempts;
+mod audit;
 mod blobs;
 mod checkpoints;
 mod connect;
@@ -74,6 +75,10 @@ fn route(operation: Operation) -> Route {
         Operation::QuotaList => routes!(quotas::list_quotas),
         Operation::QuotaPut => routes!(quotas::put_quota),
         Operation::QuotaDelete => routes!(quotas::delete_quota),
+        Operation::AuditList => routes!(audit::list_audit_events),
+        Operation::AuditVerify => routes!(audit::verify_audit_log),
+        Operation::AuditVerifyStop => routes!(audit::stop_verification),
+        Operation::AuditRoot => routes!(audit::show_chain_root),
         Operation::MetricsShow => routes!(metrics::show_metrics),
         Operation::DatasetList => routes!(datasets::list_datasets),
         Operation::DatasetCreate => routes!(datasets::create_dataset),

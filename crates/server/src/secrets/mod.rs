@@ -20,7 +20,6 @@ use fetchml_api::{
 };
 use fetchml_store::{SecretHead, Store, Write};
 use seal::{OpenError, SealKeys};
-use std::collections::BTreeMap;
 use tokio::sync::Mutex;
 
 /// The secrets.
@@ -145,7 +144,7 @@ impl Secrets {
     ) -> Result<AttemptSecrets, AppError> {
         let resource = format!("tasks/{}/attempts/{}/secrets", spec.id, attempt.id);
         let mut audit = file_access(caller, "secrets_read", resource);
-        audit.metadata = BTreeMap::from([("names".to_owned(), spec.secrets.join(","))]);
+        audit.metadata.insert("names".to_owned(), spec.secrets.join(","));
         let bind =
             Write::SecretsBind { attempt: attempt.id, user_id: spec.user_id.clone(), names: spec.secrets.clone() };
         self.store.commit(vec![bind, Write::Audit(audit)]).await?;

@@ -2,8 +2,8 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, docs_page, document, experiments, gc,
-    health, keys, logs, metrics, queue, quotas, run_manifest, scheduler, secrets, server_metrics, snapshots, tasks,
+    arrays, artifacts, audit, auth, bad_input, blobs, checkpoints, connect, datasets, docs_page, document, experiments,
+    gc, health, keys, logs, metrics, queue, quotas, run_manifest, scheduler, secrets, server_metrics, snapshots, tasks,
     usage, webhooks, whoami, ws,
 };
 use fetchml_server::Operation;
@@ -182,6 +182,16 @@ fn cases(operation: Operation) -> Cases {
         O::QuotaDelete => {
             Cases { missing: Some(quotas::for_nobody_are_404), ..plain(quotas::are_set_listed_and_removed) }
         }
+        O::AuditList => Cases {
+            bad_input: Some(bad_input::query_parameters),
+            ..plain(audit::events_are_filtered_paged_and_can_be_verified_by_hand)
+        },
+        O::AuditVerify => plain(audit::a_verification_says_what_it_found_and_is_recorded),
+        O::AuditVerifyStop => Cases {
+            missing: Some(audit::a_verification_says_what_it_found_and_is_recorded),
+            ..plain(audit::one_that_runs_can_be_stopped)
+        },
+        O::AuditRoot => plain(audit::the_end_of_the_log_is_shown),
         O::WebSocket => {
             Cases { bad_input: Some(ws::what_is_not_allowed_closes_it), ..plain(ws::tells_of_tasks_and_resumes) }
         }

@@ -4,10 +4,12 @@
 
 mod arrays;
 mod artifacts;
+mod audit;
 mod auth;
 mod bad_input;
 mod blobs;
 mod checkpoints;
+mod completeness;
 mod connect;
 mod coverage;
 mod datasets;

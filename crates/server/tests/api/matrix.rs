@@ -81,7 +81,11 @@ const TABLE: &str = "
     UsageShow       200  own    own  own      yes   no
     QuotaList       200  no     no   no       yes   no
     QuotaPut        200  no     no   no       yes   no
-    QuotaDelete     204  no     no   no       yes   no";
+    QuotaDelete     204  no     no   no       yes   no
+    AuditList       200  no     no   yes      yes   no
+    AuditVerify     200  no     no   yes      yes   no
+    AuditVerifyStop 404  no     no   yes      yes   no
+    AuditRoot       200  yes    yes  yes      yes   no";
 
 /// A row: operation, the status of success, a word for each role.
 fn rows() -> Vec<(&'static str, u16, Vec<&'static str>)> {
@@ -95,7 +99,7 @@ fn rows() -> Vec<(&'static str, u16, Vec<&'static str>)> {
 }
 
 /// What an operation is asked of.
-struct Asked {
+pub(crate) struct Asked {
     method: Method,
     path: String,
     body: Option<Value>,
@@ -130,7 +134,7 @@ impl Asked {
 }
 
 /// A user whose things are asked for.
-struct Owner<'a> {
+pub(crate) struct Owner<'a> {
     server: &'a TestServer,
     user: &'static str,
     client: CheckedClient,
@@ -139,7 +143,7 @@ struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    async fn new(server: &'a TestServer, user: &'static str) -> Self {
+    pub(crate) async fn new(server: &'a TestServer, user: &'static str) -> Self {
         let client = server.user(user).await;
         let ended = Box::pin(ended(server, &client)).await;
         Self { server, user, client, ended, made: Cell::new(0) }
@@ -184,11 +188,13 @@ impl<'a> Owner<'a> {
         self.client.get("/v1/secrets").await.expect(200).json()
     }
 
-    async fn asked(&self, operation: Operation) -> Asked {
+    pub(crate) async fn asked(&self, operation: Operation) -> Asked {
         use Operation as O;
         let ended = format!("/v1/tasks/{}", self.ended.spec.id);
         let attempt = format!("{ended}/attempts/{}", self.ended.attempt);
         match operation {
+            O::AuditVerify => Asked::new(Method::POST, "/v1/audit/verify"),
+            O::AuditVerifyStop => Asked::delete("/v1/audit/verify"),
             O::WsTicketCreate => Asked::new(Method::POST, "/v1/ws-tickets"),
             O::Health
             | O::Document
@@ -208,6 +214,8 @@ impl<'a> Owner<'a> {
             | O::GcShow
             | O::QuotaList
             | O::WorkerConnect
+            | O::AuditList
+            | O::AuditRoot
             | O::WebSocket => Asked::get(operation.route().1),
             O::DocsFile => Asked::get("/docs/page.css"),
             O::TaskCreate => Asked::post("/v1/tasks", waits()),
@@ -235,7 +243,10 @@ impl<'a> Owner<'a> {
                 let asked = match operation {
                     O::WorkerShow => Asked::get(path),
                     O::WorkerDrain => Asked::delete(path),
-                    _ => Asked::new(Method::POST, format!("{path}/undrain")),
+                    _ => {
+                        self.server.admin().delete(&path).await.expect(204);
+                        Asked::new(Method::POST, format!("{path}/undrain"))
+                    }
                 };
                 asked.beside(worker)
             }
@@ -341,7 +352,7 @@ async fn ended(server: &TestServer, owner: &CheckedClient) -> Assignment {
 }
 
 /// Asks; the status, and the body unless it has no end.
-async fn ask(client: &CheckedClient, operation: Operation, asked: &Asked) -> (u16, String) {
+pub(crate) async fn ask(client: &CheckedClient, operation: Operation, asked: &Asked) -> (u16, String) {
     let mut request = client.request(asked.method.clone(), &asked.path);
     if let Some(body) = &asked.body {
         request = request.json(body);
@@ -381,7 +392,7 @@ pub(crate) async fn every_role_may_do_what_the_table_says_and_nothing_else() {
                     ("hid", false) => 404,
                     (word, _) => panic!("{operation:?} as {role}: what is {word:?}?"),
                 };
-                let asked = owner.asked(operation).await;
+                let asked = Box::pin(owner.asked(operation)).await;
                 let before = owner.secrets().await;
                 let (status, body) = ask(&caller, operation, &asked).await;
                 if status != expected {

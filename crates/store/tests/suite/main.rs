@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod audit;
 mod build;
 mod commit;
 mod counters;
@@ -134,6 +135,8 @@ on_both![
     commit::the_audit_log_refuses_update_and_delete,
     commit::old_change_rows_are_pruned,
     commit::an_empty_commit_and_probes_succeed,
+    audit::events_are_filtered_paged_and_counted,
+    audit::rows_somebody_changed_are_read_as_they_stand,
     retention::a_hidden_task_is_found_by_when_it_was_hidden,
     retention::a_task_is_collected_in_steps,
     retention::what_tasks_have_in_common_goes_with_the_last,

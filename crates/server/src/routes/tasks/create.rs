@@ -228,8 +228,7 @@ pub(super) fn draft(submission: Submission, owner: Owner, caller: &Caller) -> Ne
         needs: Vec::new(),
         broken_by: None,
         priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
-        by: caller.user_id.clone(),
-        ip: caller.ip,
+        by: caller.actor(),
         once: None,
         spec: TaskSpec {
             id: TaskId(uuid::Uuid::nil()),

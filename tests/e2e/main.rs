@@ -54,5 +54,6 @@ mod retention;
 mod scheduling;
 mod streams;
 mod support;
+mod tls;
 mod training;
 mod trees;

@@ -14,6 +14,18 @@ pub(crate) const URL: &str = "FETCHML_URL";
 pub(crate) const API_KEY: &str = "FETCHML_API_KEY";
 /// File that holds the API key, for client commands and workers.
 pub(crate) const KEY_FILE: &str = "FETCHML_KEY_FILE";
+/// File of authorities that vouch for the server, for client commands and workers.
+pub(crate) const CA_CERT: &str = "FETCHML_CA_CERT";
+/// Fingerprint of the server's certificate, for client commands and workers.
+pub(crate) const TLS_FINGERPRINT: &str = "FETCHML_TLS_FINGERPRINT";
+/// `self-signed` or `off`.
+pub(crate) const TLS: &str = "FETCHML_TLS";
+/// File of the server's certificate chain.
+pub(crate) const TLS_CERT: &str = "FETCHML_TLS_CERT";
+/// File of its private key.
+pub(crate) const TLS_KEY: &str = "FETCHML_TLS_KEY";
+/// Names by which clients know the server.
+pub(crate) const HOST_NAME: &str = "FETCHML_HOST_NAME";
 /// Address the server listens on.
 pub(crate) const LISTEN: &str = "FETCHML_LISTEN";
 /// Where server and worker keep everything.

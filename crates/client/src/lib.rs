@@ -12,6 +12,7 @@ mod metrics;
 mod resources;
 pub mod snapshot;
 pub mod sse;
+mod trust;
 
 pub use blob::{BlobSource, ByteStream};
 pub use connection::{Client, shown_url};
@@ -19,3 +20,4 @@ pub use error::ClientError;
 pub use events::Incoming;
 pub use logs::{LogChunk, LogEvent, LogQuery};
 pub use metrics::MetricsQuery;
+pub use trust::{BadAuthorities, Trust, untrusted};

@@ -20,6 +20,8 @@ pub enum AppError {
         /// Where.
         details: Vec<Problem>,
     },
+    /// 400: plain HTTP where TLS is spoken.
+    PlainHttp,
     /// 401: no key, or one that is not accepted.
     Unauthorized(&'static str),
     /// 403: not with this key.
@@ -109,6 +111,10 @@ impl AppError {
             Self::BadRequest { error, details } => {
                 Words { details, ..row(StatusCode::BAD_REQUEST, C::BadRequest, error) }
             }
+            Self::PlainHttp => Words {
+                hint: Some("Use https:// instead of http:// in the server's address.".into()),
+                ..row(StatusCode::BAD_REQUEST, C::BadRequest, "This server speaks HTTPS only.".into())
+            },
             Self::Unauthorized(error) => Words {
                 hint: Some("Send a valid key in the header X-API-Key.".into()),
                 ..row(StatusCode::UNAUTHORIZED, C::Unauthorized, error.into())
@@ -259,7 +265,7 @@ mod tests {
     use utoipa::PartialSchema as _;
 
     /// One of each kind.
-    fn every_kind() -> [AppError; 13] {
+    fn every_kind() -> [AppError; 14] {
         let none = String::new;
         let kinds = [
             AppError::bad_request("", ""),
@@ -275,6 +281,7 @@ mod tests {
             AppError::RateLimited { retry_after_s: 0 },
             AppError::Internal(none()),
             AppError::Unavailable { reason: none(), retry_after_s: 0 },
+            AppError::PlainHttp,
         ];
         let place = |kind: &AppError| match kind {
             AppError::BadRequest { .. } => 0,
@@ -289,8 +296,9 @@ mod tests {
             AppError::Invalid(_) => 9,
             AppError::RateLimited { .. } => 10,
             AppError::Internal(_) => 11,
-            // A kind that is added here belongs into the list above.
             AppError::Unavailable { .. } => 12,
+            // A kind that is added here belongs into the list above.
+            AppError::PlainHttp => 13,
         };
         assert!(kinds.iter().map(place).eq(0..kinds.len()));
         kinds

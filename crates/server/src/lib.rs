@@ -28,12 +28,14 @@ mod retention;
 mod routes;
 mod secrets;
 mod server;
+mod tls;
 mod ws;
 
 pub use auth::{Decision, Operation, decide};
 pub use data_dir::DataDirError;
 pub use log_rules::{LogRule, LogRulesError};
 pub use openapi::openapi;
-pub use options::{Options, Rate, RateLimits, WsTimes};
+pub use options::{ConnectionTimes, Options, Rate, RateLimits, TlsOptions, WsTimes};
 pub use retention::Retention;
 pub use server::{AdminKey, Server, StartError};
+pub use tls::{CertificateError, Tls};

@@ -40,6 +40,18 @@ pub(super) struct ServingFlags {
     /// Days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever [env: FETCHML_RETENTION_DAYS] [default: 90]
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
+    /// self-signed: TLS with a certificate of the server's own [env: FETCHML_TLS] [default: off]
+    #[arg(long, value_name = "HOW")]
+    tls: Option<String>,
+    /// TLS with this certificate chain, PEM [env: FETCHML_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM; SIGHUP or a changed file reads both anew [env: FETCHML_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Names by which clients know this server, such as lab.example,10.0.0.5 [env: FETCHML_HOST_NAME]
+    #[arg(long, value_name = "NAMES")]
+    host_name: Option<String>,
     /// Allow plain HTTP on an address that other machines can reach [env: FETCHML_ALLOW_PLAIN_HTTP]
     #[arg(long, action = ArgAction::SetTrue)]
     allow_plain_http: bool,
@@ -47,7 +59,8 @@ pub(super) struct ServingFlags {
 
 impl ServingFlags {
     pub(super) fn flags(&self) -> Flags {
-        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let data_dir = text(&self.data_dir);
         let rate_limits = self.rate_limits.map(|switch| if switch == Switch::On { "on" } else { "off" });
         Flags::default()
             .set("server.data_dir", "--data-dir", data_dir)
@@ -57,6 +70,10 @@ impl ServingFlags {
             .set("server.lost_after_s", "--lost-after", self.lost_after)
             .set("server.aging_interval_s", "--aging-interval", self.aging_interval)
             .set("server.retention_days", "--retention-days", self.retention_days)
+            .set("server.tls", "--tls", self.tls.clone())
+            .set("server.tls_cert", "--tls-cert", text(&self.tls_cert))
+            .set("server.tls_key", "--tls-key", text(&self.tls_key))
+            .set("server.host_name", "--host-name", self.host_name.clone())
             .set("server.allow_plain_http", "--allow-plain-http", self.allow_plain_http.then_some(true))
     }
 }
@@ -79,12 +96,14 @@ impl Serve {
             serving::introduce(&server, "server", &settings);
             terminal::say("add a worker:");
             terminal::say("  fetchml keys create --role worker --user lab > worker.key");
+            let pin = serving::pin(&server).map_or_else(String::new, |pin| format!(" --tls-fingerprint {pin}"));
             terminal::say(&format!(
-                "  fetchml worker --server {} --key-file worker.key",
-                serving::own_url(server.address())
+                "  fetchml worker --server {} --key-file worker.key{pin}",
+                serving::own_url(&server)
             ));
             tokio::select! {
                 () = signals.received() => {}
+                () = serving::reload_when_told(&server) => {}
                 () = server.wait() => return Err(disk_failed()),
             }
             terminal::say("stopping the server; tasks go on");

@@ -10,7 +10,8 @@ use crate::{
     },
     terminal,
 };
-use fetchml_client::Client;
+use fetchml_api::Fingerprint;
+use fetchml_client::{Client, Trust};
 use fetchml_server::{Options, RateLimits, Server, StartError, driver::Preemption};
 use std::{
     env,
@@ -100,6 +101,8 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
             cooldown_s: settings.preempt_cooldown_s.into(),
         },
         rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
+        tls: settings.tls_options()?,
+        host_names: settings.host_names()?,
         allow_plain_http: settings.allow_plain_http,
         log_rules: settings.log_rules.clone(),
         retention: settings.retention(),
@@ -114,21 +117,57 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
 }
 
 /// The address by which this machine reaches its own server.
-pub(super) fn own_url(address: SocketAddr) -> String {
+pub(super) fn own_url(server: &Server) -> String {
+    let address = server.address();
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
+    match server.tls() {
+        None => format!("http://{}", SocketAddr::new(ip, address.port())),
+        // An authority vouches for names, not for addresses of this machine.
+        Some(tls) => match tls.name().filter(|_| !tls.is_self_signed()) {
+            Some(name) => format!("https://{name}:{}", address.port()),
+            None => format!("https://{}", SocketAddr::new(ip, address.port())),
+        },
+    }
+}
+
+/// What clients must know a server by that vouches for itself.
+pub(super) fn pin(server: &Server) -> Option<Fingerprint> {
+    server.tls().filter(|tls| tls.is_self_signed()).map(|tls| *tls.fingerprint().borrow())
+}
+
+/// How this process knows the server that runs in it.
+pub(super) fn own_trust(server: &Server) -> Trust {
+    server.tls().map_or(Trust::System, |tls| Trust::Own(tls.fingerprint()))
+}
+
+/// Reads the files of the certificate anew at each SIGHUP; never resolves. Without such files SIGHUP ends the
+/// process, as ever.
+pub(super) async fn reload_when_told(server: &Server) {
+    let reloads = server.tls().filter(|tls| !tls.is_self_signed());
+    let signals = reloads.and_then(|tls| Some((tls, signal(SignalKind::hangup()).ok()?)));
+    let Some((tls, mut hangups)) = signals else { return std::future::pending().await };
+    while hangups.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!("the certificate was read anew"),
+            Err(error) => tracing::error!(%error, "the certificate is not taken up; the one before stays in use"),
+        }
+    }
 }
 
 /// Says where the server is, shows the first key once, and writes the profile if there is none.
 pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) {
-    let url = own_url(server.address());
+    let url = own_url(server);
     let data_dir = std::path::absolute(&settings.data_dir).unwrap_or_else(|_| settings.data_dir.clone());
     terminal::say(&format!("FetchML {} {what} at {url}", env!("FETCHML_VERSION")));
     terminal::say(&format!("  data      {}", data_dir.display()));
+    let tls_fingerprint = pin(server);
+    if let Some(fingerprint) = tls_fingerprint {
+        terminal::say(&format!("  tls       own certificate, {fingerprint}"));
+    }
     let admin = server.admin_key();
     if let Some(key) = &admin.fresh {
         if terminal::stderr_is_terminal() {
@@ -141,7 +180,7 @@ pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) 
     }
     let key_file = std::path::absolute(&admin.path).unwrap_or_else(|_| admin.path.clone());
     // The server runs; that a profile cannot be written is a nuisance, not a failure.
-    match profile::write(&Profile { url, key_file: Some(key_file), api_key: None }) {
+    match profile::write(&Profile { url, key_file: Some(key_file), api_key: None, tls_fingerprint }) {
         Ok(Written::New(path)) => {
             terminal::say(&format!("  profile   {} (commands of this user come here)", path.display()));
         }
@@ -156,7 +195,7 @@ pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) 
 /// How many tasks run, for the farewell; none when it cannot be told quickly.
 pub(super) async fn tasks_running(server: &Server) -> Option<i64> {
     let key = std::fs::read_to_string(&server.admin_key().path).ok()?;
-    let client = Client::new(&own_url(server.address()), key.trim()).ok()?;
+    let client = Client::trusting(&own_url(server), key.trim(), &own_trust(server)).ok()?;
     let queue = tokio::time::timeout(COUNT_TIMEOUT, client.queue()).await.ok()?.ok()?;
     Some(queue.running)
 }

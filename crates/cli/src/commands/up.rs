@@ -60,11 +60,12 @@ impl Up {
         worker: WorkerSettings,
         signals: &mut Signals,
     ) -> anyhow::Result<()> {
-        let url = serving::own_url(server.address());
+        let url = serving::own_url(server);
         // First of all, so that whoever sees the server answer finds the profile there.
         serving::introduce(server, "server and worker", settings);
         let isolation = if settings.listen.ip().is_loopback() { Isolation::Auto } else { Isolation::Required };
-        let mut worker = worker::start(url, server.local_worker_key(), &worker, isolation).await?;
+        let mut worker =
+            worker::start(url, server.local_worker_key(), serving::own_trust(server), &worker, isolation).await?;
         worker::say_what_it_does(&worker);
         terminal::say("next, in another terminal:");
         terminal::say("  fetchml submit --follow train.py   run a script of the current directory");
@@ -72,6 +73,7 @@ impl Up {
         terminal::say("  fetchml workers                    see what this machine has");
         tokio::select! {
             () = signals.received() => {}
+            () = serving::reload_when_told(server) => {}
             () = server.wait() => {
                 worker.shutdown(false).await;
                 return Err(disk_failed());

@@ -116,6 +116,9 @@ impl Layers {
         if let Some(key) = profile.api_key {
             self.add(origin.clone(), "client.api_key", key.into());
         }
+        if let Some(fingerprint) = profile.tls_fingerprint {
+            self.add(origin.clone(), "client.tls_fingerprint", String::from(fingerprint).into());
+        }
         if let Some(file) = profile.key_file {
             self.add(origin, "client.key_file", file.to_string_lossy().into_owned().into());
         }
@@ -264,6 +267,7 @@ fn defaults() -> Figment {
     add("server.preempt_batch", false.into());
     add("server.preempt_service", false.into());
     add("server.preempt_cooldown_s", 600.into());
+    add("server.tls", "off".into());
     add("server.allow_plain_http", false.into());
     add("server.retention_days", 90.into());
     add("server.task_retention_days", 90.into());

@@ -6,14 +6,18 @@ pub(crate) mod profile;
 mod quotas;
 mod retention;
 mod table;
+mod tls;
 
 pub(crate) use layers::{Flags, Layers};
+use tls::OwnCertificate;
 
 use crate::{environment, failure::Failure};
 use fetchml_api::{Quota, QuotaScope};
+use fetchml_client::Trust;
 use fetchml_server::{LogRule, Options};
 use serde::Deserialize;
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     fs::File,
     io::Read as _,
@@ -56,6 +60,14 @@ pub(crate) struct ServerSettings {
     pub(crate) preempt_service: bool,
     /// How long what was stopped so is spared, seconds.
     pub(crate) preempt_cooldown_s: u32,
+    /// Whether the server makes a certificate of its own.
+    tls: OwnCertificate,
+    /// File of its certificate chain.
+    tls_cert: Option<PathBuf>,
+    /// File of its private key.
+    tls_key: Option<PathBuf>,
+    /// Names by which clients know it, `,` between.
+    host_name: Option<String>,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
     /// Rules on the lines of logs: a list of its own in the file.
@@ -132,6 +144,8 @@ pub(crate) struct ClientSettings {
     pub(crate) url: String,
     /// The key.
     pub(crate) key: String,
+    /// How the server is known, where it speaks TLS.
+    pub(crate) trust: Trust,
 }
 
 /// Where a client's address or key came from: later ones win.
@@ -179,10 +193,33 @@ impl Layers {
             (_, None) => return Err(no_key(&url, url_rank).into()),
         };
         // A key goes only to the server it was made by: a URL from elsewhere does not get the profile's.
-        if key_rank == Rank::Profile && from_profile.is_some_and(|profile| !same_server(&profile, &url)) {
+        let of_another =
+            |rank| rank == Rank::Profile && from_profile.as_ref().is_some_and(|profile| !same_server(profile, &url));
+        if of_another(key_rank) {
             return Err(no_key(&url, url_rank).into());
         }
-        Ok(ClientSettings { url, key })
+        let fingerprint = self.text("client.tls_fingerprint").filter(|(_, rank)| !of_another(*rank));
+        let trust = self.trust("client.ca_cert", fingerprint)?;
+        Ok(ClientSettings { url, key, trust })
+    }
+
+    /// How a server is known: what is set in the stronger place, authorities or fingerprint.
+    fn trust(&self, ca_cert: &str, fingerprint: Option<(String, Rank)>) -> Result<Trust, Failure> {
+        let (mut ca_cert, mut fingerprint) = (self.text(ca_cert), fingerprint);
+        if let (Some((_, of_ca)), Some((_, of_fingerprint))) = (&ca_cert, &fingerprint) {
+            match of_ca.cmp(of_fingerprint) {
+                Ordering::Less => ca_cert = None,
+                Ordering::Greater => fingerprint = None,
+                Ordering::Equal => {}
+            }
+        }
+        let path = ca_cert.map(|(path, _)| PathBuf::from(path));
+        tls::trust(path.as_deref(), fingerprint.as_ref().map(|(text, _)| text.as_str()))
+    }
+
+    /// How a worker knows its server.
+    pub(crate) fn worker_trust(&self) -> Result<Trust, Failure> {
+        self.trust("worker.ca_cert", self.text("worker.tls_fingerprint"))
     }
 }
 

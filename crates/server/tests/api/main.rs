@@ -31,6 +31,7 @@ mod scheduler;
 mod secrets;
 mod snapshots;
 mod tasks;
+mod tls;
 mod usage;
 mod whoami;
 mod ws;

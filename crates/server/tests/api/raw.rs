@@ -12,7 +12,7 @@ use tokio::{
 /// Longer than the server waits for the slowest.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-async fn connect(server: &TestServer) -> TcpStream {
+pub(crate) async fn connect(server: &TestServer) -> TcpStream {
     TcpStream::connect(server.server().address()).await.unwrap()
 }
 
@@ -23,7 +23,7 @@ fn submit(client: &CheckedClient, more: &str) -> String {
 }
 
 /// Everything the server says until it closes the connection.
-async fn said(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+pub(crate) async fn said(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
     let mut text = Vec::new();
     // A reset is an end too: what came before it has been read.
     let reading = stream.read_to_end(&mut text);

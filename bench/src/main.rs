@@ -4,12 +4,16 @@
 mod dataset;
 mod http;
 mod idle;
+mod list;
+mod load;
 mod log;
 mod probe;
 mod processes;
+mod read;
 mod report;
 mod server;
 mod start;
+mod streams;
 mod submit;
 mod tasks;
 
@@ -18,7 +22,7 @@ use report::Report;
 use std::{env, fs, path::PathBuf};
 
 /// What can be measured, in the order in which it is.
-const ALL: [&str; 6] = ["start", "idle", "submit", "tasks", "log", "dataset"];
+const ALL: [&str; 9] = ["start", "idle", "submit", "read", "list", "streams", "tasks", "log", "dataset"];
 
 /// What every measurement needs.
 struct Setup {
@@ -68,6 +72,9 @@ fn main() -> Result<()> {
             "start" => start::measure(&setup, &mut report),
             "idle" => idle::measure(&setup, &mut report),
             "submit" => submit::measure(&setup, &mut report),
+            "read" => read::measure(&setup, &mut report),
+            "list" => list::measure(&setup, &mut report),
+            "streams" => streams::measure(&setup, &mut report),
             "tasks" => tasks::measure(&setup, &mut report),
             "log" => log::measure(&setup, &mut report),
             "dataset" => dataset::measure(&setup, &mut report),

@@ -34,6 +34,12 @@ pub(crate) const DATA_DIR: &str = "FETCHML_DATA_DIR";
 pub(crate) const DATABASE: &str = "FETCHML_DATABASE";
 /// `on` or `off`.
 pub(crate) const RATE_LIMITS: &str = "FETCHML_RATE_LIMITS";
+/// Rates of roles, such as `user=100/s,burst=200; viewer=50/s`.
+pub(crate) const RATE_LIMIT: &str = "FETCHML_RATE_LIMIT";
+/// Refused keys of an address within a minute before more get 429.
+pub(crate) const AUTH_FAILURES: &str = "FETCHML_AUTH_FAILURES";
+/// `lab` or `private`.
+pub(crate) const VISIBILITY: &str = "FETCHML_VISIBILITY";
 /// Lease of attempts, seconds.
 pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
 /// Time queued that is worth one level of priority, seconds.

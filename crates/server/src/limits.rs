@@ -4,7 +4,9 @@ use crate::options::Rate;
 use std::time::Duration;
 
 /// Most connections at a time; less where the process may open few files.
-pub const CONNECTIONS_MAX: usize = 4_096;
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Files that the server has use for: of those, half are for connections.
+pub const OPEN_FILES: u64 = 32_768;
 /// Longest wait for a TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that have not said yet what they want: no handshake, no head of a first request. With more of them, one
@@ -129,7 +131,7 @@ pub const WS_TICKETS_MAX: usize = 10_000;
 /// Files this process may have open.
 pub fn open_files_max() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(65_536, |n| usize::try_from(n).unwrap_or(65_536)).min(65_536)
+    limit.unwrap_or(OPEN_FILES).min(OPEN_FILES) as usize
 }
 
 /// Connections accepted at a time: half of the files this process may open at most.

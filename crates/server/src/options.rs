@@ -22,6 +22,8 @@ pub struct Options {
     pub lost_after_s: u32,
     /// Time queued that is worth one level of priority, seconds.
     pub aging_interval_s: u32,
+    /// What people see of others' tasks.
+    pub visibility: Visibility,
     /// Request rates; none: not limited.
     pub rate_limits: Option<RateLimits>,
     /// Requests that are worked on at the same time; more get 503.
@@ -59,6 +61,7 @@ impl Options {
             database: None,
             lost_after_s: 600,
             aging_interval_s: 1_800,
+            visibility: Visibility::default(),
             rate_limits: Some(RateLimits::default()),
             requests_at_once: crate::limits::REQUESTS_AT_ONCE,
             tls: None,
@@ -77,6 +80,16 @@ impl Options {
             connections: ConnectionTimes::default(),
         }
     }
+}
+
+/// What viewers and users see of others' tasks. Operators and admins see all but values of environments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Visibility {
+    /// The same as of their own, but values of environments.
+    #[default]
+    Lab,
+    /// That they are there and how they stand: not what they run, write and leave.
+    Private,
 }
 
 /// Where the server's certificate comes from.

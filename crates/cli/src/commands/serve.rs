@@ -7,6 +7,7 @@ use crate::{
     terminal,
 };
 use clap::{ArgAction, Args, ValueEnum};
+use fetchml_server::OpenFiles;
 use std::path::{Path, PathBuf};
 
 /// On or off.
@@ -31,6 +32,15 @@ pub(super) struct ServingFlags {
     /// Limit requests per key [env: FETCHML_RATE_LIMITS] [default: on]
     #[arg(long, value_name = "SWITCH")]
     rate_limits: Option<Switch>,
+    /// Rate of a role's keys, such as user=100/s,burst=200; may be repeated [env: FETCHML_RATE_LIMIT]
+    #[arg(long, value_name = "ROLE=RATE")]
+    rate_limit: Vec<String>,
+    /// Refused keys of one address within a minute before it gets 429 [env: FETCHML_AUTH_FAILURES] [default: 50]
+    #[arg(long, value_name = "COUNT")]
+    auth_failures: Option<u32>,
+    /// What users see of others' tasks: lab or private [env: FETCHML_VISIBILITY] [default: lab]
+    #[arg(long, value_name = "WHAT")]
+    visibility: Option<String>,
     /// A worker silent for this many seconds has lost its tasks [env: FETCHML_LOST_AFTER] [default: 600]
     #[arg(long, value_name = "SECONDS")]
     lost_after: Option<u32>,
@@ -62,11 +72,15 @@ impl ServingFlags {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let data_dir = text(&self.data_dir);
         let rate_limits = self.rate_limits.map(|switch| if switch == Switch::On { "on" } else { "off" });
+        let rate_limit = (!self.rate_limit.is_empty()).then(|| self.rate_limit.join(";"));
         Flags::default()
             .set("server.data_dir", "--data-dir", data_dir)
             .set("server.listen", "--listen", self.listen.clone())
             .set("server.database", "--database", self.database.clone())
             .set("server.rate_limits", "--rate-limits", rate_limits)
+            .set("server.rate_limit", "--rate-limit", rate_limit)
+            .set("server.auth_failures_per_minute", "--auth-failures", self.auth_failures)
+            .set("server.visibility", "--visibility", self.visibility.clone())
             .set("server.lost_after_s", "--lost-after", self.lost_after)
             .set("server.aging_interval_s", "--aging-interval", self.aging_interval)
             .set("server.retention_days", "--retention-days", self.retention_days)
@@ -92,6 +106,7 @@ impl Serve {
         serving::start_log("info")?;
         serving::block_on(async {
             let mut signals = Signals::new()?;
+            OpenFiles::raise();
             let server = serving::start_server(&settings).await?;
             serving::introduce(&server, "server", &settings);
             terminal::say("add a worker:");

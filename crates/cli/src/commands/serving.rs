@@ -5,14 +5,15 @@ use crate::{
     failure::Failure,
     limits,
     settings::{
-        RateLimiting, ServerSettings,
+        ServerSettings,
         profile::{self, Profile, Written},
     },
     terminal,
 };
 use fetchml_api::Fingerprint;
 use fetchml_client::{Client, Trust};
-use fetchml_server::{Options, RateLimits, Server, StartError, driver::Preemption};
+use fetchml_server::{Options, Server, StartError, driver::Preemption};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     env,
     ffi::OsString,
@@ -100,7 +101,8 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
             service: settings.preempt_service,
             cooldown_s: settings.preempt_cooldown_s.into(),
         },
-        rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
+        rate_limits: settings.rates()?,
+        visibility: settings.visibility(),
         tls: settings.tls_options()?,
         host_names: settings.host_names()?,
         allow_plain_http: settings.allow_plain_http,
@@ -200,11 +202,22 @@ pub(super) async fn tasks_running(server: &Server) -> Option<i64> {
     Some(queue.running)
 }
 
-/// The command that starts the fork helper: this same binary.
-pub(super) fn helper_command() -> anyhow::Result<Vec<OsString>> {
+/// Gives the fork helper, and with it all tasks, the limit of open files that the first argument says: a server in the
+/// same process has raised its own, and programs that are old take a high one badly.
+pub(crate) fn limit_open_files(argument: Option<String>) {
+    let Some(current) = argument.and_then(|text| text.parse().ok()) else { return };
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Lowering it is always allowed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum });
+}
+
+/// The command that starts the fork helper: this same binary, with a limit of open files where it is another than that
+/// of this process.
+pub(super) fn helper_command(open_files: Option<u64>) -> anyhow::Result<Vec<OsString>> {
     let binary =
         env::current_exe().map_err(|error| Failure::new(format!("this program's own path is unknown: {error}")))?;
-    Ok(vec![binary.into_os_string(), HELPER.into()])
+    let limit = open_files.map(|limit| limit.to_string().into());
+    Ok([binary.into_os_string(), HELPER.into()].into_iter().chain(limit).collect())
 }
 
 /// Ends the process at once when a second signal arrives during a shutdown.

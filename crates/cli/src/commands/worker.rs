@@ -140,7 +140,8 @@ impl Worker {
             if let Err(error @ ClientError::Untrusted { .. }) = client.health().await {
                 return Err(error.into());
             }
-            let mut worker = start(server.clone(), key, trust, &settings, Isolation::Required).await?;
+            let home = Home { url: server.clone(), key, trust };
+            let mut worker = start(home, &settings, Isolation::Required, None).await?;
             terminal::say(&format!("FetchML {} worker for {server}", env!("FETCHML_VERSION")));
             terminal::say(&format!("  data      {}", settings.data_dir.display()));
             say_what_it_does(&worker);
@@ -159,13 +160,22 @@ impl Worker {
     }
 }
 
-/// Starts the worker these settings describe.
+/// The server that a worker takes tasks from, and how the two know each other.
+pub(super) struct Home {
+    /// Its address.
+    pub(super) url: String,
+    /// The worker's key.
+    pub(super) key: String,
+    /// How the server is known.
+    pub(super) trust: Trust,
+}
+
+/// Starts the worker these settings describe. Its tasks may open so many files at first; absent: as many as this process.
 pub(super) async fn start(
-    server_url: String,
-    key: String,
-    trust: Trust,
+    home: Home,
     settings: &WorkerSettings,
     isolation: Isolation,
+    open_files: Option<u64>,
 ) -> anyhow::Result<fetchml_worker::Worker> {
     let isolation = match &settings.isolation {
         Some(wanted) => wanted.parse().map_err(Failure::usage)?,
@@ -173,9 +183,9 @@ pub(super) async fn start(
     };
     let gpus = gpu_source(settings)?;
     let options = Options {
-        server_url,
-        key,
-        trust,
+        server_url: home.url,
+        key: home.key,
+        trust: home.trust,
         data_dir: settings.data_dir.clone(),
         name: settings.name.clone(),
         batch_slots: settings.slots,
@@ -186,7 +196,7 @@ pub(super) async fn start(
         containers: containers(settings)?,
         cache_bytes: settings.cache_bytes()?,
         datasets: dataset_sources::of(settings)?,
-        helper_command: serving::helper_command()?,
+        helper_command: serving::helper_command(open_files)?,
     };
     fetchml_worker::Worker::start(options).await.map_err(|error| match error {
         StartError::Isolation(_) => Failure::new(error.to_string())

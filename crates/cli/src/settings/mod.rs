@@ -4,6 +4,7 @@
 mod layers;
 pub(crate) mod profile;
 mod quotas;
+mod rates;
 mod retention;
 mod table;
 mod tls;
@@ -14,7 +15,7 @@ use tls::OwnCertificate;
 use crate::{environment, failure::Failure};
 use fetchml_api::{Quota, QuotaScope};
 use fetchml_client::Trust;
-use fetchml_server::{LogRule, Options};
+use fetchml_server::{LogRule, Options, RateLimits, Visibility};
 use serde::Deserialize;
 use std::{
     cmp::Ordering,
@@ -28,11 +29,21 @@ use std::{
 /// Whether requests are limited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum RateLimiting {
+enum RateLimiting {
     /// The defaults for each role.
     On,
     /// Not at all.
     Off,
+}
+
+/// What users see of others' tasks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Seen {
+    /// All but values of environments.
+    Lab,
+    /// Not what they run, write and leave.
+    Private,
 }
 
 /// Settings of the server.
@@ -45,7 +56,13 @@ pub(crate) struct ServerSettings {
     /// `postgres://...`; none: SQLite.
     pub(crate) database: Option<String>,
     /// Whether requests are limited.
-    pub(crate) rate_limits: RateLimiting,
+    rate_limits: RateLimiting,
+    /// Rates of roles, other than the defaults.
+    rate_limit: Option<String>,
+    /// Refused keys per address and minute before the answer is 429.
+    auth_failures_per_minute: u32,
+    /// What users see of others' tasks.
+    visibility: Seen,
     /// Lease of attempts, seconds.
     pub(crate) lost_after_s: u32,
     /// Time queued that is worth one level of priority, seconds.
@@ -90,6 +107,24 @@ pub(crate) struct ServerSettings {
     disk_low_percent: u32,
     /// Hours between two collections; 0: only when asked for.
     gc_every_hours: u32,
+}
+
+impl ServerSettings {
+    /// Request rates; none: not limited.
+    pub(crate) fn rates(&self) -> Result<Option<RateLimits>, Failure> {
+        let defaults =
+            RateLimits { auth_failures_per_minute: self.auth_failures_per_minute.max(1), ..RateLimits::default() };
+        let limits = rates::read(self.rate_limit.as_deref().unwrap_or_default(), defaults)?;
+        Ok((self.rate_limits == RateLimiting::On).then_some(limits))
+    }
+
+    /// What users see of others' tasks.
+    pub(crate) const fn visibility(&self) -> Visibility {
+        match self.visibility {
+            Seen::Lab => Visibility::Lab,
+            Seen::Private => Visibility::Private,
+        }
+    }
 }
 
 /// Settings of a worker.

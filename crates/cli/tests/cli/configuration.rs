@@ -243,3 +243,64 @@ fn marks_of_the_disk_that_make_no_sense_are_all_named() {
     hint: `fetchml config --explain` shows each setting and where it came from
     "#);
 }
+
+/// What cannot be meant is refused before anything is started, with what would be right.
+#[test]
+fn settings_of_a_server_that_cannot_be_meant_are_refused() {
+    let home = Home::new();
+    for (arguments, told) in [
+        (&["--rate-limit", "usr=1/s"][..], "did you mean \"user\"?"),
+        (
+            &["--rate-limit", "user=5/s", "--rate-limit", "viewer=fast"],
+            "\"viewer=fast\": a rate is requests per second",
+        ),
+        (&["--visibility", "all"], "lab, private"),
+        (&["--tls", "on"], "off, self-signed"),
+        (&["--tls-cert", "a.pem"], "--tls-key"),
+        (&["--tls-key", "a.pem"], "--tls-cert"),
+        (&["--tls", "self-signed", "--tls-cert", "a.pem", "--tls-key", "b.pem"], "not both"),
+        (&["--tls", "self-signed", "--host-name", "a b"], "\"a b\" is no host name"),
+        (&["--tls-cert", "nowhere.pem", "--tls-key", "nowhere.pem"], "cannot read nowhere.pem"),
+    ] {
+        let mut command = home.command(&["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
+        let output = command.arg(home.path("data")).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(told), "{arguments:?}: {said}");
+    }
+    for (arguments, told) in [
+        (&["--tls-fingerprint", "sha256:1"][..], "64 hexadecimal digits"),
+        (&["--ca-cert", "nowhere.pem"], "cannot read the authorities nowhere.pem"),
+        (&["--ca-cert", "a", "--tls-fingerprint", "b"], "give one of --ca-cert"),
+    ] {
+        let mut command = home.command(&["tasks", "--url", "https://127.0.0.1:1"]);
+        let output = command.args(arguments).env("FETCHML_API_KEY", "fml_abcdefghijkl_secret").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(told), "{arguments:?}: {said}");
+    }
+}
+
+/// A fingerprint is of the server that the profile names, as the key is.
+#[test]
+fn the_profiles_fingerprint_goes_with_its_server_only() {
+    let home = Home::new();
+    let fingerprint = format!("sha256:{}", "a".repeat(64));
+    let profile = format!(
+        "url = \"https://127.0.0.1:1\"\napi_key = \"fml_abcdefghijkl_secret\"\ntls_fingerprint = \"{fingerprint}\"\n"
+    );
+    home.write(".config/fetchml/profile.toml", &profile);
+    let said = |arguments: &[&str]| {
+        let output = home
+            .command(&["tasks"])
+            .args(arguments)
+            .env("FETCHML_API_KEY", "fml_abcdefghijkl_secret")
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said(&[]).contains("connection refused"), "{}", said(&[]));
+    // With the profile's pin this would be refused: it is no https.
+    let elsewhere = said(&["--url", "http://127.0.0.1:2"]);
+    assert!(elsewhere.contains("connection refused"), "{elsewhere}");
+    let plain = said(&["--url", "http://127.0.0.1:2", "--tls-fingerprint", &fingerprint]);
+    assert!(plain.contains("must begin with https://"), "{plain}");
+}

@@ -17,6 +17,7 @@ use crate::{
     app::App,
     error::AppError,
     limits,
+    options::Visibility,
     request::{Peer, drain},
     ws,
 };
@@ -26,6 +27,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use fetchml_api::Role;
 use std::{net::IpAddr, sync::Arc, time::Instant};
 use tokio::sync::SemaphorePermit;
 
@@ -46,8 +48,23 @@ impl Reach {
             Decision::Allow => Ok(()),
             Decision::Own if caller.user_id == owner => Ok(()),
             Decision::Own | Decision::Deny => {
-                Err(AppError::Forbidden(format!("This belongs to {owner}; your key may change only your own.")))
+                let error = format!("This belongs to {owner}; your key may change only your own.");
+                Err(AppError::forbidden(error, format!("Ask {owner}, or somebody whose role reaches further.")))
             }
+        }
+    }
+
+    /// Refuses to show what a task of somebody else wrote when only own things are shown.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check_reader(self, caller: &Caller, owner: &str) -> Result<(), AppError> {
+        match self.0 {
+            Decision::Own if caller.user_id != owner => Err(AppError::forbidden(
+                format!("This belongs to {owner}, and what tasks write and leave is private on this server."),
+                format!("{owner}, operators and admins see it."),
+            )),
+            Decision::Allow | Decision::Own | Decision::Deny => self.check_owner(caller, owner),
         }
     }
 }
@@ -107,12 +124,20 @@ fn admit(
     if let Some(retry_after_s) = standing.and_then(|standing| standing.retry_after_s) {
         return Err(AppError::RateLimited { retry_after_s });
     }
-    match decide(operation, caller.role) {
+    match decide(operation, caller.role, app.options.visibility) {
         Decision::Deny => {
-            Err(AppError::Forbidden(format!("A key with the role {} may not do this.", caller.role.as_str())))
+            let error = format!("A key with the role {} may not do this.", caller.role.as_str());
+            Err(AppError::forbidden(error, who_may(operation, app.options.visibility)))
         }
         reach => Ok((caller, Reach(reach))),
     }
+}
+
+/// The roles that may do it, and who grants them.
+fn who_may(operation: Operation, visibility: Visibility) -> String {
+    let may = |role: &Role| decide(operation, *role, visibility) != Decision::Deny;
+    let roles: Vec<&str> = Role::ALL.iter().rev().filter(|role| may(role)).map(|role| role.as_str()).collect();
+    format!("It takes the role {}; an admin makes keys (fetchml keys create).", roles.join(" or "))
 }
 
 /// Accepts a key. A valid key passes however many invalid ones its address has sent: behind one

@@ -12,6 +12,7 @@ pub(crate) use ticket::{Tickets, ticket_of};
 use crate::{
     app::App,
     auth::{Caller, rate::Bucket},
+    changes::Reader,
     limits,
 };
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
@@ -28,7 +29,7 @@ type End = Option<(u16, &'static str)>;
 /// Serves one client until it goes, is cut off, or its key ends.
 pub(crate) async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
     let (outgoing, incoming) = socket.split();
-    let feed = Feed::from_now(Arc::clone(&app));
+    let feed = Feed::from_now(Arc::clone(&app), Reader::new(&app, &caller));
     let heard = Bucket::full(limits::WS_MESSAGES);
     let mut session = Session { app: &app, outgoing, incoming, feed, heard, ponged: Instant::now() };
     let end = tokio::select! {
@@ -128,7 +129,7 @@ impl Session<'_> {
     async fn send(&mut self, messages: Messages) -> Result<(), End> {
         let sending = async {
             for message in messages {
-                self.outgoing.feed(Message::Text(message.text().into())).await?;
+                self.outgoing.feed(Message::Text(message.text(self.feed.reader()).into())).await?;
             }
             self.outgoing.flush().await
         };

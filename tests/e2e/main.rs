@@ -33,6 +33,7 @@ mod containers;
 mod crash;
 mod datasets;
 mod disk_full;
+mod docs_page;
 mod environments;
 mod escape;
 #[path = "../fake_nvml/mod.rs"]

@@ -68,8 +68,9 @@ async fn a_server_with_another_certificate_is_told_nothing() {
     command.arg(lab.ca_cert()).env_remove("FETCHML_TLS_FINGERPRINT");
     let said = refused(&crate::support::run(command).await);
     assert!(said.contains("no authority that is trusted here vouches"), "{said}");
+    // Without the profile that the server wrote here.
     let mut command = lab.command(&["tasks"]);
-    command.env_remove("FETCHML_TLS_FINGERPRINT");
+    command.env_remove("FETCHML_TLS_FINGERPRINT").env("HOME", lab.path("elsewhere"));
     let said = refused(&crate::support::run(command).await);
     assert!(said.contains("FETCHML_TLS_FINGERPRINT"), "nothing is trusted by itself: {said}");
     // Nor is there a way back to plain text.
@@ -77,7 +78,7 @@ async fn a_server_with_another_certificate_is_told_nothing() {
     let output = lab.run(&["tasks", "--url", &plain]).await;
     assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
     let mut command = lab.command(&["tasks", "--url", &plain]);
-    command.env_remove("FETCHML_TLS_FINGERPRINT");
+    command.env_remove("FETCHML_TLS_FINGERPRINT").env("HOME", lab.path("elsewhere"));
     let said = refused(&crate::support::run(command).await);
     assert!(said.contains("speaks HTTPS only") && said.contains("https://"), "{said}");
 

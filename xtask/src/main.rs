@@ -16,6 +16,7 @@ mod python;
 mod sim;
 mod supervised;
 mod test;
+mod web;
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ usage: cargo xtask COMMAND
   fuzz [--seed S]     send at least 20,000 requests that schemathesis makes up from the API document; `test` sends fewer
   openapi             write api/openapi.json from the code, and the models of clients/python from that
   python [-- FILTER]  types and tests of clients/python; parts of `lint` and `test`
+  web                 build the pages that the server embeds, with npm; part of `test`
   bench [WHAT] [--json]
                       measure a release build; WHAT: submit, tasks, log, idle, start (default: all)
 ";
@@ -62,6 +64,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         "openapi" => openapi::run(rest),
         "fuzz" => fuzz::run(rest),
         "python" => python::run(rest),
+        "web" => web::run(rest),
         "sim" => sim::run(rest),
         "crash" => crash::run(rest),
         "bench" => bench::run(rest),

@@ -87,6 +87,28 @@ fn is_on_path(program: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).exists())
 }
 
+/// Makes sure that pages for browsers can be built: Node.js 18 or later and npm.
+pub(crate) fn node() -> Result<()> {
+    let works = |tool: &str| succeeds(Command::new(tool).arg("--version"));
+    if !works("node") {
+        apt_install(&["nodejs"])?;
+    }
+    if !works("npm") {
+        apt_install(&["npm"])?;
+    }
+    let works = works("node") && works("npm");
+    if works { Ok(()) } else { bail!("Node.js and npm are needed (Debian: apt-get install nodejs npm)") }
+}
+
+/// Makes sure that there is a browser to look at pages with.
+pub(crate) fn browser() -> Result<()> {
+    let works = || is_on_path("chromium");
+    if !works() {
+        apt_install(&["chromium", "fonts-dejavu-core"])?;
+    }
+    if works() { Ok(()) } else { bail!("Chromium is needed (Debian: apt-get install chromium fonts-dejavu-core)") }
+}
+
 /// A Python environment for `examples/digits`, by the system's own Python, which containers of tests see.
 pub(crate) fn digits_environment() -> Result<()> {
     let requirements = root().join("examples/digits/requirements.txt");

@@ -6,8 +6,10 @@ use crate::{
     fuzz,
     outcome::Outcome,
     postgres::Cluster,
-    prerequisites::{bubblewrap, container_engines, digits_environment, faults, networks, python_with_venv, torch},
-    python,
+    prerequisites::{
+        browser, bubblewrap, container_engines, digits_environment, faults, networks, python_with_venv, torch,
+    },
+    python, web,
 };
 use anyhow::{Context as _, Result};
 use std::{
@@ -36,6 +38,8 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     container_engines()?;
     digits_environment()?;
     torch()?;
+    browser()?;
+    web::build()?;
     let cluster = Cluster::start()?;
     println!("PostgreSQL for this run: {}", cluster.url());
 

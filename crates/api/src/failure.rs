@@ -60,6 +60,28 @@ pub enum RetryRule {
 }
 
 impl FailureCause {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::ExitNonzero,
+        Self::Signal,
+        Self::OomHost,
+        Self::OomGpu,
+        Self::Timeout,
+        Self::Stalled,
+        Self::Lost,
+        Self::Launch,
+        Self::Plugin,
+        Self::Dataset,
+        Self::Environment,
+        Self::Image,
+        Self::Snapshot,
+        Self::Secret,
+        Self::Cancelled,
+        Self::Dependency,
+        Self::Quota,
+        Self::Preempted,
+    ];
+
     /// The rule for this cause. `transient` tells network and server faults of data, image,
     /// environment and snapshot from definite ones (wrong hash, not found, unsolvable).
     pub const fn retry_rule(self, transient: bool) -> RetryRule {
@@ -141,7 +163,10 @@ mod tests {
 
     #[test]
     fn words_match_json() {
-        for cause in [FailureCause::ExitNonzero, FailureCause::OomGpu, FailureCause::Preempted] {
+        let schema = serde_json::to_value(<FailureCause as utoipa::PartialSchema>::schema()).unwrap();
+        let words: Vec<String> = serde_json::from_value(schema["enum"].clone()).unwrap();
+        assert_eq!(words, FailureCause::ALL.map(FailureCause::as_str), "all are listed");
+        for cause in FailureCause::ALL {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
         }
     }

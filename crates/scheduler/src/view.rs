@@ -59,6 +59,12 @@ impl Scheduler {
         }
     }
 
+    /// Devices that attempts hold, of all workers.
+    pub fn devices_held(&self) -> usize {
+        let devices = self.fleet.iter().flat_map(|(_, worker)| worker.devices());
+        devices.filter(|(_, owner)| owner.is_some()).count()
+    }
+
     /// The task whose attempt holds a device.
     pub fn device_holder(&self, worker: WorkerId, index: u32) -> Option<TaskId> {
         let (_, owner) = self.fleet.get(worker)?.devices().find(|&(device, _)| device == index)?;

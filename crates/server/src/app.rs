@@ -6,6 +6,7 @@ use crate::{
     changes::Changes,
     driver::Driver,
     error::AppError,
+    instruments::Instruments,
     limits,
     link::Sessions,
     log_rules::LogRules,
@@ -16,7 +17,7 @@ use crate::{
     secrets::Secrets,
     ws::Tickets,
 };
-use fetchml_api::{AuditDraft, AuditKind};
+use fetchml_api::{AuditDraft, AuditKind, HealthStatus};
 use fetchml_store::{Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::Semaphore;
@@ -40,6 +41,8 @@ pub struct App {
     /// Metrics of attempts.
     pub metrics: Metrics,
     pub(crate) secrets: Secrets,
+    /// What the server measures of itself.
+    pub(crate) instruments: Arc<Instruments>,
     /// Sessions of workers.
     pub(crate) sessions: Sessions,
     /// The log of changes, for streams.
@@ -64,8 +67,20 @@ pub struct App {
 impl App {
     /// Joins the parts.
     pub(crate) fn new(parts: Parts, options: Options, document: bytes::Bytes) -> Arc<Self> {
-        let Parts { store, driver, keys, auth_audit, blobs, logs, log_rules, metrics, collector, stop, secrets } =
-            parts;
+        let Parts {
+            store,
+            driver,
+            keys,
+            auth_audit,
+            blobs,
+            logs,
+            log_rules,
+            metrics,
+            collector,
+            stop,
+            secrets,
+            instruments,
+        } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let requests = Semaphore::new(options.requests_at_once);
         let scans = Semaphore::new(limits::SCANS_AT_ONCE);
@@ -81,6 +96,7 @@ impl App {
             log_rules,
             metrics,
             secrets,
+            instruments,
             sessions: Sessions::default(),
             changes,
             collector,
@@ -104,6 +120,18 @@ impl App {
         Ok(())
     }
 
+    /// How the server is, and why.
+    pub async fn health(&self) -> (HealthStatus, Option<String>) {
+        if let Err(cause) = self.store.probe_read().await {
+            tracing::warn!(%cause, "the database cannot be read");
+            return (HealthStatus::Unhealthy, Some("The database cannot be read.".into()));
+        }
+        match (self.driver.health(), self.collector.alarm()) {
+            ((HealthStatus::Healthy, _), Some(alarm)) => (HealthStatus::Degraded, Some(alarm)),
+            (health, _) => health,
+        }
+    }
+
     /// Resolves when streams of this caller must end: its key ended, or the server stops.
     pub async fn caller_gone(&self, caller: &Caller) {
         tokio::select! {
@@ -125,6 +153,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     pub(crate) collector: Collector,
     pub(crate) secrets: Secrets,
+    pub(crate) instruments: Arc<Instruments>,
     pub(crate) stop: CancellationToken,
 }
 

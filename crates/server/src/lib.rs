@@ -13,6 +13,7 @@ mod changes;
 mod data_dir;
 pub mod driver;
 mod error;
+mod instruments;
 pub mod limits;
 mod link;
 mod log_rules;

@@ -97,6 +97,9 @@ pub const METRICS_CACHED_MAX: usize = 1_024;
 /// Largest stream of metrics that is taken from a worker, bytes: of lines of one byte each stands twice as much in it.
 pub const METRICS_STREAM_BYTES: u64 = 1 << 30;
 
+/// How often what was measured is sorted into buckets: until then each measurement takes 8 bytes.
+pub const INSTRUMENTS_UPKEEP: Duration = Duration::from_secs(1);
+
 /// How often a log stream looks whether its task went on.
 pub const FOLLOW_TICK: Duration = Duration::from_millis(250);
 /// Lists of tasks by metadata that are worked on at the same time; the others wait.

@@ -8,11 +8,12 @@ use utoipa::{
         Components, Content, HeaderBuilder, InfoBuilder, Object, OpenApi, OpenApiVersion, PathItem, Ref, RefOr,
         Required, ResponseBuilder, SecurityRequirement, Server, Type,
         path::Operation as Documented,
-        security::{ApiKey, ApiKeyValue, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
 
 const KEY_SCHEME: &str = "ApiKeyAuth";
+const BEARER_SCHEME: &str = "BearerAuth";
 
 /// Errors that are the same everywhere: name, status, description, and whether `Retry-After` is set.
 const ERRORS: [(&str, &str, &str, bool); 11] = [
@@ -43,6 +44,9 @@ pub fn openapi() -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
     let key = ApiKey::Header(ApiKeyValue::with_description("X-API-Key", "`fml_<id>_<secret>`"));
     components.add_security_scheme(KEY_SCHEME, SecurityScheme::ApiKey(key));
+    let bearer =
+        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The same key, for `/metrics` only"));
+    components.add_security_scheme(BEARER_SCHEME, SecurityScheme::Http(bearer.build()));
     components.schemas.insert(ErrorResponse::name().into_owned(), ErrorResponse::schema());
     let mut schemas = Vec::new();
     ErrorResponse::schemas(&mut schemas);

@@ -2,26 +2,35 @@
 //! one form for errors that no handler made.
 
 use crate::{
+    auth::Operation,
     error::{AppError, Formed},
+    instruments::Instruments,
     limits,
 };
 use axum::{
     body::Body,
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _};
-use std::{net::IpAddr, panic::AssertUnwindSafe, time::Duration, time::Instant};
+use std::{cell::Cell, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tracing::Instrument as _;
 
 /// Header that carries the trace id.
 pub const TRACE_HEADER: &str = "x-trace-id";
 
 tokio::task_local! {
-    static TRACE_ID: uuid::Uuid;
+    static CURRENT: Current;
+}
+
+/// The request that a task of the runtime works on.
+struct Current {
+    trace_id: uuid::Uuid,
+    /// Known once its route is.
+    operation: Cell<Option<Operation>>,
 }
 
 /// Address of the peer of a connection.
@@ -30,16 +39,23 @@ pub struct Peer(pub IpAddr);
 
 /// The trace id of the request this task works on; a fresh one outside of any.
 pub(crate) fn current_trace_id() -> String {
-    TRACE_ID.try_with(|id| *id).unwrap_or_else(|_| uuid::Uuid::new_v4()).to_string()
+    CURRENT.try_with(|current| current.trace_id).unwrap_or_else(|_| uuid::Uuid::new_v4()).to_string()
+}
+
+/// The layer around the route of an operation, which tells [`surround`] what was asked for.
+pub(crate) async fn name_operation(State(operation): State<Operation>, request: Request, next: Next) -> Response {
+    // Outside of [`surround`] nobody needs to know.
+    let _ = CURRENT.try_with(|current| current.operation.set(Some(operation)));
+    next.run(request).await
 }
 
 /// The outermost layer.
-pub(crate) async fn surround(request: Request, next: Next) -> Response {
+pub(crate) async fn surround(State(instruments): State<Arc<Instruments>>, request: Request, next: Next) -> Response {
     let trace_id = uuid::Uuid::new_v4();
     // At the highest level, so that no filter takes the trace id off a line that is shown.
     let span = tracing::error_span!("request", %trace_id, method = %request.method(), path = %request.uri().path());
     let answer = async move {
-        let started = Instant::now();
+        let in_flight = instruments.request();
         let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
             Ok(response) => formed(response),
             Err(panic) => AppError::Internal(format!("panic: {}", panic_text(&*panic))).into_response(),
@@ -48,11 +64,16 @@ pub(crate) async fn surround(request: Request, next: Next) -> Response {
         let id = HeaderValue::from_str(&trace_id.to_string()).expect("a UUID is a valid header");
         headers.insert(TRACE_HEADER, id);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        let elapsed_us = started.elapsed().as_micros() as u64;
-        tracing::debug!(status = response.status().as_u16(), elapsed_us, "answered");
+        let status = response.status();
+        // A path that does not take the method is no operation, whatever else it takes.
+        let operation = CURRENT.with(|current| current.operation.get());
+        let operation = operation.filter(|_| status != StatusCode::METHOD_NOT_ALLOWED);
+        let elapsed_us = in_flight.answered(operation, status).as_micros() as u64;
+        tracing::debug!(status = status.as_u16(), elapsed_us, "answered");
         response
     };
-    TRACE_ID.scope(trace_id, answer.instrument(span)).await
+    let current = Current { trace_id, operation: Cell::new(None) };
+    CURRENT.scope(current, answer.instrument(span)).await
 }
 
 /// Gives the one form to errors that the router or an extractor made.
@@ -153,8 +174,8 @@ mod tests {
         async fn fails() -> &'static str {
             panic!("secret /etc/path SELECT 1")
         }
-        let app =
-            Router::new().route("/panics", get(fails)).fallback(unknown_path).layer(middleware::from_fn(surround));
+        let surround = middleware::from_fn_with_state(Instruments::new(), surround);
+        let app = Router::new().route("/panics", get(fails)).fallback(unknown_path).layer(surround);
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         let response = app.oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();

@@ -7,6 +7,7 @@ use crate::{
     blobs::Blobs,
     data_dir::{DataDir, DataDirError},
     driver::{Driver, DriverSettings, DriverTask},
+    instruments::Instruments,
     limits, link,
     log_rules::{LogRules, LogRulesError},
     logs::Logs,
@@ -126,7 +127,10 @@ impl Server {
         let listener = listen(options.listen).await?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: options.listen, source })?;
 
+        let instruments = Instruments::new();
         let store = open_store(&options, &data_dir).await?;
+        let measuring = Arc::clone(&instruments);
+        store.on_commit(move |measure| measuring.committed(measure));
         let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
@@ -151,7 +155,7 @@ impl Server {
             quotas: options.quotas.clone(),
             incarnation_file: data_dir.join("incarnation"),
         };
-        let (driver, driver_task) = Driver::start(store.clone(), settings).await?;
+        let (driver, driver_task) = Driver::start(store.clone(), settings, Arc::clone(&instruments)).await?;
 
         let document = serde_json::to_vec(&openapi()).expect("the document has only string keys");
         let shelves = Shelves {
@@ -172,6 +176,7 @@ impl Server {
             metrics,
             collector,
             secrets,
+            instruments: Arc::clone(&instruments),
             stop: stop.clone(),
         };
         let app = App::new(parts, options, document.into());
@@ -183,17 +188,19 @@ impl Server {
             router: with_transport_security(routes::router(&app), tls.as_ref()),
             tls: tls.clone(),
             times: app.options.connections,
+            instruments: Arc::clone(&instruments),
             stop: stop.clone(),
         };
         if let Some(tls) = &tls {
             tokio::spawn(tls.clone().watch(stop));
         }
         let http = tokio::spawn(accept::serve(listener, service));
+        let keeping_up = tokio::spawn(instruments.keep_up(background_stop.clone()));
         tracing::info!(%address, tls = tls.is_some(), incarnation = app.driver.incarnation(), "listening");
         let running = Running {
             http,
             driver: driver_task,
-            background: vec![log_task, metrics_task, audit_task, watch, finisher, left_over, collecting],
+            background: vec![log_task, metrics_task, audit_task, watch, finisher, left_over, collecting, keeping_up],
             background_stop,
             data_dir,
         };

@@ -26,3 +26,4 @@ pub use migrate::OpenError;
 pub use model::*;
 pub use retention::{BlobPage, Collect, Holdings, Past, PastTask};
 pub use store::{Location, Store};
+pub use writer::CommitMeasure;

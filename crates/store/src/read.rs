@@ -196,6 +196,15 @@ impl Store {
         Ok(counts)
     }
 
+    /// How many tasks there are of each status, ended ones included; hidden ones are not.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn tasks_by_status(&self) -> Result<Vec<(TaskStatus, i64)>, StoreError> {
+        let rows = self.reads().point(sql::COUNT_BY_STATUS, &[]).await?;
+        rows.into_iter().map(|mut row| Ok((row.parse()?, row.int()?))).collect()
+    }
+
     /// Quotas that were set, by scope and name.
     pub async fn quotas(&self) -> Result<Vec<QuotaRecord>, StoreError> {
         all(self.reads().list(sql::QUOTAS, Vec::new()).await?, rows::read_quota)

@@ -9,7 +9,7 @@ use crate::{
     prepare::Prepared,
     read::Reads,
     sqlite::{SqliteReads, SqliteWriter},
-    writer::{Command, Published, Reply, Writer},
+    writer::{Command, CommitMeasure, Published, Reply, Writer},
 };
 use std::{
     path::PathBuf,
@@ -99,6 +99,12 @@ impl Store {
     /// As a commit would fail.
     pub async fn probe_write(&self) -> Result<(), StoreError> {
         self.ask(Command::Probe).await
+    }
+
+    /// Tells `tell` of each transaction from now on; it must not block. Only the first call counts.
+    pub fn on_commit(&self, tell: impl Fn(CommitMeasure) + Send + Sync + 'static) {
+        // Set already: somebody measures, and one is enough.
+        let _ = self.inner.published.observer.set(Box::new(tell));
     }
 
     /// Number and hash of the last audit event that is durable; 0 and the genesis hash: none yet.

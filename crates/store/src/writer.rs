@@ -17,7 +17,8 @@ use fetchml_api::Micros;
 use fetchml_audit::{Chain, Hash, genesis_hash};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -34,9 +35,24 @@ pub(crate) enum Command {
 /// End of the audit log as last committed, shown to readers.
 pub(crate) type AuditHead = Arc<Mutex<(u64, Hash)>>;
 
+/// One transaction, for whoever measures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CommitMeasure {
+    /// Commits that shared it.
+    pub commits: usize,
+    /// From its first statement until it was durable, or had failed.
+    pub took: Duration,
+    /// Whether it was committed.
+    pub succeeded: bool,
+}
+
+/// Who is told of each transaction; nobody at first.
+pub(crate) type Observer = Arc<OnceLock<Box<dyn Fn(CommitMeasure) + Send + Sync>>>;
+
 /// What readers see of the ends of the logs, as last committed.
 #[derive(Clone)]
 pub(crate) struct Published {
+    pub(crate) observer: Observer,
     pub(crate) audit: AuditHead,
     /// Number of the last change row; 0: none yet.
     pub(crate) change: watch::Receiver<u64>,
@@ -55,6 +71,7 @@ pub(crate) struct Writer<D> {
     log_id: String,
     /// None after a failed commit, until they are read again.
     heads: Option<Heads>,
+    observer: Observer,
     audit_head: AuditHead,
     change_head: watch::Sender<u64>,
     inserts: Inserts,
@@ -71,6 +88,7 @@ impl<D: Database> Writer<D> {
             database,
             log_id,
             heads: None,
+            observer: Observer::default(),
             audit_head,
             change_head: watch::Sender::new(0),
             inserts: Inserts::new(D::INSERT_ROWS),
@@ -83,7 +101,11 @@ impl<D: Database> Writer<D> {
     }
 
     pub(crate) fn published(&self) -> Published {
-        Published { audit: Arc::clone(&self.audit_head), change: self.change_head.subscribe() }
+        Published {
+            observer: Arc::clone(&self.observer),
+            audit: Arc::clone(&self.audit_head),
+            change: self.change_head.subscribe(),
+        }
     }
 
     /// Works until it is closed or nobody can ask any more.
@@ -200,7 +222,12 @@ impl<D: Database> Writer<D> {
         if runs.is_empty() {
             return Ok(committed);
         }
-        self.transact(&runs).await?;
+        let began = Instant::now();
+        let outcome = self.transact(&runs).await;
+        if let Some(tell) = self.observer.get() {
+            tell(CommitMeasure { commits: group.len(), took: began.elapsed(), succeeded: outcome.is_ok() });
+        }
+        outcome?;
         self.publish(heads);
         Ok(committed)
     }

@@ -5,7 +5,7 @@ mod newcomers;
 mod patience;
 mod plain;
 
-use crate::{limits, options::ConnectionTimes, request::Peer, tls::Tls};
+use crate::{instruments::Instruments, limits, options::ConnectionTimes, request::Peer, tls::Tls};
 use axum::Router;
 use futures_util::FutureExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -33,6 +33,8 @@ pub(crate) struct Service {
     pub(crate) tls: Option<Tls>,
     /// How patient connections are.
     pub(crate) times: ConnectionTimes,
+    /// Counts connections.
+    pub(crate) instruments: Arc<Instruments>,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
 }
@@ -47,6 +49,7 @@ pub(crate) async fn serve(listener: TcpListener, service: Service) {
     let mut troubles = Troubles::default();
     while let Some((stream, peer, place)) = stop.run_until_cancelled(next(&listener, &places, &mut troubles)).await {
         let Some(newcomer) = stop.run_until_cancelled(newcomers.enter()).await else { break };
+        let open = service.instruments.connection();
         let (service, alive) = (service.clone(), alive.clone());
         tokio::spawn(async move {
             if let Err(error) = prepare(&stream) {
@@ -57,7 +60,7 @@ pub(crate) async fn serve(listener: TcpListener, service: Service) {
                 () = welcome(stream, peer, &newcomer, service) => {}
                 () = newcomer.cut_off() => tracing::debug!("a connection that said nothing made room for another"),
             }
-            drop((place, alive));
+            drop((open, place, alive));
         });
     }
     drop((listener, alive));

@@ -11,6 +11,12 @@ pub enum Operation {
     Health,
     /// `GET /openapi.json`
     Document,
+    /// `GET /docs`
+    DocsPage,
+    /// `GET /docs/{file}`
+    DocsFile,
+    /// `GET /metrics`
+    ServerMetrics,
     /// `GET /v1/tasks`
     TaskList,
     /// `POST /v1/tasks`
@@ -138,9 +144,12 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 61] = [
         Self::Health,
         Self::Document,
+        Self::DocsPage,
+        Self::DocsFile,
+        Self::ServerMetrics,
         Self::TaskList,
         Self::TaskCreate,
         Self::TaskShow,
@@ -204,6 +213,9 @@ impl Operation {
         match self {
             Self::Health => ("get", "/health"),
             Self::Document => ("get", "/openapi.json"),
+            Self::DocsPage => ("get", "/docs"),
+            Self::DocsFile => ("get", "/docs/{file}"),
+            Self::ServerMetrics => ("get", "/metrics"),
             Self::TaskList => ("get", "/v1/tasks"),
             Self::TaskCreate => ("post", "/v1/tasks"),
             Self::TaskShow => ("get", "/v1/tasks/{taskId}"),
@@ -265,7 +277,7 @@ impl Operation {
 
     /// Whether it needs no key.
     pub const fn is_open(self) -> bool {
-        matches!(self, Self::Health | Self::Document)
+        matches!(self, Self::Health | Self::Document | Self::DocsPage | Self::DocsFile)
     }
 }
 
@@ -274,8 +286,8 @@ pub const fn decide(operation: Operation, role: Role, visibility: Visibility) ->
     use Decision::{Allow, Deny, Own};
     use Operation as O;
     match operation {
-        // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it.
-        O::Health | O::Document | O::SnapshotRead | O::BlobRead => Allow,
+        // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it. Metrics name nobody.
+        O::Health | O::Document | O::DocsPage | O::DocsFile | O::ServerMetrics | O::SnapshotRead | O::BlobRead => Allow,
         // Everybody with a person's key sees what is there and how it stands. What a task runs is left out of tasks by
         // `Caller::sees_content_of`.
         O::Whoami

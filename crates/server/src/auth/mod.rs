@@ -10,12 +10,13 @@ pub(crate) mod rate;
 pub use audit::AuthAudit;
 pub use decide::{Decision, Operation, decide};
 pub(crate) use keys::wall_clock;
-pub use keys::{Caller, Keys, NewKey, Revoked};
+pub use keys::{Caller, KeyError, Keys, NewKey, Revoked};
 use rate::Standing;
 
 use crate::{
     app::App,
     error::AppError,
+    instruments::Rejection,
     limits,
     options::Visibility,
     request::{Peer, drain},
@@ -23,7 +24,7 @@ use crate::{
 };
 use axum::{
     extract::{Request, State},
-    http::HeaderMap,
+    http::{HeaderMap, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -101,9 +102,12 @@ pub(crate) async fn guard(
 
 /// A place among the requests that are worked on. Streams give it back when they begin.
 fn place(app: &App) -> Result<SemaphorePermit<'_>, AppError> {
-    app.requests.try_acquire().map_err(|_| AppError::Unavailable {
-        reason: "The server works on as many requests as it can.".into(),
-        retry_after_s: limits::RETRY_AFTER_S.into(),
+    app.requests.try_acquire().map_err(|_| {
+        app.instruments.rejected(Rejection::Busy);
+        AppError::Unavailable {
+            reason: "The server works on as many requests as it can.".into(),
+            retry_after_s: limits::RETRY_AFTER_S.into(),
+        }
     })
 }
 
@@ -118,10 +122,11 @@ fn admit(
     let ticket = if operation == Operation::WebSocket { request.uri().query().and_then(ws::ticket_of) } else { None };
     let caller = match ticket.and_then(|ticket| app.tickets.redeem(ticket, ip, Instant::now())) {
         Some(caller) => caller,
-        None => authenticate(app, request.headers(), ip, standing)?,
+        None => authenticate(app, key_of(operation, request.headers()), ip, standing)?,
     };
     *standing = app.keys.take_token(&caller);
     if let Some(retry_after_s) = standing.and_then(|standing| standing.retry_after_s) {
+        app.instruments.rejected(Rejection::KeyRate);
         return Err(AppError::RateLimited { retry_after_s });
     }
     match decide(operation, caller.role, app.options.visibility) {
@@ -140,15 +145,26 @@ fn who_may(operation: Operation, visibility: Visibility) -> String {
     format!("It takes the role {}; an admin makes keys (fetchml keys create).", roles.join(" or "))
 }
 
+/// The key that a request brings.
+fn key_of(operation: Operation, headers: &HeaderMap) -> Option<&str> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let key = text(KEY_HEADER);
+    if key.is_some() || operation != Operation::ServerMetrics {
+        return key;
+    }
+    // What collects metrics often knows no other way.
+    let (scheme, token) = text(header::AUTHORIZATION.as_str())?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
 /// Accepts a key. A valid key passes however many invalid ones its address has sent: behind one
 /// address there may be a whole lab, and one wrong script must not lock it out.
 fn authenticate(
     app: &App,
-    headers: &HeaderMap,
+    given: Option<&str>,
     ip: Option<IpAddr>,
     standing: &mut Option<Standing>,
 ) -> Result<Caller, AppError> {
-    let given = headers.get(KEY_HEADER).and_then(|v| v.to_str().ok());
     let refused = match given.map(|key| (key, app.keys.verify(key, ip))) {
         Some((_, Ok(caller))) => {
             app.auth_audit.accepted(&caller);
@@ -157,6 +173,7 @@ fn authenticate(
         Some((key, Err(why))) => Some((key, why)),
         None => None,
     };
+    app.instruments.auth_failed(refused.map(|(_, why)| why));
     let max = app.options.rate_limits.map_or(u32::MAX, |l| l.auth_failures_per_minute);
     let address = ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let refusal = app.keys.failures().note(address, max, Instant::now());
@@ -171,6 +188,7 @@ fn authenticate(
     match (refusal.retry_after_s, refused) {
         (Some(retry_after_s), _) => {
             *standing = Some(Standing::of_address(max, retry_after_s));
+            app.instruments.rejected(Rejection::AddressRate);
             Err(AppError::RateLimited { retry_after_s })
         }
         (None, None) => Err(AppError::Unauthorized("This needs a key.")),

@@ -14,6 +14,7 @@ use super::{
     views::Views,
 };
 use crate::{
+    instruments::Instruments,
     limits,
     once::{Once, counts_since},
 };
@@ -50,6 +51,7 @@ pub(super) struct Engine {
     specs: HashMap<TaskId, Arc<TaskSpec>>,
     sessions: HashMap<WorkerId, Session>,
     views: Arc<Views>,
+    instruments: Arc<Instruments>,
     told: Told,
     idle: IdleGpus,
     /// Set while the store cannot be written: when to try next, and after how long again.
@@ -109,7 +111,11 @@ enum Outcome {
 
 impl Engine {
     /// Takes the next incarnation and restores the core.
-    pub(super) async fn boot(store: Store, settings: DriverSettings) -> Result<Self, StoreError> {
+    pub(super) async fn boot(
+        store: Store,
+        settings: DriverSettings,
+        instruments: Arc<Instruments>,
+    ) -> Result<Self, StoreError> {
         let stored = store.meta(INCARNATION).await?.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         let beside = read_incarnation(&settings.incarnation_file);
         let incarnation = 1 + stored.max(beside);
@@ -127,6 +133,7 @@ impl Engine {
             specs: HashMap::new(),
             sessions: HashMap::new(),
             views: Arc::new(Views::new()),
+            instruments,
             told: Told::nothing(&restored.completed_by_minute),
             idle: IdleGpus::default(),
             outage: None,
@@ -194,7 +201,11 @@ impl Engine {
                 self.refuse(batch.drain(..));
                 continue;
             }
+            let (commands, began) = (batch.len(), Instant::now());
             let fine = self.turn(std::mem::take(&mut batch)).await;
+            if commands > 0 {
+                self.instruments.turned(commands, began.elapsed());
+            }
             if !fine {
                 break;
             }
@@ -698,6 +709,7 @@ impl Engine {
 
     /// Does what a durable turn has decided.
     fn act(&mut self, turn: Turn) {
+        self.instruments.submitted(turn.submitted.len());
         self.specs.extend(turn.submitted);
         for (worker, session) in turn.joined {
             info!(%worker, session = session.handle.id, "worker joined");
@@ -705,6 +717,9 @@ impl Engine {
         }
         for (worker, message) in turn.sends {
             if let Some(message) = self.to_worker(message) {
+                if matches!(message, ToWorker::Assign(_)) {
+                    self.instruments.placed();
+                }
                 self.send(worker, message);
             }
         }
@@ -715,8 +730,9 @@ impl Engine {
             self.send(worker, ToWorker::Ack { seq });
         }
         for change in &turn.changed {
-            if change.task.state.status.is_terminal() {
-                self.specs.remove(&change.task.state.id);
+            let state = &change.task.state;
+            if state.status.is_terminal() && self.specs.remove(&state.id).is_some() {
+                self.instruments.ended(state.status, state.cause);
             }
         }
         self.views.set_reservations(turn.reservations);
@@ -840,6 +856,7 @@ impl Engine {
             }
         }
         self.views.set_workers(workers);
+        self.views.set_gpus_held(self.core.devices_held() as u64);
         self.show_status();
     }
 

@@ -22,7 +22,7 @@ pub use fetchml_scheduler::{ClaimRefusal, Drain, NewReservation, Refusal};
 pub use views::{LiveTasks, TaskChanged};
 pub use watched::TaskWatch;
 
-use crate::limits;
+use crate::{instruments::Instruments, limits};
 use clock::Clock;
 use command::{Input, Item, Question, Reading, Reply};
 use fetchml_api::{
@@ -100,10 +100,14 @@ impl Driver {
     ///
     /// # Errors
     /// The store cannot be read or written, or the incarnation file cannot be.
-    pub async fn start(store: Store, settings: DriverSettings) -> Result<(Self, DriverTask), StoreError> {
+    pub(crate) async fn start(
+        store: Store,
+        settings: DriverSettings,
+        instruments: Arc<Instruments>,
+    ) -> Result<(Self, DriverTask), StoreError> {
         let (commands, inbox) = mpsc::channel(limits::DRIVER_QUEUE);
         let (stop, stopping) = watch::channel(false);
-        let engine = engine::Engine::boot(store, settings.clone()).await?;
+        let engine = engine::Engine::boot(store, settings.clone(), instruments).await?;
         let driver = Self {
             commands,
             views: engine.views(),
@@ -143,6 +147,16 @@ impl Driver {
     /// All workers as of a recent turn (at most 100 ms old).
     pub fn workers(&self) -> Arc<Vec<Worker>> {
         self.views.workers()
+    }
+
+    /// GPUs that tasks hold, as of a recent turn.
+    pub fn gpus_held(&self) -> u64 {
+        self.views.gpus_held()
+    }
+
+    /// Commands that wait for a turn.
+    pub fn commands_waiting(&self) -> usize {
+        self.commands.max_capacity() - self.commands.capacity()
     }
 
     /// Queue depths, workers and what runs, as of the last turn.

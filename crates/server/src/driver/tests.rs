@@ -2,6 +2,7 @@
 //! costs no more than it must.
 
 use super::*;
+use crate::instruments::Instruments;
 use fetchml_api::{
     Demand, Network, OnLost, SlotKind, TaskSpec, TaskStatus,
     link::{Report, ToWorker},
@@ -34,7 +35,7 @@ impl Bench {
             preemption: Preemption::default(),
             incarnation_file: dir.path().join("incarnation"),
         };
-        let (driver, task) = Driver::start(store.clone(), settings).await.unwrap();
+        let (driver, task) = Driver::start(store.clone(), settings, Instruments::new()).await.unwrap();
         Self { dir, store, driver, task }
     }
 

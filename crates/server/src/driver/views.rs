@@ -31,6 +31,7 @@ pub(super) struct Views {
     live: RwLock<LiveTasks>,
     workers: RwLock<Arc<Vec<Worker>>>,
     status: RwLock<Option<SchedulerStatus>>,
+    gpus_held: AtomicU64,
     reservations: RwLock<BTreeMap<ReservationId, Reservation>>,
     health: RwLock<(HealthStatus, Option<String>)>,
     incarnation: AtomicU64,
@@ -45,6 +46,7 @@ impl Views {
             live: RwLock::default(),
             workers: RwLock::default(),
             status: RwLock::default(),
+            gpus_held: AtomicU64::new(0),
             reservations: RwLock::default(),
             health: RwLock::new((HealthStatus::Healthy, None)),
             incarnation: AtomicU64::new(0),
@@ -114,6 +116,14 @@ impl Views {
 
     pub(super) fn set_workers(&self, workers: Vec<Worker>) {
         *self.workers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(workers);
+    }
+
+    pub(super) fn gpus_held(&self) -> u64 {
+        self.gpus_held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_gpus_held(&self, gpus: u64) {
+        self.gpus_held.store(gpus, Ordering::Relaxed);
     }
 
     /// Reservations that have not expired, in the order in which they were made.

@@ -15,6 +15,7 @@ use crate::{
     app::App,
     auth::Caller,
     driver::{JoinAnswer, SessionHandle},
+    instruments::StreamKind,
     limits,
     logs::LogId,
 };
@@ -77,6 +78,7 @@ pub async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
                 .collect();
             let logs = LogPump::new(&app, logs_outbox);
             app.sessions.began(worker, id, caller.key.clone());
+            let _open = app.instruments.stream(StreamKind::Worker);
             let mut session = Session { app: &app, caller: &caller, worker, id, outgoing, inbox, logs };
             let end = session.run(&mut incoming, incarnation, forget, &kept).await;
             app.sessions.ended(worker, id);

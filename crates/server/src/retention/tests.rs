@@ -2,6 +2,7 @@
 //! cut off leaves behind.
 
 use super::*;
+use crate::instruments::Instruments;
 use bytes::Bytes;
 use fetchml_api::{
     Artifact, AttemptId, AttemptPhase, AttemptRecord, Checkpoint, CollectReason, SnapshotRecord, TaskId, TaskSpec,
@@ -581,7 +582,7 @@ async fn a_second_collection_is_refused_until_the_first_has_ended() {
         preemption: crate::driver::Preemption::default(),
         incarnation_file: lab.dir.path().join("incarnation"),
     };
-    let (driver, task) = Driver::start(lab.shelves.store.clone(), settings).await.unwrap();
+    let (driver, task) = Driver::start(lab.shelves.store.clone(), settings, Instruments::new()).await.unwrap();
     let stop = CancellationToken::new();
     let collector = Collector::new(lab.shelves.clone(), driver, rules(), stop.clone());
     assert_eq!(collector.last(), None);

@@ -13,14 +13,7 @@ use std::sync::Arc;
     (status = 503, description = "Unhealthy", body = HealthResponse),
 ))]
 pub(super) async fn health(State(app): State<Arc<App>>) -> (StatusCode, Json<HealthResponse>) {
-    let (mut status, mut reason) = app.driver.health();
-    if let (HealthStatus::Healthy, Some(alarm)) = (status, app.collector.alarm()) {
-        (status, reason) = (HealthStatus::Degraded, Some(alarm));
-    }
-    if let Err(cause) = app.store.probe_read().await {
-        tracing::warn!(%cause, "the database cannot be read");
-        (status, reason) = (HealthStatus::Unhealthy, Some("The database cannot be read.".into()));
-    }
+    let (status, reason) = app.health().await;
     let code = match status {
         HealthStatus::Healthy | HealthStatus::Degraded => StatusCode::OK,
         HealthStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,

@@ -9,6 +9,7 @@ use crate::{
     app::App,
     auth::{Caller, Reach},
     error::AppError,
+    instruments::StreamKind,
     limits,
     logs::{Follow, LogId, Position},
     query::{PathText, Query},
@@ -71,7 +72,8 @@ pub(super) async fn read_log(
     if follow {
         let start = from.or_else(|| attempt.map(|attempt| Position { attempt, node, offset: 0 }));
         let events = Follow::start(Arc::clone(&app), task, node, start).events();
-        let events = until_gone(app, caller, events);
+        let open = app.instruments.stream(StreamKind::Log);
+        let events = open.during(until_gone(app, caller, events));
         let keep_alive = KeepAlive::new().interval(limits::STREAM_HEARTBEAT);
         return Ok(Sse::new(events).keep_alive(keep_alive).into_response());
     }

@@ -7,6 +7,7 @@ mod blobs;
 mod checkpoints;
 mod connect;
 mod datasets;
+mod docs_page;
 mod experiments;
 mod gc;
 mod health;
@@ -18,6 +19,7 @@ mod quotas;
 mod run_manifest;
 mod scheduler;
 mod secrets;
+mod server_metrics;
 mod snapshots;
 mod tasks;
 mod usage;
@@ -45,6 +47,9 @@ fn route(operation: Operation) -> Route {
     match operation {
         Operation::Health => routes!(health::health),
         Operation::Document => routes!(document),
+        Operation::DocsPage => routes!(docs_page::show_docs),
+        Operation::DocsFile => routes!(docs_page::read_docs_file),
+        Operation::ServerMetrics => routes!(server_metrics::show_server_metrics),
         Operation::TaskList => routes!(tasks::list::list_tasks),
         Operation::TaskCreate => routes!(tasks::create::create_task),
         Operation::TaskRerun => routes!(tasks::rerun::rerun_task),
@@ -115,14 +120,16 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     let mut router = OpenApiRouter::new();
     for operation in Operation::ALL {
         let route = route(operation);
-        router = router.routes(if operation.is_open() {
+        let route = if operation.is_open() {
             route
         } else {
             route.layer(middleware::from_fn_with_state((Arc::clone(app), operation), guard))
-        });
+        };
+        router = router.routes(route.layer(middleware::from_fn_with_state(operation, request::name_operation)));
     }
     let (router, _) = router.with_state(Arc::clone(app)).split_for_parts();
-    router.fallback(request::unknown_path).layer(middleware::from_fn(request::surround))
+    let surround = middleware::from_fn_with_state(Arc::clone(&app.instruments), request::surround);
+    router.fallback(request::unknown_path).layer(surround)
 }
 
 /// The API document

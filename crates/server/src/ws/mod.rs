@@ -13,6 +13,7 @@ use crate::{
     app::App,
     auth::{Caller, rate::Bucket},
     changes::Reader,
+    instruments::StreamKind,
     limits,
 };
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
@@ -28,6 +29,7 @@ type End = Option<(u16, &'static str)>;
 
 /// Serves one client until it goes, is cut off, or its key ends.
 pub(crate) async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
+    let _open = app.instruments.stream(StreamKind::WebSocket);
     let (outgoing, incoming) = socket.split();
     let feed = Feed::from_now(Arc::clone(&app), Reader::new(&app, &caller));
     let heard = Bucket::full(limits::WS_MESSAGES);

@@ -2,8 +2,9 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, document, experiments, gc, health, keys,
-    logs, metrics, queue, quotas, run_manifest, scheduler, secrets, snapshots, tasks, usage, whoami, ws,
+    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, docs_page, document, experiments, gc,
+    health, keys, logs, metrics, queue, quotas, run_manifest, scheduler, secrets, server_metrics, snapshots, tasks,
+    usage, whoami, ws,
 };
 use fetchml_server::Operation;
 
@@ -23,6 +24,12 @@ fn cases(operation: Operation) -> Cases {
     match operation {
         O::Health => plain(health::says_how_the_server_is),
         O::Document => plain(document::is_served_complete),
+        O::DocsPage => plain(docs_page::is_served_under_a_strict_policy),
+        O::DocsFile => Cases {
+            missing: Some(docs_page::unknown_files_are_404),
+            ..plain(docs_page::is_served_under_a_strict_policy)
+        },
+        O::ServerMetrics => plain(server_metrics::move_as_a_task_runs),
         O::TaskList => {
             Cases { bad_input: Some(bad_input::query_parameters), ..plain(tasks::list::pages_from_the_newest) }
         }

@@ -20,6 +20,9 @@ const TABLE: &str = "
                     is   viewer user operator admin worker
     Health          200  yes    yes  yes      yes   yes
     Document        200  yes    yes  yes      yes   yes
+    DocsPage        200  yes    yes  yes      yes   yes
+    DocsFile        200  yes    yes  yes      yes   yes
+    ServerMetrics   200  yes    yes  yes      yes   yes
     TaskList        200  yes    yes  yes      yes   no
     TaskCreate      201  no     yes  yes      yes   no
     TaskShow        200  yes    yes  yes      yes   no
@@ -210,6 +213,8 @@ impl<'a> Owner<'a> {
             O::WsTicketCreate => Asked::new(Method::POST, "/v1/ws-tickets"),
             O::Health
             | O::Document
+            | O::DocsPage
+            | O::ServerMetrics
             | O::TaskList
             | O::DatasetList
             | O::ExperimentList
@@ -224,6 +229,7 @@ impl<'a> Owner<'a> {
             | O::QuotaList
             | O::WorkerConnect
             | O::WebSocket => Asked::get(operation.route().1),
+            O::DocsFile => Asked::get("/docs/page.css"),
             O::TaskCreate => Asked::post("/v1/tasks", waits()),
             O::TaskShow => Asked::get(ended),
             O::TaskDelete => Asked::delete(format!("/v1/tasks/{}", self.task().await)),

@@ -36,6 +36,18 @@ pub(crate) async fn one_bad_row_costs_only_its_own_commit(fixture: Fixture) {
     assert_eq!(assert_log_verifies(store).await, 200);
 }
 
+pub(crate) async fn each_transaction_is_told_to_who_measures(fixture: Fixture) {
+    let store = &fixture.store;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    store.on_commit(move |measure| tell.send(measure).unwrap());
+    store.commit(vec![insert(1, "ann", "a"), insert(2, "ann", "a")]).await.unwrap();
+    store.commit(vec![Write::KeyInsert(key("taken"))]).await.unwrap();
+    store.commit(vec![Write::KeyInsert(key("taken"))]).await.unwrap_err();
+    store.commit(Vec::new()).await.unwrap();
+    let seen: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).map(|m| (m.commits, m.succeeded)).collect();
+    assert_eq!(seen, [(1, true), (1, true), (1, false)]);
+}
+
 pub(crate) async fn concurrent_commits_keep_the_log_dense(mut fixture: Fixture) {
     let mut tasks = JoinSet::new();
     for client in 0..16_u64 {

@@ -125,6 +125,7 @@ on_both![
     commit::one_bad_row_costs_only_its_own_commit,
     commit::concurrent_commits_keep_the_log_dense,
     commit::an_unknown_task_is_refused,
+    commit::each_transaction_is_told_to_who_measures,
     commit::a_refused_commit_leaves_nothing,
     commit::the_audit_log_refuses_update_and_delete,
     commit::old_change_rows_are_pruned,

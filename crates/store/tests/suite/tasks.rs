@@ -137,6 +137,9 @@ pub(crate) async fn queue_counts_know_since_when(fixture: Fixture) {
     store.commit(writes.collect()).await.unwrap();
     let counts = store.queue_counts(Micros(20)).await.unwrap();
     assert_eq!(counts, QueueCounts { queued: 1, running: 3, completed: 2, failed: 1 });
+    let mut by_status = store.tasks_by_status().await.unwrap();
+    by_status.sort_by_key(|(status, _)| TaskStatus::ALL.iter().position(|known| known == status));
+    assert_eq!(by_status.iter().map(|(_, tasks)| *tasks).collect::<Vec<_>>(), [1, 1, 1, 1, 3, 2]);
 }
 
 pub(crate) async fn completed_tasks_of_the_last_day_are_counted_by_minute(fixture: Fixture) {

@@ -6,6 +6,7 @@ use crate::{
     auth::Caller,
     changes::{After, Change, JOB, Reader, task_as_told},
     error::AppError,
+    instruments::StreamKind,
     limits,
     query::PathText,
     routes::{blobs::until_gone, tasks::find},
@@ -70,7 +71,11 @@ fn last_event(headers: &HeaderMap) -> Result<Option<u64>, AppError> {
 
 fn answer(app: Arc<App>, caller: Caller, about: About, last_event: Option<u64>) -> Response {
     let events = ChangeStream::start(Arc::clone(&app), Reader::new(&app, &caller), about, last_event).events();
-    let events = until_gone(app, caller, events);
+    let open = app.instruments.stream(match about {
+        About::Everything => StreamKind::Status,
+        About::Task(_) => StreamKind::Job,
+    });
+    let events = open.during(until_gone(app, caller, events));
     Sse::new(events).keep_alive(KeepAlive::new().interval(limits::STREAM_HEARTBEAT)).into_response()
 }
 

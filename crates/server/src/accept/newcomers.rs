@@ -65,9 +65,9 @@ impl Newcomers {
         let mut waiting = self.waiting();
         if waiting.newcomers.len() >= self.max {
             let first = waiting.newcomers.first_entry().expect("the limit is not 0");
-            let silent = now.saturating_duration_since(first.get().0);
-            if silent < self.silence {
-                return Err(self.silence - silent);
+            let patience = self.silence.saturating_sub(now.saturating_duration_since(first.get().0));
+            if !patience.is_zero() {
+                return Err(patience);
             }
             first.remove().1.cancel();
         }

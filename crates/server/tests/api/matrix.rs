@@ -380,13 +380,13 @@ fn every_operation_has_its_row() {
 #[tokio::test]
 pub(crate) async fn every_role_may_do_what_the_table_says_and_nothing_else() {
     for database in Database::ALL {
-        does_what_the_table_says(database, Visibility::Lab).await;
+        Box::pin(does_what_the_table_says(database, Visibility::Lab)).await;
     }
 }
 
 #[tokio::test]
 async fn the_same_where_what_tasks_leave_is_private() {
-    does_what_the_table_says(Database::Sqlite, Visibility::Private).await;
+    Box::pin(does_what_the_table_says(Database::Sqlite, Visibility::Private)).await;
 }
 
 async fn does_what_the_table_says(database: Database, visibility: Visibility) {

@@ -79,7 +79,7 @@ impl ServingFlags {
             .set("server.database", "--database", self.database.clone())
             .set("server.rate_limits", "--rate-limits", rate_limits)
             .set("server.rate_limit", "--rate-limit", rate_limit)
-            .set("server.auth_failures_per_minute", "--auth-failures", self.auth_failures)
+            .set("server.auth_failures", "--auth-failures", self.auth_failures)
             .set("server.visibility", "--visibility", self.visibility.clone())
             .set("server.lost_after_s", "--lost-after", self.lost_after)
             .set("server.aging_interval_s", "--aging-interval", self.aging_interval)

@@ -260,7 +260,7 @@ fn defaults() -> Figment {
     add("client.url", "http://127.0.0.1:9101".into());
     add("server.listen", "127.0.0.1:9101".into());
     add("server.rate_limits", "on".into());
-    add("server.auth_failures_per_minute", i64::from(fetchml_server::limits::AUTH_FAILURES_PER_MINUTE).into());
+    add("server.auth_failures", i64::from(fetchml_server::limits::AUTH_FAILURES_PER_MINUTE).into());
     add("server.visibility", "lab".into());
     add("server.lost_after_s", 600.into());
     add("server.aging_interval_s", 1_800.into());

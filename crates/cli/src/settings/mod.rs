@@ -60,7 +60,7 @@ pub(crate) struct ServerSettings {
     /// Rates of roles, other than the defaults.
     rate_limit: Option<String>,
     /// Refused keys per address and minute before the answer is 429.
-    auth_failures_per_minute: u32,
+    auth_failures: u32,
     /// What users see of others' tasks.
     visibility: Seen,
     /// Lease of attempts, seconds.
@@ -113,7 +113,7 @@ impl ServerSettings {
     /// Request rates; none: not limited.
     pub(crate) fn rates(&self) -> Result<Option<RateLimits>, Failure> {
         let defaults =
-            RateLimits { auth_failures_per_minute: self.auth_failures_per_minute.max(1), ..RateLimits::default() };
+            RateLimits { auth_failures_per_minute: self.auth_failures.max(1), ..RateLimits::default() };
         let limits = rates::read(self.rate_limit.as_deref().unwrap_or_default(), defaults)?;
         Ok((self.rate_limits == RateLimiting::On).then_some(limits))
     }

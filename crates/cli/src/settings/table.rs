@@ -44,7 +44,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("server.rate_limits", env::RATE_LIMITS, Kind::Text, "request rates per key: on or off"),
     setting("server.rate_limit", env::RATE_LIMIT, Kind::Text, "rates of roles: user=100/s,burst=200; viewer=50/s"),
     setting(
-        "server.auth_failures_per_minute",
+        "server.auth_failures",
         env::AUTH_FAILURES,
         Kind::Integer,
         "keys of one address that are refused within a minute before it gets 429",

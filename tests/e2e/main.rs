@@ -16,6 +16,7 @@
 //! | G5 one terminal transition | repeated, reordered, conflicting reports | `crates/server/tests/api/reports.rs` |
 //! | G6 logs are whole and never block | kills, broken links, lost packets, full disk, garbage, quota | `logs`, `network`, `disk_full` |
 //! | G7 streams go on | kill -9 of the server, readers that hang up anywhere | `streams` |
+//! | webhooks hear of everything | kill -9 of the server between any two steps | `webhooks` |
 //! | G10 cancel kills the whole tree | double fork, setsid, SIGTERM ignored | `trees`, `crates/worker/tests/worker/sandbox.rs` |
 //! | G11 gangs start and end as one | any worker's tree or agent killed, by real trainings | `gang` |
 //! | | the same at every step | `crates/scheduler/tests/core/gang.rs` |
@@ -23,6 +24,7 @@
 //! | all of these at once | anything killed at random and at named places | `crash` |
 
 mod arrays;
+mod audit;
 mod bad_input;
 mod canaries;
 mod causes;
@@ -58,3 +60,4 @@ mod support;
 mod tls;
 mod training;
 mod trees;
+mod webhooks;

@@ -59,6 +59,10 @@ uuid_id!(
     ExperimentId
 );
 uuid_id!(
+    /// One webhook.
+    WebhookId
+);
+uuid_id!(
     /// Correlates an answer with the log lines of its request.
     TraceId
 );

@@ -2,8 +2,10 @@
 //! worker link. Everything here is plain data with `serde` and `utoipa` derives; nothing here does
 //! I/O, reads a clock or draws randomness.
 
+pub mod address;
 pub mod array;
 pub mod artifact;
+pub mod audit;
 pub mod checkpoint;
 pub mod dataset;
 pub mod dependency;
@@ -21,6 +23,7 @@ pub mod limits;
 pub mod link;
 pub mod log_rule;
 pub mod metrics;
+pub mod notify;
 pub mod provenance;
 pub mod record;
 pub mod reservation;
@@ -32,11 +35,13 @@ pub mod task;
 pub mod time;
 pub mod usage;
 pub mod validate;
+pub mod webhook;
 pub mod worker;
 pub mod ws;
 
 pub use array::*;
 pub use artifact::*;
+pub use audit::*;
 pub use checkpoint::*;
 pub use dataset::{
     CreateDatasetRequest, Dataset, DatasetKey, DatasetList, DatasetSpec, RegisteredDataset, is_bucket_name,
@@ -53,6 +58,7 @@ pub use image::ImageName;
 pub use key::*;
 pub use log_rule::*;
 pub use metrics::{BadLine, MetricPoint, MetricSeries, TaskMetrics};
+pub use notify::*;
 pub use provenance::*;
 pub use record::*;
 pub use reservation::*;
@@ -62,5 +68,6 @@ pub use secret::*;
 pub use task::*;
 pub use time::Micros;
 pub use usage::*;
+pub use webhook::*;
 pub use worker::*;
 pub use ws::*;

@@ -85,6 +85,8 @@ pub const REQUEUES_MAX: u32 = 5;
 pub const LIST_LIMIT_MAX: i64 = 1_000;
 /// Tasks in one page of a list by default.
 pub const LIST_LIMIT_DEFAULT: i64 = 50;
+/// Events in one page of the audit log by default.
+pub const AUDIT_LIMIT_DEFAULT: i64 = 100;
 /// Tail of the log shown as `output`, bytes.
 pub const OUTPUT_TAIL_BYTES: u64 = 64 << 10;
 /// Longest `error` of a task, bytes.
@@ -148,3 +150,8 @@ pub const NAME_CHARS: usize = 64;
 pub const WS_TASKS_MAX: usize = 1_000;
 /// Largest message that a client sends on `/ws`, bytes: a subscription to as many tasks fits.
 pub const WS_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Longest mail address, bytes.
+pub const MAIL_ADDRESS_BYTES: usize = 254;
+/// Longest URL of a webhook, code points.
+pub const WEBHOOK_URL_CHARS: usize = 2_048;

@@ -353,6 +353,8 @@ impl TaskSpec {
             datasets,
             depends_on: _,
             array,
+            // Whoever runs it again says who is told of it.
+            notify: _,
         } = self;
         let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         CreateTaskRequest {
@@ -384,6 +386,7 @@ impl TaskSpec {
             reservation_id: None,
             depends_on: Vec::new(),
             array: array.map(|array| ArraySpec::one(array.index)),
+            notify: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     key::Role,
     link::Outcome,
     log_rule::LogRuleMatch,
+    notify::Notify,
     provenance::Source,
     task::{Network, NodeAssignment, OnLost, TaskStatus},
     time::Micros,
@@ -129,6 +130,9 @@ pub struct TaskSpec {
     /// Which task of which array it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<ArrayMember>,
+    /// Who is told of it by mail, and of what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
 }
 
 const fn user() -> Role {
@@ -422,66 +426,4 @@ pub struct SecretRecord {
     pub key_version: u32,
     /// Nonce, ciphertext, tag.
     pub sealed: Vec<u8>,
-}
-
-/// The contract's eight kinds of audit event.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AuditKind {
-    /// A task entered the queue, or its place in it changed.
-    JobQueued,
-    /// User code started, or a notebook.
-    JobStarted,
-    /// A task ended, was cancelled or deleted.
-    JobCompleted,
-    /// A log, artifact or snapshot was read or stored.
-    FileAccess,
-    /// A key was used, made or revoked; a worker was admitted.
-    AuthAttempt,
-    /// A plugin's configuration changed.
-    PluginConfigured,
-    /// A worker was drained.
-    SchedulerDrain,
-    /// The log was verified, or an alarm raised.
-    AuditVerified,
-}
-
-impl AuditKind {
-    /// The word used in JSON and in the database.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::JobQueued => "job_queued",
-            Self::JobStarted => "job_started",
-            Self::JobCompleted => "job_completed",
-            Self::FileAccess => "file_access",
-            Self::AuthAttempt => "auth_attempt",
-            Self::PluginConfigured => "plugin_configured",
-            Self::SchedulerDrain => "scheduler_drain",
-            Self::AuditVerified => "audit_verified",
-        }
-    }
-}
-
-/// An audit event before the writer gives it its number and hash. Values must be strings, booleans,
-/// null or integers below 2^53: see `fetchml-audit`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AuditDraft {
-    /// When it happened.
-    pub at: Micros,
-    /// The contract's kind.
-    pub kind: AuditKind,
-    /// Who, or `system`.
-    pub user_id: String,
-    /// What was acted on, such as `tasks/<id>` or `keys/<id>`.
-    pub resource: String,
-    /// Exactly what happened, such as `submit`, `start`, `complete`, `fail`, `requeue`, `cancel`.
-    pub action: String,
-    /// Whether it was done.
-    pub success: bool,
-    /// Address of the peer, for requests.
-    pub ip_address: Option<String>,
-    /// Why not, when it was not done.
-    pub error: Option<String>,
-    /// More facts: strings only, so that they hash the same everywhere.
-    pub metadata: BTreeMap<String, String>,
 }

@@ -7,6 +7,7 @@ use crate::{
     failure::{Failure, RetryRule},
     ids::{AttemptId, ExperimentId, ReservationId, TaskId, WorkerId},
     log_rule::LogAction,
+    notify::Notify,
     provenance::Source,
     record::{TaskSpec, TaskState},
     retention::FilesDeleted,
@@ -217,6 +218,10 @@ pub struct Task {
     pub node_assignments: Vec<NodeAssignment>,
     /// Effective priority with aging applied: `priority` plus time queued over the aging interval.
     pub priority_aged: f64,
+    /// Who is told of it by mail, and of what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub notify: Option<Notify>,
     /// The current or last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -418,6 +423,10 @@ pub struct CreateTaskRequest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 32)]
     pub secrets: Vec<String>,
+    /// Sends mail about it, once for an array, where the server sends mail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub notify: Option<Notify>,
 }
 
 /// Query of `GET /v1/tasks`.
@@ -538,6 +547,7 @@ impl Task {
                 None => Vec::new(),
             },
             priority_aged: priority_aged(state, now, aging_interval_s),
+            notify: spec.notify.clone(),
             attempt_id: state.attempt,
             excluded_workers: state.excluded_workers.clone(),
             failure: state.cause.filter(|_| state.status == TaskStatus::Failed).map(|cause| Failure {
@@ -553,9 +563,10 @@ impl Task {
         }
     }
 
-    /// Replaces every `env` value by `***`.
+    /// Replaces every `env` value, and the address that is told of it, by `***`.
     pub fn mask_env(&mut self) {
-        self.env.values_mut().for_each(|value| "***".clone_into(value));
+        let addresses = self.notify.iter_mut().map(|notify| &mut notify.email);
+        self.env.values_mut().chain(addresses).for_each(|value| "***".clone_into(value));
     }
 
     /// Leaves out what it runs and what it wrote, and by which its files could be read: that a task is there, whose it

@@ -7,6 +7,7 @@ use crate::{
     error::Problem,
     image::ImageName,
     limits,
+    notify::{Notify, NotifyOn, how_it_ended, mail_address_problem},
     provenance::Source,
     secret::variable_name_problem,
     snapshot::is_snapshot_id,
@@ -63,6 +64,7 @@ const CREATE_TASK_FIELDS: &[&str] = &[
     "experiment_id",
     "depends_on",
     "array",
+    "notify",
 ];
 
 /// A new task as it was read.
@@ -129,6 +131,7 @@ pub fn create_task(body: Value, strict: bool, registry: &Registry) -> Result<Rea
         }),
         env: fields.string_map("env", limits::ENV_ENTRIES, limits::ENV_NAME_CHARS, limits::ENV_VALUE_CHARS),
         secrets: fields.names("secrets", limits::TASK_SECRETS),
+        notify: fields.notify("notify"),
     };
     if let Some(id) = &request.snapshot_id
         && !is_snapshot_id(id)
@@ -405,6 +408,40 @@ impl Fields {
                 None
             }
         }
+    }
+
+    /// Who is told by mail, and of what.
+    fn notify(&mut self, name: &str) -> Option<Notify> {
+        let value = self.take(name)?;
+        let Ok(mut inner) = Self::new(value) else {
+            self.problem(name, "must be an object of email and on");
+            return None;
+        };
+        let email = inner.required("email", |f, name| {
+            let text = f.text(name, limits::MAIL_ADDRESS_BYTES)?;
+            if let Some(problem) = mail_address_problem(&text) {
+                f.problem(name, problem);
+            }
+            Some(text)
+        });
+        let has_on = inner.has("on");
+        let mut on = Vec::new();
+        for (i, word) in inner.names("on", NotifyOn::WORDS.len()).into_iter().enumerate() {
+            match NotifyOn::WORDS.iter().find(|(known, _)| *known == word) {
+                Some((_, event)) => on.push(*event),
+                None => inner
+                    .problem(format!("on[{i}]"), format!("must be one of running, completed, failed, got {word:?}")),
+            }
+        }
+        let problems = match inner.finish((), true, &[&["email", "on"]]) {
+            Ok(_) if has_on && on.is_empty() => vec![Problem::new("on", "is empty; leave notify out for no mail")],
+            Ok(_) => Vec::new(),
+            Err(problems) => problems,
+        };
+        let is_good = problems.is_empty();
+        self.problems.extend(problems.into_iter().map(|p| Problem::new(format!("{name}.{}", p.field), p.problem)));
+        let on = if has_on { on } else { how_it_ended() };
+        is_good.then_some(Notify { email, on })
     }
 
     /// An optional array of names, each of at most [`limits::ENV_NAME_CHARS`] code points; absent is empty. After a

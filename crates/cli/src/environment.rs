@@ -43,6 +43,7 @@ pub(crate) const VISIBILITY: &str = "FETCHML_VISIBILITY";
 /// Lease of attempts, seconds.
 pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
 /// Time queued that is worth one level of priority, seconds.
+pub(crate) const TRUSTED_PROXIES: &str = "FETCHML_TRUSTED_PROXIES";
 pub(crate) const AGING_INTERVAL: &str = "FETCHML_AGING_INTERVAL";
 /// Wait after which workers are held for a task, seconds.
 pub(crate) const HOLD_AFTER: &str = "FETCHML_HOLD_AFTER";
@@ -56,6 +57,18 @@ pub(crate) const PREEMPT_SERVICE: &str = "FETCHML_PREEMPT_SERVICE";
 pub(crate) const PREEMPT_COOLDOWN: &str = "FETCHML_PREEMPT_COOLDOWN";
 /// Allows plain HTTP off loopback.
 pub(crate) const ALLOW_PLAIN_HTTP: &str = "FETCHML_ALLOW_PLAIN_HTTP";
+/// SMTP server that mail is handed to.
+pub(crate) const SMTP_URL: &str = "FETCHML_SMTP_URL";
+/// Password of the user in it.
+pub(crate) const SMTP_PASSWORD: &str = "FETCHML_SMTP_PASSWORD";
+/// File that holds that password.
+pub(crate) const SMTP_PASSWORD_FILE: &str = "FETCHML_SMTP_PASSWORD_FILE";
+/// Whom mail is from.
+pub(crate) const MAIL_FROM: &str = "FETCHML_MAIL_FROM";
+/// Domains that mail may go to beside that.
+pub(crate) const MAIL_DOMAINS: &str = "FETCHML_MAIL_DOMAINS";
+/// Networks that webhooks may lie in.
+pub(crate) const WEBHOOK_ALLOW_NET: &str = "FETCHML_WEBHOOK_ALLOW_NET";
 /// Days that the files of ended tasks are kept.
 pub(crate) const RETENTION_DAYS: &str = "FETCHML_RETENTION_DAYS";
 /// Days that ended tasks are kept.

@@ -2,6 +2,7 @@
 //! by tests. It speaks only HTTP and reads only the files it is told to upload; it prints nothing and
 //! keeps no state on disk.
 
+mod audit;
 mod blob;
 mod connection;
 mod error;

@@ -8,11 +8,12 @@ use crate::{
 };
 use fetchml_api::{
     ArtifactList, AttemptId, AttemptSecrets, AttemptSecretsRequest, Checkpoint, CheckpointFiles, CreateDatasetRequest,
-    CreateExperimentRequest, CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreatedKey, DatasetList,
-    EditExperimentRequest, Experiment, ExperimentId, ExperimentStatus, Explanation, GcReport, GcStatus, HealthResponse,
-    KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest, QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope,
-    RegisteredDataset, Reservation, ReservationId, RunManifest, SchedulerStatus, SecretInfo, SecretList, SecretText,
-    StoredSecret, Task, TaskArray, TaskId, TaskList, TaskListQuery, TaskStatus, UsageReport, Whoami, Worker, WorkerId,
+    CreateExperimentRequest, CreateKeyRequest, CreateReservationRequest, CreateTaskRequest, CreateWebhookRequest,
+    CreatedKey, CreatedWebhook, DatasetList, EditExperimentRequest, Experiment, ExperimentId, ExperimentStatus,
+    Explanation, GcReport, GcStatus, HealthResponse, KeyId, KeyInfo, KeyList, PriorityRequest, PutSecretRequest,
+    QueueStats, Quota, QuotaInfo, QuotaList, QuotaScope, RegisteredDataset, Reservation, ReservationId, RunManifest,
+    SchedulerStatus, SecretInfo, SecretList, SecretText, StoredSecret, Task, TaskArray, TaskId, TaskList,
+    TaskListQuery, TaskStatus, UsageReport, Webhook, WebhookId, WebhookList, Whoami, Worker, WorkerId,
 };
 use reqwest::{Method, header::RANGE};
 use serde::Deserialize;
@@ -295,6 +296,24 @@ impl Client {
         let request = || self.request(Method::PATCH, &path).timeout(limits::ANSWER_TIMEOUT).json(request);
         let response = self.send(Repeat::Idempotent, request).await?;
         self.read_json(response).await
+    }
+
+    /// Webhooks: one's own; for admins all.
+    pub async fn webhooks(&self) -> Result<Vec<Webhook>, ClientError> {
+        let list: WebhookList = self.get_json("/v1/webhooks", NO_QUERY).await?;
+        Ok(list.webhooks)
+    }
+
+    /// Makes a webhook.
+    pub async fn webhook_create(&self, request: &CreateWebhookRequest) -> Result<CreatedWebhook, ClientError> {
+        let request = || self.request(Method::POST, "/v1/webhooks").timeout(limits::ANSWER_TIMEOUT).json(request);
+        let response = self.send(Repeat::OnlyIfRefused, request).await?;
+        self.read_json(response).await
+    }
+
+    /// Deletes a webhook.
+    pub async fn webhook_delete(&self, id: WebhookId) -> Result<(), ClientError> {
+        self.delete_path(&format!("/v1/webhooks/{id}"), NO_QUERY).await
     }
 
     /// Reservations that are active or claimed.

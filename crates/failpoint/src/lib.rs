@@ -23,6 +23,8 @@ pub const PLACES: &[&str] = &[
     "log.archived",
     "blob.received",
     "checkpoint.received",
+    "outbox.written",
+    "outbox.told",
     // The agent.
     "agent.taken",
     "agent.accepted",

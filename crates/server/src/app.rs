@@ -1,7 +1,7 @@
 //! What every handler shares.
 
 use crate::{
-    auth::{AuthAudit, Caller, Keys, wall_clock},
+    auth::{AuthAudit, Caller, Keys},
     blobs::Blobs,
     changes::Changes,
     driver::Driver,
@@ -13,13 +13,15 @@ use crate::{
     logs::Logs,
     metrics::Metrics,
     options::Options,
+    outbox::Outbox,
     retention::Collector,
     secrets::Secrets,
+    verification::Verifications,
     ws::Tickets,
 };
 use fetchml_api::{AuditDraft, AuditKind, HealthStatus};
 use fetchml_store::{Store, Write};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -49,11 +51,14 @@ pub struct App {
     pub changes: Changes,
     /// Collects what is not needed any more.
     pub collector: Collector,
+    /// Verifications of the audit log.
+    pub(crate) verifications: Verifications,
     /// Settings.
     pub options: Options,
     /// Cancelled when the server stops: streams and sessions end.
     pub stop: CancellationToken,
     pub(crate) tickets: Tickets,
+    pub(crate) outbox: Outbox,
     pub(crate) manifests: Semaphore,
     /// Places of requests that are worked on.
     pub(crate) requests: Semaphore,
@@ -80,12 +85,14 @@ impl App {
             stop,
             secrets,
             instruments,
+            outbox,
         } = parts;
         let manifests = Semaphore::new(limits::MANIFESTS_AT_ONCE);
         let requests = Semaphore::new(options.requests_at_once);
         let scans = Semaphore::new(limits::SCANS_AT_ONCE);
         let task_waits = Semaphore::new(options.requests_at_once / limits::TASK_WAITS_PART);
         let changes = Changes::new(&store);
+        let verifications = Verifications::new(store.clone(), stop.clone());
         Arc::new(Self {
             store,
             driver,
@@ -100,9 +107,11 @@ impl App {
             sessions: Sessions::default(),
             changes,
             collector,
+            verifications,
             options,
             stop,
             tickets: Tickets::default(),
+            outbox,
             manifests,
             requests,
             scans,
@@ -126,7 +135,7 @@ impl App {
             tracing::warn!(%cause, "the database cannot be read");
             return (HealthStatus::Unhealthy, Some("The database cannot be read.".into()));
         }
-        match (self.driver.health(), self.collector.alarm()) {
+        match (self.driver.health(), self.verifications.alarm().or_else(|| self.collector.alarm())) {
             ((HealthStatus::Healthy, _), Some(alarm)) => (HealthStatus::Degraded, Some(alarm)),
             (health, _) => health,
         }
@@ -154,20 +163,11 @@ pub(crate) struct Parts {
     pub(crate) collector: Collector,
     pub(crate) secrets: Secrets,
     pub(crate) instruments: Arc<Instruments>,
+    pub(crate) outbox: Outbox,
     pub(crate) stop: CancellationToken,
 }
 
 /// A `file_access` event.
 pub(crate) fn file_access(caller: &Caller, action: &str, resource: String) -> AuditDraft {
-    AuditDraft {
-        at: wall_clock(),
-        kind: AuditKind::FileAccess,
-        user_id: caller.user_id.clone(),
-        resource,
-        action: action.to_owned(),
-        success: true,
-        ip_address: caller.ip.map(|ip| ip.to_string()),
-        error: None,
-        metadata: BTreeMap::new(),
-    }
+    caller.did(AuditKind::FileAccess, action, resource)
 }

@@ -3,7 +3,7 @@
 //! of what is kept here, then, much later, out of what the store keeps.
 
 use crate::{app::App, auth::Caller, limits, options::Visibility};
-use fetchml_api::{Task, TaskId, TaskStatus};
+use fetchml_api::{Notify, NotifyOn, Task, TaskId, TaskStatus};
 use fetchml_store::{ChangeRow, Store, StoreError};
 use serde::Deserialize;
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
@@ -32,16 +32,26 @@ pub(crate) struct Change {
     pub(crate) row: ChangeRow,
     /// The task that it is about.
     pub(crate) task: Option<AboutTask>,
-    /// Whose task that is.
-    owner: Option<String>,
+    /// Whose task it is.
+    pub(crate) user: Option<Box<str>>,
+    /// What mail is sent about it.
+    pub(crate) mail: Option<MailWish>,
+}
+
+/// What mail is wished about a task. The address is not in the log of changes.
+#[derive(Debug)]
+pub(crate) struct MailWish {
+    pub(crate) on: Vec<NotifyOn>,
+    /// The array that it is of: told of as one.
+    pub(crate) array: Option<TaskId>,
 }
 
 /// What a row about a task says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AboutTask {
     pub(crate) id: TaskId,
-    /// Whether it shows the task's end.
-    pub(crate) over: bool,
+    /// The state that it shows.
+    pub(crate) status: TaskStatus,
 }
 
 impl Change {
@@ -49,19 +59,23 @@ impl Change {
         #[derive(Deserialize)]
         struct Shown {
             status: TaskStatus,
-            user_id: String,
+            user_id: Option<Box<str>>,
+            array_id: Option<TaskId>,
+            notify: Option<Notify>,
         }
-        let Some(id) = (row.kind == JOB).then(|| row.entity.parse().ok()).flatten() else {
-            return Arc::new(Self { row, task: None, owner: None });
-        };
-        let shown = serde_json::from_str::<Shown>(&row.body).ok();
-        let over = shown.as_ref().is_some_and(|shown| shown.status.is_terminal());
-        Arc::new(Self { row, task: Some(AboutTask { id, over }), owner: shown.map(|shown| shown.user_id) })
+        let shown: Option<Shown> = (row.kind == JOB).then(|| serde_json::from_str(&row.body).ok()).flatten();
+        let id = row.entity.parse().ok();
+        let task = shown.as_ref().zip(id).map(|(shown, id)| AboutTask { id, status: shown.status });
+        let (user, mail) = shown.map_or((None, None), |shown| {
+            let array = shown.array_id;
+            (shown.user_id, shown.notify.map(|notify| MailWish { on: notify.on, array }))
+        });
+        Arc::new(Self { row, task, user, mail })
     }
 
     /// The body as that reader may see it.
     pub(crate) fn body_for(&self, reader: &Reader) -> Cow<'_, str> {
-        if self.task.is_none() || self.owner.as_deref().is_some_and(|owner| reader.sees_content_of(owner)) {
+        if self.task.is_none() || self.user.as_deref().is_some_and(|owner| reader.sees_content_of(owner)) {
             return Cow::Borrowed(&self.row.body);
         }
         // What cannot be read is not shown to those who may not see all of it.

@@ -130,6 +130,42 @@ pub const WS_TICKET_LASTS: Duration = Duration::from_secs(30);
 pub const WS_TICKETS_PER_KEY: usize = 64;
 /// Tickets that were not used yet.
 pub const WS_TICKETS_MAX: usize = 10_000;
+/// Webhooks of one user, and of all.
+pub const WEBHOOKS_PER_USER: usize = 20;
+/// See [`WEBHOOKS_PER_USER`].
+pub const WEBHOOKS_MAX: usize = 1_000;
+/// Most events that a request for a webhook names, repeated ones included.
+pub const WEBHOOK_EVENTS_MAX: usize = 32;
+/// Deliveries at the same time, to all and of one user; the others wait, in the database.
+pub const DELIVERIES_AT_ONCE: usize = 64;
+/// See [`DELIVERIES_AT_ONCE`]: whoever keeps deliveries waiting keeps those of others waiting the less.
+pub const DELIVERIES_OF_USER_AT_ONCE: usize = 4;
+/// Longest wait for a connection to a webhook.
+pub const WEBHOOK_CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Longest wait for its answer, the connection included.
+pub const WEBHOOK_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Longest wait for one step of handing a mail over, and for all of them.
+pub const MAIL_STEP_WITHIN: Duration = Duration::from_secs(20);
+/// See [`MAIL_STEP_WITHIN`].
+pub const MAIL_WITHIN: Duration = Duration::from_mins(1);
+/// Mails that are handed over at the same time; the others wait.
+pub const MAILS_AT_ONCE: usize = 4;
+/// Arrays that are remembered so that their mail is not sent twice.
+pub const ARRAYS_TOLD: usize = 1_024;
+/// Pause after the first failure to deliver; about twice as long after each one more.
+pub const DELIVERY_RETRY_FIRST: Duration = Duration::from_secs(2);
+/// Longest such pause.
+pub const DELIVERY_RETRY_LONGEST: Duration = Duration::from_hours(2);
+/// Attempts to deliver, 18 hours with the pauses above, after which it is given up.
+pub const DELIVERY_ATTEMPTS_MAX: u32 = 20;
+/// Age after which no attempt follows one that failed, seconds: what waited behind others is not tried as long again.
+pub const DELIVERY_AGE_MAX_S: i64 = 24 * 3_600;
+/// Pause before what the store refused is tried again.
+pub const OUTBOX_STORE_PAUSE: Duration = Duration::from_secs(1);
+/// Changes that nobody is told of before the outbox stores that it has seen them.
+pub const OUTBOX_PLACE_STORED_AFTER: u64 = 1_000;
+/// How often it does so when it passed over any: well within the time for which changes are kept.
+pub const OUTBOX_PLACE_STORED_EVERY: Duration = Duration::from_hours(1);
 
 /// Files this process may have open.
 pub fn open_files_max() -> usize {
@@ -238,6 +274,12 @@ pub const GC_SWEEP_PART: u32 = 20;
 pub const GC_UPLOAD_QUIET: Duration = Duration::from_hours(1);
 /// Longest wait of a request for a collection; later it answers how far it is.
 pub const GC_ANSWER_WAIT: Duration = Duration::from_secs(40);
+/// What is told of a path that was refused, characters.
+pub const AUDIT_PATH_CHARS: usize = 200;
+/// Audit rows that a verification reads at a time.
+pub const VERIFY_ROWS: u32 = 500;
+/// Shortest time between two reports of a verification's progress.
+pub const VERIFY_TOLD_EVERY: Duration = Duration::from_millis(250);
 /// A GPU that is less busy than this, percent, does nothing.
 pub const IDLE_BELOW_PERCENT: u32 = 5;
 /// Longest time that counts for one look at a GPU: workers look at least this often.

@@ -1,7 +1,10 @@
 //! What a server is started with.
 
-use crate::{driver::Preemption, limits, log_rules::LogRule, retention::Retention};
+use crate::{
+    driver::Preemption, limits, log_rules::LogRule, outbox::MailSettings, proxies::TrustedProxies, retention::Retention,
+};
 use fetchml_api::{Quota, QuotaScope, Role};
+use ipnet::IpNet;
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
@@ -34,6 +37,8 @@ pub struct Options {
     pub host_names: Vec<String>,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
+    /// Proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: TrustedProxies,
     /// Which tasks may be stopped for others of higher priority.
     pub preemption: Preemption,
     /// How long a task waits before workers are held for it, seconds.
@@ -50,6 +55,12 @@ pub struct Options {
     pub ws: WsTimes,
     /// How patient connections are.
     pub connections: ConnectionTimes,
+    /// Networks that webhooks may lie in, beside the public one.
+    pub webhook_allow_net: Vec<IpNet>,
+    /// Where mail is handed to; none: no mail is sent.
+    pub mail: Option<MailSettings>,
+    /// How patient deliveries to webhooks and of mail are.
+    pub deliveries: DeliveryTimes,
 }
 
 impl Options {
@@ -67,6 +78,7 @@ impl Options {
             tls: None,
             host_names: Vec::new(),
             allow_plain_http: false,
+            trusted_proxies: TrustedProxies::default(),
             preemption: Preemption::default(),
             hold_after_s: 900,
             prepare_timeout_s: 1_800,
@@ -78,6 +90,9 @@ impl Options {
             retention: Retention::default(),
             ws: WsTimes::default(),
             connections: ConnectionTimes::default(),
+            webhook_allow_net: Vec::new(),
+            mail: None,
+            deliveries: DeliveryTimes::default(),
         }
     }
 }
@@ -180,6 +195,30 @@ impl Default for WsTimes {
             ping_every: limits::WS_PING_EVERY,
             pong_within: limits::WS_PONG_WITHIN,
             taken_within: limits::WS_TAKEN_WITHIN,
+        }
+    }
+}
+
+/// How often, and how long, something is tried to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeliveryTimes {
+    /// Pause after the first failure; about twice as long after each one more.
+    pub retry_first: Duration,
+    /// Longest such pause.
+    pub retry_longest: Duration,
+    /// Attempts after which it is given up.
+    pub attempts_max: u32,
+    /// Longest wait for an answer.
+    pub answer_within: Duration,
+}
+
+impl Default for DeliveryTimes {
+    fn default() -> Self {
+        Self {
+            retry_first: limits::DELIVERY_RETRY_FIRST,
+            retry_longest: limits::DELIVERY_RETRY_LONGEST,
+            attempts_max: limits::DELIVERY_ATTEMPTS_MAX,
+            answer_within: limits::WEBHOOK_ANSWER_WITHIN,
         }
     }
 }

@@ -33,7 +33,7 @@ struct Current {
     operation: Cell<Option<Operation>>,
 }
 
-/// Address of the peer of a connection.
+/// Address that a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 

@@ -3,7 +3,7 @@
 use crate::{
     accept,
     app::{App, Parts},
-    auth::{AuthAudit, Keys, NewKey},
+    auth::{Actor, AuthAudit, KeyedHash, Keys, NewKey},
     blobs::Blobs,
     data_dir::{DataDir, DataDirError},
     driver::{Driver, DriverSettings, DriverTask},
@@ -14,6 +14,7 @@ use crate::{
     metrics::Metrics,
     openapi,
     options::Options,
+    outbox::Outbox,
     retention::{Collector, Shelves},
     routes,
     secrets::Secrets,
@@ -67,6 +68,9 @@ pub enum StartError {
     /// Rules on log lines that cannot be used.
     #[error("{0}")]
     LogRules(#[from] LogRulesError),
+    /// Mail cannot be sent as asked for.
+    #[error("{0}")]
+    Mail(String),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -92,7 +96,7 @@ pub struct AdminKey {
 
 /// A running server.
 pub struct Server {
-    app: Arc<App>,
+    pub(crate) app: Arc<App>,
     address: SocketAddr,
     tls: Option<Tls>,
     admin_key: AdminKey,
@@ -131,7 +135,9 @@ impl Server {
         let store = open_store(&options, &data_dir).await?;
         let measuring = Arc::clone(&instruments);
         store.on_commit(move |measure| measuring.committed(measure));
-        let keys = Keys::load(store.clone(), data_dir.pepper()?, options.rate_limits).await?;
+        let pepper = data_dir.pepper()?;
+        let keys = Keys::load(store.clone(), pepper, options.rate_limits).await?;
+        let outbox = Outbox::new(&options).map_err(StartError::Mail)?;
         let secrets = Secrets::load(store.clone(), &data_dir).await?;
         let admin_key = first_admin_key(&data_dir, &keys).await?;
         let local_worker_key = local_worker_key(&data_dir, &keys).await?;
@@ -153,6 +159,7 @@ impl Server {
             prepare_timeout_s: i64::from(options.prepare_timeout_s),
             preemption: options.preemption,
             quotas: options.quotas.clone(),
+            values: KeyedHash::new(&pepper),
             incarnation_file: data_dir.join("incarnation"),
         };
         let (driver, driver_task) = Driver::start(store.clone(), settings, Arc::clone(&instruments)).await?;
@@ -177,9 +184,11 @@ impl Server {
             collector,
             secrets,
             instruments: Arc::clone(&instruments),
+            outbox,
             stop: stop.clone(),
         };
         let app = App::new(parts, options, document.into());
+        Outbox::start(&app).await?;
         let finisher = link::start_finisher(&app);
         let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));
@@ -187,6 +196,7 @@ impl Server {
         let service = accept::Service {
             router: with_transport_security(routes::router(&app), tls.as_ref()),
             tls: tls.clone(),
+            proxies: app.options.trusted_proxies.clone(),
             times: app.options.connections,
             instruments: Arc::clone(&instruments),
             stop: stop.clone(),
@@ -250,6 +260,7 @@ impl Server {
         // These only move files that stay readable where they are.
         background.for_each(|task| task.abort());
         self.app.collector.settled().await;
+        self.app.verifications.settled().await;
         self.app.store.close().await;
         drop(data_dir);
         tracing::info!("stopped");
@@ -315,7 +326,7 @@ async fn first_admin_key(data_dir: &DataDir, keys: &Keys) -> Result<AdminKey, St
         name: Some("made at the first start".into()),
         expires_at: None,
     };
-    let (key, _) = keys.create(new, "system", None).await?;
+    let (key, _) = keys.create(new, &Actor::system()).await?;
     data_dir.write_secret(ADMIN_KEY_FILE, format!("{key}\n").as_bytes())?;
     Ok(AdminKey { path, fresh: Some(key) })
 }
@@ -334,7 +345,7 @@ async fn local_worker_key(data_dir: &DataDir, keys: &Keys) -> Result<String, Sta
         name: Some("the worker on the server's machine".into()),
         expires_at: None,
     };
-    let (key, _) = keys.create(new, "system", None).await?;
+    let (key, _) = keys.create(new, &Actor::system()).await?;
     data_dir.write_secret(WORKER_KEY_FILE, format!("{key}\n").as_bytes())?;
     Ok(key)
 }

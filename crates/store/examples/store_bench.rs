@@ -49,6 +49,7 @@ fn submit(n: u128) -> [Write; 3] {
         datasets: Vec::new(),
         depends_on: Vec::new(),
         array: None,
+        notify: None,
     };
     let state = TaskState {
         id,

@@ -5,10 +5,12 @@
 //! made elsewhere: this crate knows rows, not scheduling.
 
 mod array;
+mod audit;
 mod database;
 pub mod limits;
 mod migrate;
 mod model;
+mod outbox;
 mod postgres;
 mod prepare;
 mod read;
@@ -22,8 +24,10 @@ pub mod testing;
 mod value;
 mod writer;
 
+pub use audit::{AuditFilter, StoredAudit};
 pub use migrate::OpenError;
 pub use model::*;
+pub use outbox::{Delivery, OutboxWrite, WebhookRecord};
 pub use retention::{BlobPage, Collect, Holdings, Past, PastTask};
 pub use store::{Location, Store};
 pub use writer::CommitMeasure;

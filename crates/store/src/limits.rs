@@ -29,6 +29,12 @@ pub const PRUNE_ROWS: u64 = 5_000;
 pub const PAGE_ROWS: u32 = 10_000;
 /// How long a reservation that was no task's is kept after it expired, microseconds.
 pub const RESERVATION_KEPT: i64 = 24 * 3_600 * 1_000_000;
+/// Deliveries that wait in one lane; one more is given up at once.
+pub const LANE_WAITING: u32 = 1_000;
+/// Deliveries of one lane that were given up and are kept to be shown.
+pub const LANE_FAILED: u32 = 100;
+/// How long they are kept, microseconds: 7 days.
+pub const FAILED_DELIVERY_KEPT: i64 = 7 * 24 * 3_600 * 1_000_000;
 /// How long SQLite waits for a lock another process holds.
 pub const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
 /// Page cache of SQLite's writer, KiB.

@@ -14,7 +14,7 @@ struct Migration {
 }
 
 /// In order: the first has number 1. What has been released never changes.
-const MIGRATIONS: [Migration; 17] = [
+const MIGRATIONS: [Migration; 19] = [
     Migration {
         common: include_str!("migrations/0001_first.sql"),
         sqlite: include_str!("migrations/0001_sqlite.sql"),
@@ -40,6 +40,8 @@ const MIGRATIONS: [Migration; 17] = [
     Migration { common: include_str!("migrations/0015_experiment.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0016_idempotency.sql"), sqlite: "", postgres: "" },
     Migration { common: include_str!("migrations/0017_creation.sql"), sqlite: "", postgres: "" },
+    Migration { common: include_str!("migrations/0018_webhook.sql"), sqlite: "", postgres: "" },
+    Migration { common: include_str!("migrations/0019_audit.sql"), sqlite: "", postgres: "" },
 ];
 
 const VERSION_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)";

@@ -1,6 +1,6 @@
 //! What goes into the store and what comes out: writes, queries and their answers.
 
-use crate::retention::Collect;
+use crate::{outbox::OutboxWrite, retention::Collect};
 use fetchml_api::{
     Artifact, AttemptId, AttemptRecord, AuditDraft, Checkpoint, EditExperimentRequest, Experiment, ExperimentId, KeyId,
     KeyRecord, Micros, Provenance, QuotaRecord, RegisteredDataset, ReservationId, ReservationRecord, SecretInfo,
@@ -101,6 +101,8 @@ pub enum Write {
         /// When.
         at: Micros,
     },
+    /// Webhooks, and what is to be delivered.
+    Outbox(OutboxWrite),
     /// A new value of a secret, which becomes the current one. The one before is kept while an attempt has it.
     SecretPut(SecretRecord),
     /// A secret is no more. Its value is kept while an attempt has it; repeating it changes nothing.

@@ -118,6 +118,7 @@ impl Prepared {
                 let update = Statement::new(sql::EXPERIMENT_EDIT, rows::experiment_edit(id, &edit)?);
                 self.statements.push(update.must_change("no such experiment"));
             }
+            Write::Outbox(write) => self.outbox(write)?,
             Write::DatasetDelete { name, at } => {
                 self.saw(at.0);
                 let delete = Statement::new(sql::DATASET_DELETE, vec![Value::text(name)?]);
@@ -162,11 +163,11 @@ impl Prepared {
         Ok(())
     }
 
-    fn push(&mut self, sql: &'static str, params: Vec<Value>) {
+    pub(crate) fn push(&mut self, sql: &'static str, params: Vec<Value>) {
         self.statements.push(Statement::new(sql, params));
     }
 
-    fn saw(&mut self, time: i64) {
+    pub(crate) fn saw(&mut self, time: i64) {
         self.last_time = self.last_time.max(time);
     }
 

@@ -312,13 +312,13 @@ impl Store {
 }
 
 /// A query made of fixed pieces; values go in as parameters only.
-struct Query {
-    text: String,
-    params: Vec<Value>,
+pub(crate) struct Query {
+    pub(crate) text: String,
+    pub(crate) params: Vec<Value>,
 }
 
 impl Query {
-    fn new(select: &str, condition: &str) -> Self {
+    pub(crate) fn new(select: &str, condition: &str) -> Self {
         Self { text: format!("{select}{condition}"), params: Vec::new() }
     }
 
@@ -366,19 +366,19 @@ impl Query {
         }
     }
 
-    fn and(&mut self, condition: &str, value: Value) {
+    pub(crate) fn and(&mut self, condition: &str, value: Value) {
         self.text.push_str(" AND ");
         self.and_also(condition, value);
     }
 
-    fn and_also(&mut self, piece: &str, value: Value) {
+    pub(crate) fn and_also(&mut self, piece: &str, value: Value) {
         self.params.push(value);
         write!(self.text, "{piece}${}", self.params.len()).expect("a String takes all that is written");
     }
 }
 
 /// A text to look for. What holds U+0000 is stored nowhere, and hardly anything holds the replacement character.
-fn stored_text(text: &str) -> Value {
+pub(crate) fn stored_text(text: &str) -> Value {
     Value::Text(text.replace('\0', "\u{fffd}").into())
 }
 
@@ -386,10 +386,10 @@ fn page(after: u64, limit: u32) -> Vec<Value> {
     vec![Value::Int(i64::try_from(after).unwrap_or(i64::MAX)), limit.min(PAGE_ROWS).into()]
 }
 
-fn one<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+pub(crate) fn one<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     rows.into_iter().next().map(read).transpose()
 }
 
-fn all<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
+pub(crate) fn all<T>(rows: Vec<Row>, read: impl Fn(Row) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
     rows.into_iter().map(read).collect()
 }

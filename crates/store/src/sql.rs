@@ -226,7 +226,9 @@ pub(crate) const SECRETS_OF_ATTEMPT: &str = "SELECT s.id, s.user_id, s.name, s.c
     s.key_version, s.sealed FROM attempt_secret b JOIN secret s ON s.id = b.secret_id WHERE b.attempt_id = $1 \
     ORDER BY s.name";
 
-pub(crate) const SECRET_KEY_LAST: &str = "SELECT COALESCE(MAX(key_version), 0) FROM secret";
+pub(crate) const SECRET_KEY_LAST: &str = "SELECT MAX(last) FROM (SELECT COALESCE(MAX(key_version), 0) AS last \
+    FROM secret UNION ALL SELECT COALESCE(MAX(key_version), 0) FROM webhook) AS used";
+
 pub(crate) const DATASET_INSERT: &str = "INSERT INTO dataset (name, user_id, created_at, spec) \
     VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
 

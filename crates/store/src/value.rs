@@ -173,6 +173,11 @@ impl Row {
         Self(values.into_iter())
     }
 
+    /// Whatever is there.
+    pub(crate) fn value(&mut self) -> Value {
+        self.0.next().unwrap_or(Value::Null)
+    }
+
     pub(crate) fn optional_int(&mut self) -> Result<Option<i64>, StoreError> {
         match self.0.next() {
             Some(Value::Int(number)) => Ok(Some(number)),

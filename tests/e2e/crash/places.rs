@@ -32,7 +32,12 @@ pub(crate) fn of_server() -> Vec<&'static str> {
 
 /// The places that a worker's agent, helper and shims come to.
 pub(crate) fn of_worker() -> Vec<&'static str> {
-    PLACES.iter().copied().filter(|place| !is_of_server(place)).collect()
+    PLACES.iter().copied().filter(|place| !is_of_server(place) && !is_of_outbox(place)).collect()
+}
+
+/// Only a server with webhooks comes to these: `webhooks.rs` meets them.
+fn is_of_outbox(place: &str) -> bool {
+    place.starts_with("outbox.")
 }
 
 fn is_of_server(place: &str) -> bool {

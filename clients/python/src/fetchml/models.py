@@ -107,6 +107,11 @@ Network = Literal[
     "on",
     "none",
 ]
+NotifyOn = Literal[
+    "running",
+    "completed",
+    "failed",
+]
 OnLost = Literal[
     "fence",
     "keep",
@@ -291,6 +296,8 @@ class CreateTaskRequest:
     node_count: int | None = None
     """Workers that run it at the same time, each with the cores, memory and GPUs asked for; absent:
     1. No user code starts before all are ready."""
+    notify: Notify | None = None
+    """Sends mail about it, once for an array, where the server sends mail."""
     on_lost: OnLost | None = None
     """What happens when the worker is not heard for `lost_after_s`; absent: fence."""
     priority: int | None = None
@@ -658,6 +665,15 @@ class NodeAssignment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Notify:
+    """Mail about a task"""
+    email: str
+    """Who gets it; others than the task's user see `***`"""
+    on: list[NotifyOn] = field(default_factory=list)
+    """What is said; absent: how it ended"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Obstacle:
     """One thing that stands in the way on some workers."""
     constraint: Constraint
@@ -883,6 +899,8 @@ class Task:
     """Whether it has a network; absent: on."""
     node_assignments: list[NodeAssignment] = field(default_factory=list)
     """Worker node assignments"""
+    notify: Notify | None = None
+    """Who is told of it by mail, and of what."""
     on_lost: OnLost | None = None
     """What happens when its worker is not heard any more; absent: fence."""
     output: str | None = None
@@ -1083,6 +1101,8 @@ class TaskFields(TypedDict, total=False):
     node_count: int
     """Workers that run it at the same time, each with the cores, memory and GPUs asked for; absent:
     1. No user code starts before all are ready."""
+    notify: NotifyFields
+    """Sends mail about it, once for an array, where the server sends mail."""
     on_lost: OnLost
     """What happens when the worker is not heard for `lost_after_s`; absent: fence."""
     priority: int
@@ -1128,6 +1148,14 @@ class DependencyFields(TypedDict, total=False):
     """Id of a task, or of an array, which means all of its tasks."""
     on: DependencyOn
     """How it must have ended; absent: ok."""
+
+
+class NotifyFields(TypedDict, total=False):
+    """Mail about a task"""
+    email: str
+    """Who gets it; others than the task's user see `***`"""
+    on: Sequence[NotifyOn]
+    """What is said; absent: how it ended"""
 
 
 class SourceFields(TypedDict, total=False):

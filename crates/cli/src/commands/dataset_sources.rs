@@ -43,7 +43,7 @@ impl DatasetFlags {
 /// The settings in the worker's own terms.
 pub(super) fn of(settings: &WorkerSettings) -> Result<DatasetSettings, Failure> {
     let directories = list(settings.dataset_dirs.as_ref(), ':').map(directory).collect::<Result<_, _>>()?;
-    let allowed_nets = list(settings.dataset_allow_net.as_ref(), ',').map(net).collect::<Result<_, _>>()?;
+    let allowed_nets = nets("--dataset-allow-net", settings.dataset_allow_net.as_ref())?;
     let allowed = list(settings.dataset_stores.as_ref(), ',').map(bucket).collect::<Result<_, _>>()?;
     let stores = StoreSettings { allowed, variables: environment::of_object_stores() };
     let cache_bytes = settings.dataset_cache.as_deref().map(quantity::parse_size).transpose();
@@ -66,9 +66,14 @@ fn directory(text: &str) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-fn net(text: &str) -> Result<IpNet, Failure> {
+/// Networks, commas between, of a setting with this flag.
+pub(super) fn nets(flag: &str, text: Option<&String>) -> Result<Vec<IpNet>, Failure> {
+    list(text, ',').map(|text| net(flag, text)).collect()
+}
+
+fn net(flag: &str, text: &str) -> Result<IpNet, Failure> {
     text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
-        Failure::usage(format!("--dataset-allow-net {text:?} is not a network"))
+        Failure::usage(format!("{flag} {text:?} is not a network"))
             .hint("write an address and the length of its prefix, such as 10.0.0.0/8 or 192.168.1.7/32")
     })
 }
@@ -86,9 +91,9 @@ mod tests {
 
     #[test]
     fn networks_and_directories_are_read_or_refused() {
-        assert_eq!(net("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
-        assert_eq!(net("192.168.1.7").unwrap().to_string(), "192.168.1.7/32");
-        assert!(net("10.0.0.0/40").is_err() && net("lab").is_err());
+        assert_eq!(net("--flag", "10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(net("--flag", "192.168.1.7").unwrap().to_string(), "192.168.1.7/32");
+        assert!(net("--flag", "10.0.0.0/40").is_err() && net("--flag", "lab").is_err());
         assert_eq!(bucket("s3://lab-data/train").unwrap().bucket(), "lab-data");
         assert!(bucket("lab-data").is_err() && bucket("https://lab/data").is_err());
         assert!(directory("data").is_err() && directory("/nonexistent/dir").is_err());

@@ -3,6 +3,7 @@
 mod admin;
 mod arrays;
 mod artifacts;
+mod audit;
 mod cancel;
 mod completions;
 mod config;
@@ -34,6 +35,7 @@ mod undrain;
 mod up;
 mod usage;
 mod wait;
+mod webhooks;
 mod whoami;
 mod worker;
 mod workers;
@@ -93,8 +95,10 @@ enum Command {
     Release(reservations::Release),
     Whoami(whoami::Whoami),
     Keys(keys::Keys),
+    Audit(audit::Audit),
     Admin(admin::Admin),
     Secrets(secrets::Secrets),
+    Webhooks(webhooks::Webhooks),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -133,8 +137,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Release(command) => client(command.run(config)),
         Command::Whoami(command) => client(command.run(config)),
         Command::Keys(command) => client(command.run(config)),
+        Command::Audit(command) => client(command.run(config)),
         Command::Admin(command) => client(command.run(config)),
         Command::Secrets(command) => client(command.run(config)),
+        Command::Webhooks(command) => client(command.run(config)),
         Command::Config(command) => command.run(config),
         Command::Completions(command) => command.run(),
     }

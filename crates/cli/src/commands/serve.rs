@@ -62,6 +62,24 @@ pub(super) struct ServingFlags {
     /// Names by which clients know this server, such as lab.example,10.0.0.5 [env: FETCHML_HOST_NAME]
     #[arg(long, value_name = "NAMES")]
     host_name: Option<String>,
+    /// Network that webhooks may lie in though it is not public, such as 10.0.0.0/8; may be repeated [env: FETCHML_WEBHOOK_ALLOW_NET] [default: none]
+    #[arg(long, value_name = "CIDR")]
+    webhook_allow_net: Vec<String>,
+    /// SMTP server that mail about tasks is handed to: smtps://[USER@]HOST, smtp:// for STARTTLS [env: FETCHML_SMTP_URL] [default: no mail]
+    #[arg(long, value_name = "URL")]
+    smtp_url: Option<String>,
+    /// File that holds the password for it; or set FETCHML_SMTP_PASSWORD [env: FETCHML_SMTP_PASSWORD_FILE]
+    #[arg(long, value_name = "FILE")]
+    smtp_password_file: Option<PathBuf>,
+    /// Whom mail is from, such as "FetchML <fetchml@example.org>" [env: FETCHML_MAIL_FROM]
+    #[arg(long, value_name = "ADDRESS")]
+    mail_from: Option<String>,
+    /// Domain that mail may go to; may be repeated [env: FETCHML_MAIL_DOMAINS] [default: that of --mail-from]
+    #[arg(long = "mail-domain", value_name = "DOMAIN")]
+    mail_domains: Vec<String>,
+    /// Network of a proxy in front whose X-Forwarded-For is believed, such as 10.0.0.1/32; may be repeated [env: FETCHML_TRUSTED_PROXIES] [default: none]
+    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    trusted_proxies: Vec<String>,
     /// Allow plain HTTP on an address that other machines can reach [env: FETCHML_ALLOW_PLAIN_HTTP]
     #[arg(long, action = ArgAction::SetTrue)]
     allow_plain_http: bool,
@@ -73,6 +91,10 @@ impl ServingFlags {
         let data_dir = text(&self.data_dir);
         let rate_limits = self.rate_limits.map(|switch| if switch == Switch::On { "on" } else { "off" });
         let rate_limit = (!self.rate_limit.is_empty()).then(|| self.rate_limit.join(";"));
+        let proxies = self.trusted_proxies.join(",");
+        let nets = (!self.webhook_allow_net.is_empty()).then(|| self.webhook_allow_net.join(","));
+        let domains = (!self.mail_domains.is_empty()).then(|| self.mail_domains.join(","));
+        let password_file = self.smtp_password_file.as_ref().map(|file| file.to_string_lossy().into_owned());
         Flags::default()
             .set("server.data_dir", "--data-dir", data_dir)
             .set("server.listen", "--listen", self.listen.clone())
@@ -88,6 +110,12 @@ impl ServingFlags {
             .set("server.tls_cert", "--tls-cert", text(&self.tls_cert))
             .set("server.tls_key", "--tls-key", text(&self.tls_key))
             .set("server.host_name", "--host-name", self.host_name.clone())
+            .set("server.webhook_allow_net", "--webhook-allow-net", nets)
+            .set("server.smtp_url", "--smtp-url", self.smtp_url.clone())
+            .set("server.smtp_password_file", "--smtp-password-file", password_file)
+            .set("server.mail_from", "--mail-from", self.mail_from.clone())
+            .set("server.mail_domains", "--mail-domain", domains)
+            .set("server.trusted_proxies", "--trusted-proxy", (!proxies.is_empty()).then_some(proxies))
             .set("server.allow_plain_http", "--allow-plain-http", self.allow_plain_http.then_some(true))
     }
 }

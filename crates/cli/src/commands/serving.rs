@@ -1,5 +1,6 @@
 //! What `up`, `serve` and `worker` share: the runtime, the log, signals, and the profile.
 
+use super::dataset_sources;
 use crate::{
     environment,
     failure::Failure,
@@ -10,16 +11,19 @@ use crate::{
     },
     terminal,
 };
-use fetchml_api::Fingerprint;
+use fetchml_api::{Fingerprint, SecretText};
 use fetchml_client::{Client, Trust};
-use fetchml_server::{Options, Server, StartError, driver::Preemption};
+use fetchml_server::{MailSettings, Options, Server, StartError, TrustedProxies, driver::Preemption};
+use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     env,
     ffi::OsString,
+    fs,
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -106,8 +110,11 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         tls: settings.tls_options()?,
         host_names: settings.host_names()?,
         allow_plain_http: settings.allow_plain_http,
+        trusted_proxies: trusted_proxies(settings.trusted_proxies.as_deref().unwrap_or_default())?,
         log_rules: settings.log_rules.clone(),
         retention: settings.retention(),
+        mail: mail(settings)?,
+        webhook_allow_net: dataset_sources::nets("--webhook-allow-net", settings.webhook_allow_net.as_ref())?,
         ..Options::new(&settings.data_dir)
     };
     Server::start(options).await.map_err(|error| match error {
@@ -116,6 +123,41 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
         }
         error => error.into(),
     })
+}
+
+/// Where mail is handed to; none where no server is named.
+fn mail(settings: &ServerSettings) -> Result<Option<MailSettings>, Failure> {
+    let Some(url) = &settings.smtp_url else {
+        return Ok(None);
+    };
+    let Some(from) = &settings.mail_from else {
+        return Err(Failure::usage("--smtp-url is given, and --mail-from is not")
+            .hint("say whom mail is from, such as --mail-from fetchml@example.org"));
+    };
+    let of_file = |path: &PathBuf| {
+        let text = fs::read_to_string(path);
+        let text = text.map_err(|error| Failure::usage(format!("--smtp-password-file {}: {error}", path.display())))?;
+        Ok::<SecretText, Failure>(text.trim_end_matches(['\r', '\n']).to_owned().into())
+    };
+    let password = match &settings.smtp_password {
+        Some(password) => Some(password.clone()),
+        None => settings.smtp_password_file.as_ref().map(of_file).transpose()?,
+    };
+    let domains = settings.mail_domains.as_deref().unwrap_or_default().split(',').map(str::trim);
+    let domains: Vec<String> = domains.filter(|domain| !domain.is_empty()).map(ToOwned::to_owned).collect();
+    MailSettings::new(url, password, from, &domains).map(Some).map_err(Failure::usage)
+}
+
+fn trusted_proxies(text: &str) -> Result<TrustedProxies, Failure> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let networks = parts.map(|part| {
+        let network = part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
+        network.map_err(|_| {
+            Failure::usage(format!("--trusted-proxy {part:?} is not a network"))
+                .hint("write an address and the length of its prefix, such as 10.0.0.0/8 or 192.168.1.7/32")
+        })
+    });
+    Ok(TrustedProxies::new(networks.collect::<Result<_, _>>()?))
 }
 
 /// The address by which this machine reaches its own server.

@@ -5,7 +5,8 @@ use super::tasks::{name_of, run_time, worker_name};
 use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
 use clap::Args;
 use fetchml_api::{
-    DatasetSpec, DependencyOn, Failure, FailureCause, LogAction, LogRuleMatch, Task, TaskArray, TaskStatus, Worker,
+    DatasetSpec, DependencyOn, Failure, FailureCause, LogAction, LogRuleMatch, Notify, NotifyOn, Task, TaskArray,
+    TaskStatus, Worker,
 };
 use std::{fmt::Write as _, path::Path};
 
@@ -84,6 +85,7 @@ fn details(task: &Task, workers: &[Worker]) -> String {
     line("reservation", task.reservation_id.map(|id| id.to_string()));
     let array = task.array_id.map(|id| format!("index {} of {id}", task.array_index.unwrap_or_default()));
     line("array", array);
+    line("mail", task.notify.as_ref().map(mail));
     for need in &task.depends_on {
         let any = if need.on == DependencyOn::Any { ", however it ends" } else { "" };
         line("after", Some(format!("{}{any}", need.id)));
@@ -129,6 +131,11 @@ fn dataset(set: &DatasetSpec) -> String {
     let part = |part: &Option<String>| part.as_deref().map(terminal::plain).unwrap_or_default();
     let mount = set.mount_path.as_ref().map(|path| format!(" at {}", terminal::plain(path))).unwrap_or_default();
     format!("{} from {}{mount}", part(&set.name), part(&set.source))
+}
+
+fn mail(notify: &Notify) -> String {
+    let words = NotifyOn::WORDS.iter().filter(|(_, event)| notify.on.contains(event)).map(|(word, _)| *word);
+    format!("{} when {}", terminal::plain(&notify.email), words.collect::<Vec<_>>().join(", "))
 }
 
 fn resources(task: &Task) -> String {

@@ -12,13 +12,14 @@ use crate::{
     session::ServerFlags,
     terminal,
 };
-use clap::Args;
+use clap::{Args, ValueEnum};
 use fetchml_api::{
-    ArraySpec, CreateTaskRequest, DatasetSpec, Dependency, DependencyOn, Network, OnLost, limits, validate::nearest,
+    ArraySpec, CreateTaskRequest, DatasetSpec, Dependency, DependencyOn, Network, Notify, NotifyOn, OnLost, limits,
+    validate::nearest,
 };
 use fetchml_client::snapshot::Snapshot;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -119,6 +120,19 @@ pub(crate) struct Submit {
     /// Label of the task; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
     meta: Vec<(String, String)>,
+    /// Send mail about it to this address, where the server sends mail
+    #[arg(long, value_name = "ADDRESS")]
+    mail_user: Option<String>,
+    /// When: BEGIN, END (however it ends), FAIL, ALL or NONE; several with commas between [default: END]
+    #[arg(
+        long,
+        value_name = "TYPES",
+        value_delimiter = ',',
+        ignore_case = true,
+        hide_possible_values = true,
+        requires = "mail_user"
+    )]
+    mail_type: Vec<MailType>,
     /// Submit nothing; say whether the task would start now, and if not why
     #[arg(long, conflicts_with = "follow")]
     dry_run: bool,
@@ -130,6 +144,37 @@ pub(crate) struct Submit {
     json: bool,
     #[command(flatten)]
     server: ServerFlags,
+}
+
+/// When mail is sent, in the words of Slurm.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[value(rename_all = "UPPER")]
+enum MailType {
+    Begin,
+    End,
+    Fail,
+    All,
+    None,
+}
+
+impl MailType {
+    const fn events(self) -> &'static [NotifyOn] {
+        match self {
+            Self::Begin => &[NotifyOn::Running],
+            Self::End => &[NotifyOn::Completed, NotifyOn::Failed],
+            Self::Fail => &[NotifyOn::Failed],
+            Self::All => &[NotifyOn::Running, NotifyOn::Completed, NotifyOn::Failed],
+            Self::None => &[],
+        }
+    }
+}
+
+/// What is sent to an address; none: nothing is.
+fn notify(address: Option<&String>, types: &[MailType]) -> Option<Notify> {
+    let types = if types.is_empty() { &[MailType::End] } else { types };
+    let on: BTreeSet<NotifyOn> = types.iter().flat_map(|one| one.events()).copied().collect();
+    let email = address?.clone();
+    (!on.is_empty()).then(|| Notify { email, on: on.into_iter().collect() })
 }
 
 pub(super) fn parse_pair(text: &str) -> Result<(String, String), String> {
@@ -233,6 +278,7 @@ impl Submit {
             env: to_map("--env", &self.env)?,
             secrets: self.secret.clone(),
             metadata: to_map("--meta", &self.meta)?,
+            notify: notify(self.mail_user.as_ref(), &self.mail_type),
             ..Default::default()
         })
     }
@@ -280,6 +326,17 @@ fn default_name(entrypoint: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mail_is_asked_for_in_the_words_of_slurm() {
+        use NotifyOn::{Completed, Failed, Running};
+        let on = |types: &[MailType]| notify(Some(&"ada@example.org".to_owned()), types).map(|notify| notify.on);
+        assert_eq!(on(&[]), Some(vec![Completed, Failed]));
+        assert_eq!(on(&[MailType::Fail, MailType::Begin]), Some(vec![Running, Failed]));
+        assert_eq!(on(&[MailType::All, MailType::End]), Some(vec![Running, Completed, Failed]));
+        assert_eq!(on(&[MailType::None]), None);
+        assert_eq!(notify(None, &[]), None);
+    }
 
     #[test]
     fn names_come_from_the_entry_point() {

@@ -13,7 +13,7 @@ pub(crate) use layers::{Flags, Layers};
 use tls::OwnCertificate;
 
 use crate::{environment, failure::Failure};
-use fetchml_api::{Quota, QuotaScope};
+use fetchml_api::{Quota, QuotaScope, SecretText};
 use fetchml_client::Trust;
 use fetchml_server::{LogRule, Options, RateLimits, Visibility};
 use serde::Deserialize;
@@ -87,6 +87,20 @@ pub(crate) struct ServerSettings {
     host_name: Option<String>,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
+    /// SMTP server that mail is handed to.
+    pub(crate) smtp_url: Option<String>,
+    /// Password of the user in it.
+    pub(crate) smtp_password: Option<SecretText>,
+    /// File that holds that password.
+    pub(crate) smtp_password_file: Option<PathBuf>,
+    /// Whom mail is from.
+    pub(crate) mail_from: Option<String>,
+    /// Domains that mail may go to beside that of its sender, `,` between.
+    pub(crate) mail_domains: Option<String>,
+    /// Networks of webhooks beside the public one, `,` between.
+    pub(crate) webhook_allow_net: Option<String>,
+    /// Networks of proxies that are believed, `,` between.
+    pub(crate) trusted_proxies: Option<String>,
     /// Rules on the lines of logs: a list of its own in the file.
     #[serde(skip)]
     pub(crate) log_rules: Vec<LogRule>,
@@ -112,8 +126,7 @@ pub(crate) struct ServerSettings {
 impl ServerSettings {
     /// Request rates; none: not limited.
     pub(crate) fn rates(&self) -> Result<Option<RateLimits>, Failure> {
-        let defaults =
-            RateLimits { auth_failures_per_minute: self.auth_failures.max(1), ..RateLimits::default() };
+        let defaults = RateLimits { auth_failures_per_minute: self.auth_failures.max(1), ..RateLimits::default() };
         let limits = rates::read(self.rate_limit.as_deref().unwrap_or_default(), defaults)?;
         Ok((self.rate_limits == RateLimiting::On).then_some(limits))
     }

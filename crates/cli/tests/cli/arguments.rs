@@ -42,12 +42,20 @@ const COMMANDS: &[&[&str]] = &[
     &["reservations"],
     &["release"],
     &["whoami"],
+    &["audit"],
+    &["audit", "events"],
+    &["audit", "verify"],
+    &["audit", "root"],
     &["keys"],
     &["keys", "create"],
     &["keys", "list"],
     &["keys", "revoke"],
     &["admin"],
     &["admin", "gc"],
+    &["webhooks"],
+    &["webhooks", "create"],
+    &["webhooks", "list"],
+    &["webhooks", "delete"],
     &["config"],
     &["completions"],
 ];
@@ -107,8 +115,10 @@ fn the_list_of_commands() {
       release       Give a reservation up: its GPUs are everybody's at once
       whoami        Show which user and role your key has, and until when it works
       keys          Make, list and revoke API keys (admins only)
+      audit         Read and verify the log of who did what (operators and admins)
       admin         Look after the server (admins only)
       secrets       Set, list and delete secret values for your tasks
+      webhooks      Make, list and delete webhooks: URLs that hear of your tasks
       config        Show the settings
       completions   Print a completion script for a shell
 

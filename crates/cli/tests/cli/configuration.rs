@@ -67,10 +67,15 @@ fn explain_shows_every_setting() {
     client.url                     http://127.0.0.1:9101  default                                FETCHML_URL                     server that client commands talk to
     client.api_key                 -                      not set                                FETCHML_API_KEY                 key of client commands
     client.key_file                -                      not set                                FETCHML_KEY_FILE                file that holds the key of client commands
+    client.ca_cert                 -                      not set                                FETCHML_CA_CERT                 file of the authorities that vouch for the server (PEM)
+    client.tls_fingerprint         -                      not set                                FETCHML_TLS_FINGERPRINT         fingerprint of the server's certificate
     server.listen                  127.0.0.1:9101         default                                FETCHML_LISTEN                  address the server listens on
     server.data_dir                /srv/fetchml           environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR                where the server keeps everything
     server.database                -                      not set                                FETCHML_DATABASE                postgres://... instead of SQLite in the data directory
     server.rate_limits             on                     default                                FETCHML_RATE_LIMITS             request rates per key: on or off
+    server.rate_limit              -                      not set                                FETCHML_RATE_LIMIT              rates of roles: user=100/s,burst=200; viewer=50/s
+    server.auth_failures           50                     default                                FETCHML_AUTH_FAILURES           keys of one address that are refused within a minute before it gets 429
+    server.visibility              lab                    default                                FETCHML_VISIBILITY              what users see of others' tasks: lab, all but environments; private, not what they run, write and leave
     server.lost_after_s            600                    default                                FETCHML_LOST_AFTER              a worker silent for this long has lost its tasks
     server.aging_interval_s        1800                   default                                FETCHML_AGING_INTERVAL          time queued worth one level of priority
     server.hold_after_s            900                    default                                FETCHML_HOLD_AFTER              wait after which workers are held for a task
@@ -78,7 +83,18 @@ fn explain_shows_every_setting() {
     server.preempt_batch           false                  default                                FETCHML_PREEMPT_BATCH           tasks may be stopped for others of higher priority that fit nowhere
     server.preempt_service         false                  default                                FETCHML_PREEMPT_SERVICE         notebooks and tools may be
     server.preempt_cooldown_s      600                    default                                FETCHML_PREEMPT_COOLDOWN        what was stopped so runs for this long before it is stopped again
+    server.tls                     off                    default                                FETCHML_TLS                     self-signed: a certificate of the server's own; off
+    server.tls_cert                -                      not set                                FETCHML_TLS_CERT                file of the server's certificate chain (PEM)
+    server.tls_key                 -                      not set                                FETCHML_TLS_KEY                 file of its private key (PEM)
+    server.host_name               -                      not set                                FETCHML_HOST_NAME               names by which clients know the server, comma between
+    server.trusted_proxies         -                      not set                                FETCHML_TRUSTED_PROXIES         networks of proxies whose X-Forwarded-For is believed, comma between
     server.allow_plain_http        false                  default                                FETCHML_ALLOW_PLAIN_HTTP        allow plain HTTP off loopback
+    server.smtp_url                -                      not set                                FETCHML_SMTP_URL                SMTP server for mail about tasks: smtps://USER@HOST
+    server.smtp_password           -                      not set                                FETCHML_SMTP_PASSWORD           password of the user in it
+    server.smtp_password_file      -                      not set                                FETCHML_SMTP_PASSWORD_FILE      file that holds that password
+    server.mail_from               -                      not set                                FETCHML_MAIL_FROM               whom mail is from, such as fetchml@example.org
+    server.mail_domains            -                      not set                                FETCHML_MAIL_DOMAINS            domains that mail may go to beside that of its sender, comma between
+    server.webhook_allow_net       -                      not set                                FETCHML_WEBHOOK_ALLOW_NET       networks of webhooks beside the public one, comma between
     server.retention_days          90                     default                                FETCHML_RETENTION_DAYS          days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever
     server.task_retention_days     90                     default                                FETCHML_TASK_RETENTION_DAYS     days that ended tasks stay in lists, at least as long as their files; 0: for ever
     server.deleted_retention_days  1                      default                                FETCHML_DELETED_RETENTION_DAYS  days that the files of deleted tasks are kept
@@ -88,6 +104,8 @@ fn explain_shows_every_setting() {
     server.gc_every_hours          1                      default                                FETCHML_GC_EVERY_HOURS          hours between two collections of what is not needed any more; 0: only by `fetchml admin gc`
     worker.server                  -                      not set                                FETCHML_SERVER                  server a worker takes tasks from
     worker.key_file                -                      not set                                FETCHML_KEY_FILE                file that holds the worker's key
+    worker.ca_cert                 -                      not set                                FETCHML_CA_CERT                 file of the authorities that vouch for the server (PEM)
+    worker.tls_fingerprint         -                      not set                                FETCHML_TLS_FINGERPRINT         fingerprint of the server's certificate
     worker.data_dir                /srv/fetchml/worker    environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR                where a worker keeps everything
     worker.name                    -                      not set                                FETCHML_WORKER_NAME             name of the worker: the host name unless set
     worker.slots                   -                      not set                                FETCHML_SLOTS                   tasks at the same time: the cores unless set

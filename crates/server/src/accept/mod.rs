@@ -5,7 +5,9 @@ mod newcomers;
 mod patience;
 mod plain;
 
-use crate::{instruments::Instruments, limits, options::ConnectionTimes, request::Peer, tls::Tls};
+use crate::{
+    instruments::Instruments, limits, options::ConnectionTimes, proxies::TrustedProxies, request::Peer, tls::Tls,
+};
 use axum::Router;
 use futures_util::FutureExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -13,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use newcomers::{Newcomer, Newcomers};
 use patience::Patient;
 use rustix::net::sockopt;
-use std::{convert::Infallible, io, pin::pin, sync::Arc};
+use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -31,6 +33,8 @@ pub(crate) struct Service {
     pub(crate) router: Router,
     /// TLS; none: plain HTTP.
     pub(crate) tls: Option<Tls>,
+    /// Proxies in front that are believed.
+    pub(crate) proxies: TrustedProxies,
     /// How patient connections are.
     pub(crate) times: ConnectionTimes,
     /// Counts connections.
@@ -74,13 +78,13 @@ async fn next(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
     troubles: &mut Troubles,
-) -> (TcpStream, Peer, tokio::sync::OwnedSemaphorePermit) {
+) -> (TcpStream, IpAddr, tokio::sync::OwnedSemaphorePermit) {
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 troubles.end();
-                return (stream, Peer(peer.ip().to_canonical()), place);
+                return (stream, peer.ip().to_canonical(), place);
             }
             Err(error) => troubles.pause_after(&error).await,
         }
@@ -123,16 +127,16 @@ impl Troubles {
 }
 
 /// Shakes hands where there is TLS, then serves.
-async fn welcome(stream: Patient<TcpStream>, peer: Peer, newcomer: &Newcomer, service: Service) {
+async fn welcome(stream: Patient<TcpStream>, peer: IpAddr, newcomer: &Newcomer, service: Service) {
     let Some(tls) = &service.tls else { return serve_connection(stream, peer, newcomer, service).await };
     let acceptor = tls.acceptor();
     let handshake = timeout(service.times.handshake_within, shake_hands(stream, &acceptor));
     let Some(shaken) = service.stop.run_until_cancelled(handshake).await else { return };
     match shaken {
         Ok(Ok(Some(stream))) => serve_connection(stream, peer, newcomer, service).await,
-        Ok(Ok(None)) => tracing::debug!(peer = %peer.0, "plain HTTP where TLS is spoken"),
-        Ok(Err(error)) => tracing::debug!(peer = %peer.0, %error, "no TLS handshake"),
-        Err(_) => tracing::debug!(peer = %peer.0, "no TLS handshake in time"),
+        Ok(Ok(None)) => tracing::debug!(%peer, "plain HTTP where TLS is spoken"),
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS handshake"),
+        Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
     }
 }
 
@@ -148,16 +152,17 @@ async fn shake_hands(
     acceptor.accept(stream).await.map(Some)
 }
 
-async fn serve_connection<S>(stream: S, peer: Peer, newcomer: &Newcomer, service: Service)
+async fn serve_connection<S>(stream: S, peer: IpAddr, newcomer: &Newcomer, service: Service)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Service { router, stop, .. } = service;
+    let Service { router, proxies, stop, .. } = service;
     let arrived = newcomer.arrival();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         arrived.note();
         let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(peer);
+        let client = Peer(proxies.client(peer, request.headers()));
+        request.extensions_mut().insert(client);
         router.clone().oneshot(request)
     });
     let connection = http1::Builder::new()

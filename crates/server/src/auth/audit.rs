@@ -1,7 +1,12 @@
 //! Audit events of authentication: a success once an hour per key and address, failures ten a
 //! minute per address and then one sum. Written behind the request by one task with a bounded queue.
 
-use super::keys::{Caller, KeyError, Keys, wall_clock};
+use super::{
+    Operation,
+    actor::name_key,
+    keys::{Caller, KeyError, Keys, wall_clock},
+    rate::Failures,
+};
 use crate::limits;
 use fetchml_api::{AuditDraft, AuditKind, KeyId, Micros};
 use fetchml_store::{Store, Write};
@@ -25,13 +30,19 @@ struct Inner {
     queue: mpsc::Sender<AuditDraft>,
     dropped: AtomicU64,
     recorded: Mutex<HashMap<(KeyId, Option<IpAddr>), Micros>>,
+    denials: Failures,
 }
 
 impl AuthAudit {
     /// Starts the writing task; it ends, after what is queued, when `stop` is cancelled.
     pub(crate) fn start(store: Store, keys: Keys, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, waiting) = mpsc::channel(limits::AUTH_AUDIT_QUEUE);
-        let audit = Self(Arc::new(Inner { queue, dropped: AtomicU64::new(0), recorded: Mutex::new(HashMap::new()) }));
+        let audit = Self(Arc::new(Inner {
+            queue,
+            dropped: AtomicU64::new(0),
+            recorded: Mutex::default(),
+            denials: Failures::default(),
+        }));
         let task = tokio::spawn(write(audit.clone(), store, keys, waiting, stop));
         (audit, task)
     }
@@ -54,20 +65,43 @@ impl AuthAudit {
             }
             recorded.insert(place, now);
         }
-        self.send(AuditDraft {
-            user_id: caller.user_id.clone(),
-            resource: format!("keys/{}", caller.key),
-            ..event(now, caller.ip, "authenticate", true)
-        });
+        self.send(caller.did(AuditKind::AuthAttempt, "authenticate", format!("keys/{}", caller.key)));
     }
 
     /// A key was refused and shall have an event of its own.
     pub(crate) fn refused(&self, why: Option<KeyError>, key: Option<&KeyId>, ip: Option<IpAddr>) {
-        self.send(AuditDraft {
-            resource: key.map_or_else(|| "keys".to_owned(), |id| format!("keys/{id}")),
-            error: Some(why.map_or("no key", KeyError::as_str).to_owned()),
-            ..event(wall_clock(), ip, "authenticate", false)
-        });
+        let mut draft = event(wall_clock(), ip, "authenticate", false);
+        draft.error = Some(why.map_or("no key", KeyError::as_str).to_owned());
+        if let Some(key) = key {
+            draft.resource = format!("keys/{key}");
+            name_key(&mut draft, key, false);
+        }
+        self.send(draft);
+    }
+
+    /// A caller whose key is right was refused what it asked for. As many have an event of their own as of refused
+    /// keys; the rest is counted.
+    pub(crate) fn denied(&self, caller: &Caller, operation: Operation, path: &str) {
+        let address = caller.ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let refusal = self.0.denials.note(address, u32::MAX, Instant::now());
+        if refusal.uncounted_before > 0 {
+            self.denials_counted(Some(address), refusal.uncounted_before);
+        }
+        if refusal.audited {
+            let asked: String = path.trim_start_matches("/v1/").chars().take(limits::AUDIT_PATH_CHARS).collect();
+            let mut draft = caller.did(AuditKind::AuthAttempt, "denied", asked);
+            (draft.success, draft.error) = (false, Some("not with this key".into()));
+            let (method, route) = operation.route();
+            draft.metadata.insert("operation".into(), format!("{} {route}", method.to_uppercase()));
+            self.send(draft);
+        }
+    }
+
+    fn denials_counted(&self, ip: Option<IpAddr>, denials: u32) {
+        let mut draft = event(wall_clock(), ip, "denied_more", false);
+        draft.error = Some("more was refused to right keys within one minute".into());
+        draft.metadata.insert("count".into(), denials.to_string());
+        self.send(draft);
     }
 
     /// Refused keys that had no event of their own.
@@ -114,6 +148,9 @@ async fn write(
             _ = minute.tick() => {
                 for (address, failures) in keys.failures().take_ended(Instant::now()) {
                     audit.counted(Some(address), failures);
+                }
+                for (address, denials) in audit.0.denials.take_ended(Instant::now()) {
+                    audit.denials_counted(Some(address), denials);
                 }
                 continue;
             }

@@ -77,6 +77,12 @@ pub enum Operation {
     WebSocket,
     /// `POST /v1/ws-tickets`
     WsTicketCreate,
+    /// `GET /v1/webhooks`
+    WebhookList,
+    /// `POST /v1/webhooks`
+    WebhookCreate,
+    /// `DELETE /v1/webhooks/{webhookId}`
+    WebhookDelete,
     /// `GET /v1/scheduler/reservations`
     ReservationList,
     /// `POST /v1/scheduler/reservations`
@@ -129,6 +135,14 @@ pub enum Operation {
     QuotaPut,
     /// `DELETE /v1/admin/quotas/{scope}/{name}`
     QuotaDelete,
+    /// `GET /v1/audit/events`
+    AuditList,
+    /// `POST /v1/audit/verify`
+    AuditVerify,
+    /// `DELETE /v1/audit/verify`
+    AuditVerifyStop,
+    /// `GET /v1/audit/chain-root`
+    AuditRoot,
 }
 
 /// What a role may do with an operation.
@@ -144,7 +158,7 @@ pub enum Decision {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 68] = [
         Self::Health,
         Self::Document,
         Self::DocsPage,
@@ -180,6 +194,9 @@ impl Operation {
         Self::JobStream,
         Self::WebSocket,
         Self::WsTicketCreate,
+        Self::WebhookList,
+        Self::WebhookCreate,
+        Self::WebhookDelete,
         Self::ReservationList,
         Self::ReservationCreate,
         Self::ReservationRelease,
@@ -206,6 +223,10 @@ impl Operation {
         Self::QuotaList,
         Self::QuotaPut,
         Self::QuotaDelete,
+        Self::AuditList,
+        Self::AuditVerify,
+        Self::AuditVerifyStop,
+        Self::AuditRoot,
     ];
 
     /// Method and path as the API document writes them.
@@ -246,6 +267,9 @@ impl Operation {
             Self::JobStream => ("get", "/v1/scheduler/jobs/{jobId}/stream"),
             Self::WebSocket => ("get", "/ws"),
             Self::WsTicketCreate => ("post", "/v1/ws-tickets"),
+            Self::WebhookList => ("get", "/v1/webhooks"),
+            Self::WebhookCreate => ("post", "/v1/webhooks"),
+            Self::WebhookDelete => ("delete", "/v1/webhooks/{webhookId}"),
             Self::ReservationList => ("get", "/v1/scheduler/reservations"),
             Self::ReservationCreate => ("post", "/v1/scheduler/reservations"),
             Self::ReservationRelease => ("delete", "/v1/scheduler/reservations/{reservationId}"),
@@ -272,6 +296,10 @@ impl Operation {
             Self::QuotaList => ("get", "/v1/admin/quotas"),
             Self::QuotaPut => ("put", "/v1/admin/quotas/{scope}/{name}"),
             Self::QuotaDelete => ("delete", "/v1/admin/quotas/{scope}/{name}"),
+            Self::AuditList => ("get", "/v1/audit/events"),
+            Self::AuditVerify => ("post", "/v1/audit/verify"),
+            Self::AuditVerifyStop => ("delete", "/v1/audit/verify"),
+            Self::AuditRoot => ("get", "/v1/audit/chain-root"),
         }
     }
 
@@ -307,7 +335,8 @@ pub const fn decide(operation: Operation, role: Role, visibility: Visibility) ->
         | O::JobStream
         | O::WebSocket
         | O::WsTicketCreate
-        | O::ReservationList => match role {
+        | O::ReservationList
+        | O::AuditRoot => match role {
             Role::Admin | Role::Operator | Role::User | Role::Viewer => Allow,
             Role::Worker => Deny,
         },
@@ -325,8 +354,12 @@ pub const fn decide(operation: Operation, role: Role, visibility: Visibility) ->
                 }
             }
         }
-        O::DatasetCreate | O::ExperimentCreate | O::ReservationCreate | O::TaskCreate | O::SnapshotCreate => match role
-        {
+        O::DatasetCreate
+        | O::ExperimentCreate
+        | O::ReservationCreate
+        | O::TaskCreate
+        | O::SnapshotCreate
+        | O::WebhookCreate => match role {
             Role::Admin | Role::Operator | Role::User => Allow,
             Role::Viewer | Role::Worker => Deny,
         },
@@ -345,7 +378,8 @@ pub const fn decide(operation: Operation, role: Role, visibility: Visibility) ->
             Role::User => Own,
             Role::Viewer | Role::Worker => Deny,
         },
-        O::DatasetDelete => match role {
+        // Whoever runs the server can stop what is sent from it, and must see whose it is.
+        O::DatasetDelete | O::WebhookList | O::WebhookDelete => match role {
             Role::Admin => Allow,
             Role::Operator | Role::User => Own,
             Role::Viewer | Role::Worker => Deny,
@@ -355,7 +389,7 @@ pub const fn decide(operation: Operation, role: Role, visibility: Visibility) ->
             Role::Operator | Role::User | Role::Viewer => Own,
             Role::Worker => Deny,
         },
-        O::WorkerDrain | O::WorkerUndrain => match role {
+        O::WorkerDrain | O::WorkerUndrain | O::AuditList | O::AuditVerify | O::AuditVerifyStop => match role {
             Role::Admin | Role::Operator => Allow,
             Role::User | Role::Viewer | Role::Worker => Deny,
         },

@@ -1,7 +1,7 @@
 //! The keys of the server: all of them in memory, verified without touching the database.
 
 use super::{
-    key,
+    Actor, key,
     rate::{Bucket, Failures, Standing},
 };
 use crate::{
@@ -13,7 +13,7 @@ use fetchml_store::{Store, StoreError, Write};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     net::IpAddr,
     sync::{Arc, RwLock},
     time::Duration,
@@ -49,6 +49,16 @@ impl Caller {
             Visibility::Lab => true,
             Visibility::Private => self.user_id == owner || matches!(self.role, Role::Admin | Role::Operator),
         }
+    }
+
+    /// As the audit log tells of it.
+    pub fn actor(&self) -> Actor {
+        Actor { user_id: self.user_id.clone(), key: Some(self.key.clone()), ip: self.ip }
+    }
+
+    /// An audit event of what this caller did.
+    pub fn did(&self, kind: AuditKind, action: &str, resource: String) -> AuditDraft {
+        self.actor().did(kind, action, resource)
     }
 
     /// Whether the key works no more.
@@ -246,7 +256,7 @@ impl Keys {
     ///
     /// # Errors
     /// It could not be stored.
-    pub async fn create(&self, new: NewKey, by: &str, ip: Option<IpAddr>) -> Result<(String, KeyInfo), StoreError> {
+    pub async fn create(&self, new: NewKey, by: &Actor) -> Result<(String, KeyInfo), StoreError> {
         let (id, key) = key::generate().map_err(|e| StoreError::Unavailable(format!("no random numbers: {e}")))?;
         let record = KeyRecord {
             id: id.clone(),
@@ -258,7 +268,7 @@ impl Keys {
             expires_at: new.expires_at,
             revoked_at: None,
         };
-        let mut audit = key_event("key_create", &id, by, ip);
+        let mut audit = by.did(AuditKind::AuthAttempt, "key_create", format!("keys/{id}"));
         audit.metadata.insert("role".into(), record.role.as_str().into());
         audit.metadata.insert("user_id".into(), record.user_id.clone());
         self.0.store.commit(vec![Write::KeyInsert(record.clone()), Write::Audit(audit)]).await?;
@@ -271,7 +281,7 @@ impl Keys {
     ///
     /// # Errors
     /// It could not be stored; the key still works.
-    pub async fn revoke(&self, id: &KeyId, by: &str, ip: Option<IpAddr>) -> Result<Revoked, StoreError> {
+    pub async fn revoke(&self, id: &KeyId, by: &Actor) -> Result<Revoked, StoreError> {
         let Some(entry) = self.table().get(id).cloned() else { return Ok(Revoked::Unknown) };
         if entry.revoked.is_cancelled() {
             return Ok(Revoked::Before);
@@ -280,7 +290,7 @@ impl Keys {
             return Ok(Revoked::LastAdmin);
         }
         let at = wall_clock();
-        let audit = key_event("key_revoke", id, by, ip);
+        let audit = by.did(AuditKind::AuthAttempt, "key_revoke", format!("keys/{id}"));
         self.0.store.commit(vec![Write::KeyRevoke { id: id.clone(), at }, Write::Audit(audit)]).await?;
         let record = KeyRecord { revoked_at: Some(at), ..entry.record.clone() };
         entry.revoked.cancel();
@@ -296,6 +306,12 @@ impl Keys {
     /// Whether any admin key works.
     pub fn has_admin(&self) -> bool {
         self.has_admin_besides(&KeyId(String::new()))
+    }
+
+    /// Whether a user has any key that works.
+    pub(crate) fn has_working(&self, user_id: &str) -> bool {
+        let now = wall_clock();
+        self.table().values().any(|entry| entry.record.user_id == user_id && works(&entry.record, now))
     }
 
     /// One key without its secret; none when there is no such key.
@@ -324,20 +340,6 @@ fn info(record: &KeyRecord) -> KeyInfo {
         created_at: record.created_at,
         expires_at: record.expires_at,
         revoked_at: record.revoked_at,
-    }
-}
-
-fn key_event(action: &str, id: &KeyId, by: &str, ip: Option<IpAddr>) -> AuditDraft {
-    AuditDraft {
-        at: wall_clock(),
-        kind: AuditKind::AuthAttempt,
-        user_id: by.to_owned(),
-        resource: format!("keys/{id}"),
-        action: action.to_owned(),
-        success: true,
-        ip_address: ip.map(|ip| ip.to_string()),
-        error: None,
-        metadata: BTreeMap::new(),
     }
 }
 

@@ -1,14 +1,18 @@
 //! Authentication and authorization: keys, their table, the table of who may do what, and the
 //! layer that stands before every operation.
 
+mod actor;
 mod audit;
 mod decide;
 pub mod key;
+mod keyed;
 mod keys;
 pub(crate) mod rate;
 
+pub use actor::Actor;
 pub use audit::AuthAudit;
 pub use decide::{Decision, Operation, decide};
+pub use keyed::KeyedHash;
 pub(crate) use keys::wall_clock;
 pub use keys::{Caller, KeyError, Keys, NewKey, Revoked};
 use rate::Standing;
@@ -24,7 +28,7 @@ use crate::{
 };
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, StatusCode, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -83,10 +87,14 @@ pub(crate) async fn guard(
     let mut response = match admitted {
         Ok(((caller, reach), place)) => {
             tracing::debug!(key = %caller.key, user = %caller.user_id, "admitted");
-            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(caller.clone());
             request.extensions_mut().insert(reach);
+            let path = request.uri().path().to_owned();
             let response = next.run(request).await;
             drop(place);
+            if response.status() == StatusCode::FORBIDDEN {
+                app.auth_audit.denied(&caller, operation, &path);
+            }
             response
         }
         Err(error) => {
@@ -121,7 +129,10 @@ fn admit(
     // A browser cannot set headers of a WebSocket.
     let ticket = if operation == Operation::WebSocket { request.uri().query().and_then(ws::ticket_of) } else { None };
     let caller = match ticket.and_then(|ticket| app.tickets.redeem(ticket, ip, Instant::now())) {
-        Some(caller) => caller,
+        Some(caller) => {
+            app.auth_audit.accepted(&caller);
+            caller
+        }
         None => authenticate(app, key_of(operation, request.headers()), ip, standing)?,
     };
     *standing = app.keys.take_token(&caller);
@@ -131,6 +142,7 @@ fn admit(
     }
     match decide(operation, caller.role, app.options.visibility) {
         Decision::Deny => {
+            app.auth_audit.denied(&caller, operation, request.uri().path());
             let error = format!("A key with the role {} may not do this.", caller.role.as_str());
             Err(AppError::forbidden(error, who_may(operation, app.options.visibility)))
         }

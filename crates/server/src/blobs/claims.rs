@@ -224,7 +224,7 @@ mod tests {
         let blobs = Blobs::local(dir.path()).unwrap();
         let name = hex::encode(Sha256::digest(bytes));
         let body = futures_util::stream::iter([Ok::<_, ()>(Bytes::from_static(bytes))]);
-        blobs.put(&name, 100, NOW, body).await.unwrap();
+        blobs.put(&name, 100, NOW, body, async { Ok(()) }).await.unwrap();
         // A fresh file's time is the wall clock's, which is ahead of these tests.
         set_claimed(&blobs.path(&name), NOW).unwrap();
         (dir, blobs, name)

@@ -8,6 +8,7 @@ mod claims;
 use bytes::Bytes;
 use claims::Turns;
 use fetchml_api::{Micros, snapshot::is_sha256_hex};
+use fetchml_store::StoreError;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, WriteMultipart, local::LocalFileSystem,
@@ -47,6 +48,9 @@ pub enum PutError {
     /// The object store failed.
     #[error("the object store failed")]
     Store(#[from] object_store::Error),
+    /// It could not be recorded.
+    #[error("the database cannot be used")]
+    Unrecorded(#[from] StoreError),
 }
 
 impl Blobs {
@@ -73,7 +77,8 @@ impl Blobs {
         size_of(&*self.objects, &place(sha256)).await
     }
 
-    /// Stores a stream of bytes under its hash; who sent them has a claim from `now` on.
+    /// Stores a stream of bytes under its hash; who sent them has a claim from `now` on. Once the bytes are here and
+    /// right, and before they are stored, `record` is waited for.
     ///
     /// # Errors
     /// Nothing is stored then.
@@ -83,6 +88,7 @@ impl Blobs {
         max_bytes: u64,
         now: Micros,
         mut bytes: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        record: impl Future<Output = Result<(), StoreError>>,
     ) -> Result<u64, PutError> {
         debug_assert!(is_sha256_hex(sha256), "only a checked hash names a blob");
         let upload = self.objects.put_multipart(&place(sha256)).await?;
@@ -101,7 +107,10 @@ impl Blobs {
                 upload.put(chunk);
             }
             let actual = hex::encode(hash.finalize());
-            if actual == sha256 { Ok(()) } else { Err(PutError::Mismatch { actual }) }
+            if actual != sha256 {
+                return Err(PutError::Mismatch { actual });
+            }
+            Ok(record.await?)
         }
         .await;
         match received {
@@ -209,16 +218,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::local(dir.path()).unwrap();
         let name = hex::encode(Sha256::digest(b"hello world"));
-        assert_eq!(blobs.put(&name, 100, NOW, chunks(&[b"hello ", b"world"])).await.unwrap(), 11);
+        assert_eq!(blobs.put(&name, 100, NOW, chunks(&[b"hello ", b"world"]), async { Ok(()) }).await.unwrap(), 11);
         assert_eq!(blobs.size(&name).await.unwrap(), Some(11));
         let part: Vec<Bytes> = blobs.read(&name, 6..11).await.unwrap().map(Result::unwrap).collect().await;
         assert_eq!(part.concat(), b"world");
 
         let other = hex::encode(Sha256::digest(b"other"));
-        assert!(matches!(blobs.put(&other, 100, NOW, chunks(&[b"wrong"])).await, Err(PutError::Mismatch { .. })));
-        assert!(matches!(blobs.put(&other, 3, NOW, chunks(&[b"other"])).await, Err(PutError::TooLarge(3))));
+        assert!(matches!(
+            blobs.put(&other, 100, NOW, chunks(&[b"wrong"]), async { Ok(()) }).await,
+            Err(PutError::Mismatch { .. })
+        ));
+        assert!(matches!(
+            blobs.put(&other, 3, NOW, chunks(&[b"other"]), async { Ok(()) }).await,
+            Err(PutError::TooLarge(3))
+        ));
         let broken = stream::iter([Ok(Bytes::from_static(b"oth")), Err(())]);
-        assert!(matches!(blobs.put(&other, 100, NOW, broken).await, Err(PutError::BrokeOff)));
+        assert!(matches!(blobs.put(&other, 100, NOW, broken, async { Ok(()) }).await, Err(PutError::BrokeOff)));
         assert_eq!(blobs.size(&other).await.unwrap(), None);
         assert_eq!(files_in(dir.path()).len(), 1);
     }

@@ -1,6 +1,6 @@
 //! What the driver is asked, and what it answers.
 
-use crate::once::Once;
+use crate::{auth::Actor, once::Once};
 use fetchml_api::{
     ArraySpec, AttemptId, DatasetKey, Dependency, Explanation, Holding, Quota, QuotaScope, Reservation, ReservationId,
     Role, TaskId, TaskSpec, WorkerId,
@@ -8,7 +8,7 @@ use fetchml_api::{
 };
 use fetchml_scheduler::{Answer, Drain, NewReservation, Refusal};
 use fetchml_store::{StoredTask, UsageRow};
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// A validated task that is to be submitted.
@@ -25,9 +25,7 @@ pub struct NewTaskDraft {
     /// 1..=10.
     pub priority: u8,
     /// Who asks for it: its user, or somebody who runs a task of theirs again.
-    pub by: String,
-    /// Address of the peer, for the audit log.
-    pub ip: Option<IpAddr>,
+    pub by: Actor,
     /// Tells whether the same was asked before.
     pub once: Option<Once>,
 }
@@ -143,10 +141,8 @@ pub struct SessionHandle {
     pub id: u64,
     /// Bounded; a worker that does not drain it is cut off.
     pub outbox: mpsc::Sender<ToWorker>,
-    /// User of the worker's key, for the audit log.
-    pub user_id: String,
-    /// Address of the peer, for the audit log.
-    pub ip: Option<IpAddr>,
+    /// Whose key the worker has, for the audit log.
+    pub by: Actor,
 }
 
 /// Something that only the core knows. Asking changes nothing.
@@ -189,14 +185,14 @@ pub struct UsageNow {
 #[derive(Clone, Debug)]
 pub(super) enum Input {
     Submit(Arc<NewTaskDraft>),
-    Cancel { task: TaskId, by: String, ip: Option<IpAddr> },
-    CancelArray { array: TaskId, by: String, ip: Option<IpAddr> },
-    Priority { task: TaskId, priority: u8, by: String, role: Role, ip: Option<IpAddr> },
-    Quota { scope: QuotaScope, quota: Quota, by: String, ip: Option<IpAddr> },
-    Reserve { new: Arc<NewReservation>, ip: Option<IpAddr> },
-    Release { reservation: ReservationId, by: String, ip: Option<IpAddr> },
-    Drain { worker: WorkerId, mode: Drain, by: String, ip: Option<IpAddr> },
-    Undrain { worker: WorkerId, by: String, ip: Option<IpAddr> },
+    Cancel { task: TaskId, by: Actor },
+    CancelArray { array: TaskId, by: Actor },
+    Priority { task: TaskId, priority: u8, by: Actor, role: Role },
+    Quota { scope: QuotaScope, quota: Quota, by: Actor },
+    Reserve { new: Arc<NewReservation>, by: Actor },
+    Release { reservation: ReservationId, by: Actor },
+    Drain { worker: WorkerId, mode: Drain, by: Actor },
+    Undrain { worker: WorkerId, by: Actor },
     Join { hello: Arc<Hello>, session: SessionHandle },
     Heard { worker: WorkerId, session: u64, beat: Arc<Heartbeat> },
     Reports { worker: WorkerId, session: u64, reports: Arc<[SpooledReport]> },

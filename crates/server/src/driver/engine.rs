@@ -14,6 +14,7 @@ use super::{
     views::Views,
 };
 use crate::{
+    auth::Actor,
     instruments::Instruments,
     limits,
     once::{Once, counts_since},
@@ -30,7 +31,6 @@ use fetchml_store::{ChangeDraft, OnceRecord, Restored, Store, StoreError, Stored
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write as _,
-    net::IpAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -333,36 +333,36 @@ impl Engine {
     fn apply(&mut self, input: &Input, now: Micros, turn: &mut Turn) -> Outcome {
         match input {
             Input::Submit(draft) => self.apply_submit(draft, now, turn),
-            Input::Cancel { task, by, ip } => {
-                let event = Event::CancelRequested { task: *task, by: by.clone() };
-                Outcome::Cancelled(self.step(now, event, *ip, turn).into())
+            Input::Cancel { task, by } => {
+                let event = Event::CancelRequested { task: *task, by: by.user_id.clone() };
+                Outcome::Cancelled(self.step(now, event, Some(by), turn).into())
             }
-            Input::CancelArray { array, by, ip } => {
-                let event = Event::ArrayCancelRequested { array: *array, by: by.clone() };
-                Outcome::Cancelled(self.step(now, event, *ip, turn).into())
+            Input::CancelArray { array, by } => {
+                let event = Event::ArrayCancelRequested { array: *array, by: by.user_id.clone() };
+                Outcome::Cancelled(self.step(now, event, Some(by), turn).into())
             }
             Input::Join { hello, session } => Outcome::Joined(self.apply_join(hello, session, now, turn)),
-            Input::Priority { task, priority, by, role, ip } => {
-                let (task, priority, by, role) = (*task, *priority, by.clone(), *role);
-                let event = Event::PriorityRequested { task, priority, by, role };
-                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            Input::Priority { task, priority, by, role } => {
+                let (task, priority, role) = (*task, *priority, *role);
+                let event = Event::PriorityRequested { task, priority, by: by.user_id.clone(), role };
+                Outcome::Changed(self.step(now, event, Some(by), turn).into())
             }
-            Input::Quota { scope, quota, by, ip } => {
-                let event = Event::QuotaRequested { scope: scope.clone(), quota: *quota, by: by.clone() };
-                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            Input::Quota { scope, quota, by } => {
+                let event = Event::QuotaRequested { scope: scope.clone(), quota: *quota, by: by.user_id.clone() };
+                Outcome::Changed(self.step(now, event, Some(by), turn).into())
             }
-            Input::Reserve { new, ip } => self.apply_reserve(new, *ip, now, turn),
-            Input::Release { reservation, by, ip } => {
-                let event = Event::ReleaseRequested { reservation: *reservation, by: by.clone() };
-                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            Input::Reserve { new, by } => self.apply_reserve(new, by, now, turn),
+            Input::Release { reservation, by } => {
+                let event = Event::ReleaseRequested { reservation: *reservation, by: by.user_id.clone() };
+                Outcome::Changed(self.step(now, event, Some(by), turn).into())
             }
-            Input::Drain { worker, mode, by, ip } => {
-                let event = Event::DrainRequested { worker: *worker, mode: *mode, by: by.clone() };
-                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            Input::Drain { worker, mode, by } => {
+                let event = Event::DrainRequested { worker: *worker, mode: *mode, by: by.user_id.clone() };
+                Outcome::Changed(self.step(now, event, Some(by), turn).into())
             }
-            Input::Undrain { worker, by, ip } => {
-                let event = Event::UndrainRequested { worker: *worker, by: by.clone() };
-                Outcome::Changed(self.step(now, event, *ip, turn).into())
+            Input::Undrain { worker, by } => {
+                let event = Event::UndrainRequested { worker: *worker, by: by.user_id.clone() };
+                Outcome::Changed(self.step(now, event, Some(by), turn).into())
             }
             // Answered at the end of the turn.
             Input::Ask(_) => Outcome::Nothing,
@@ -472,14 +472,14 @@ impl Engine {
             Event::TaskSubmitted(new(&first))
         };
         turn.submitted.extend(specs.iter().map(|spec| (spec.id, Arc::clone(spec))));
-        if let Answer::Refused(refusal) = self.step(now, event, draft.ip, turn) {
+        if let Answer::Refused(refusal) = self.step(now, event, Some(&draft.by), turn) {
             for spec in specs {
                 turn.submitted.remove(&spec.id);
             }
             return Outcome::NotAllowed(refusal);
         }
         if let Some(of) = first.rerun_of {
-            turn.writes.push(Write::Audit(rerun(&first, of, draft, now)));
+            turn.writes.push(Write::Audit(rerun(&first, of, &draft.by, now)));
         }
         for wanted in specs.iter().filter_map(|spec| datasets_wanted(spec)) {
             self.step(now, wanted, None, turn);
@@ -508,10 +508,10 @@ impl Engine {
         array.indices().map(|index| one(Some(ArrayMember { id, index, count, max_running }))).collect()
     }
 
-    fn apply_reserve(&mut self, new: &NewReservation, ip: Option<IpAddr>, now: Micros, turn: &mut Turn) -> Outcome {
+    fn apply_reserve(&mut self, new: &NewReservation, by: &Actor, now: Micros, turn: &mut Turn) -> Outcome {
         let id = self.ids.next_reservation(now);
         let event = Event::ReservationRequested(NewReservation { id, ..new.clone() });
-        if let Answer::Refused(refusal) = self.step(now, event, ip, turn) {
+        if let Answer::Refused(refusal) = self.step(now, event, Some(by), turn) {
             return Outcome::NotAllowed(refusal);
         }
         let record = self.core.reservation(id).expect("a reservation that was just made is held by the core");
@@ -536,17 +536,8 @@ impl Engine {
             // The database is older than what this worker has seen: never reissue its epochs.
             self.raise_incarnation(hello.incarnation_seen, turn);
         }
-        turn.writes.push(Write::Audit(AuditDraft {
-            at: now,
-            kind: AuditKind::AuthAttempt,
-            user_id: handle.user_id.clone(),
-            resource: format!("workers/{worker}"),
-            action: "worker_join".to_owned(),
-            success: true,
-            ip_address: handle.ip.map(|ip| ip.to_string()),
-            error: None,
-            metadata: BTreeMap::new(),
-        }));
+        let audit = handle.by.did(AuditKind::AuthAttempt, "worker_join", format!("workers/{worker}"));
+        turn.writes.push(Write::Audit(AuditDraft { at: now, ..audit }));
         let event = Event::WorkerJoined {
             worker,
             name: hello.name.clone(),
@@ -621,8 +612,21 @@ impl Engine {
     }
 
     /// Steps the core once and sorts its effects into the turn.
-    fn step(&mut self, now: Micros, event: Event, ip: Option<IpAddr>, turn: &mut Turn) -> Answer {
+    /// Says of a submit what it may not show.
+    fn name_values(&self, draft: &mut AuditDraft, turn: &Turn) {
+        let id = draft.resource.strip_prefix("tasks/").and_then(|id| id.parse().ok());
+        let Some(spec) = id.and_then(|id: TaskId| turn.submitted.get(&id)) else { return };
+        let values = &self.settings.values;
+        let mut name = |what: &str, hash| drop(draft.metadata.insert(what.to_owned(), hash));
+        name("arguments_hmac", values.of(&(&spec.entrypoint, &spec.args)));
+        if !spec.env.is_empty() {
+            name("env_hmac", values.of(&spec.env));
+        }
+    }
+
+    fn step(&mut self, now: Micros, event: Event, by: Option<&Actor>, turn: &mut Turn) -> Answer {
         let mut effects = Vec::new();
+        let submits = matches!(event, Event::TaskSubmitted(_) | Event::ArraySubmitted(_));
         let answer = self.core.step(now, event, &mut effects);
         for effect in effects {
             match effect {
@@ -657,7 +661,12 @@ impl Engine {
                     turn.writes.push(Write::UsageAdd(UsageRow { cpu_ms, gpu_ms, ..usage_of(spec) }));
                 }
                 Effect::Audit(mut draft) => {
-                    draft.ip_address = ip.map(|ip| ip.to_string());
+                    if let Some(by) = by {
+                        by.sign(&mut draft);
+                    }
+                    if submits {
+                        self.name_values(&mut draft, turn);
+                    }
                     turn.writes.push(Write::Audit(draft));
                 }
                 Effect::Send { worker, message } => {
@@ -913,18 +922,10 @@ fn new_task(spec: &TaskSpec, priority: u8) -> NewTask {
 }
 
 /// Who asked to run a task again: not always its user.
-fn rerun(spec: &TaskSpec, of: TaskId, draft: &NewTaskDraft, now: Micros) -> AuditDraft {
-    AuditDraft {
-        at: now,
-        kind: AuditKind::JobQueued,
-        user_id: draft.by.clone(),
-        resource: format!("tasks/{}", spec.id),
-        action: "rerun".to_owned(),
-        success: true,
-        ip_address: draft.ip.map(|ip| ip.to_string()),
-        error: None,
-        metadata: BTreeMap::from([("of".to_owned(), of.to_string()), ("owner".to_owned(), spec.user_id.clone())]),
-    }
+fn rerun(spec: &TaskSpec, of: TaskId, by: &Actor, now: Micros) -> AuditDraft {
+    let mut draft = by.did(AuditKind::JobQueued, "rerun", format!("tasks/{}", spec.id));
+    draft.metadata.extend([("of".to_owned(), of.to_string()), ("owner".to_owned(), spec.user_id.clone())]);
+    AuditDraft { at: now, ..draft }
 }
 
 /// What placement should know of a task's data sets.

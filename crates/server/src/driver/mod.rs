@@ -22,7 +22,11 @@ pub use fetchml_scheduler::{ClaimRefusal, Drain, NewReservation, Refusal};
 pub use views::{LiveTasks, TaskChanged};
 pub use watched::TaskWatch;
 
-use crate::{instruments::Instruments, limits};
+use crate::{
+    auth::{Actor, KeyedHash},
+    instruments::Instruments,
+    limits,
+};
 use clock::Clock;
 use command::{Input, Item, Question, Reading, Reply};
 use fetchml_api::{
@@ -30,7 +34,7 @@ use fetchml_api::{
     SchedulerStatus, TaskId, Worker, WorkerId, link::Heartbeat, link::Hello, link::SpooledReport,
 };
 use fetchml_store::{Store, StoreError, StoredTask};
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use views::Views;
 
@@ -66,6 +70,8 @@ pub struct DriverSettings {
     pub prepare_timeout_s: i64,
     /// Quotas of roles and users, where none are set by the API.
     pub quotas: BTreeMap<QuotaScope, Quota>,
+    /// Names values in the audit log that it must not show.
+    pub values: KeyedHash,
     /// Keeps the incarnation outside the database, so that a restored backup cannot reissue epochs.
     pub incarnation_file: PathBuf,
 }
@@ -199,9 +205,9 @@ impl Driver {
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn cancel(&self, task: TaskId, by: &str, ip: Option<IpAddr>) -> Result<CancelAnswer, CommandError> {
+    pub async fn cancel(&self, task: TaskId, by: Actor) -> Result<CancelAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.offer(Item { input: Input::Cancel { task, by: by.to_owned(), ip }, reply: Reply::Cancel(reply) })?;
+        self.offer(Item { input: Input::Cancel { task, by }, reply: Reply::Cancel(reply) })?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
@@ -209,14 +215,9 @@ impl Driver {
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn cancel_array(
-        &self,
-        array: TaskId,
-        by: &str,
-        ip: Option<IpAddr>,
-    ) -> Result<CancelAnswer, CommandError> {
+    pub async fn cancel_array(&self, array: TaskId, by: Actor) -> Result<CancelAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.offer(Item { input: Input::CancelArray { array, by: by.to_owned(), ip }, reply: Reply::Cancel(reply) })?;
+        self.offer(Item { input: Input::CancelArray { array, by }, reply: Reply::Cancel(reply) })?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
@@ -228,34 +229,27 @@ impl Driver {
         &self,
         task: TaskId,
         priority: u8,
-        by: &str,
+        by: Actor,
         role: Role,
-        ip: Option<IpAddr>,
     ) -> Result<ChangeAnswer, CommandError> {
-        self.change(Input::Priority { task, priority, by: by.to_owned(), role, ip }).await
+        self.change(Input::Priority { task, priority, by, role }).await
     }
 
     /// Sets how much a user, or who acts in a role, may have at once; durable when this returns.
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn quota_set(
-        &self,
-        scope: QuotaScope,
-        quota: Quota,
-        by: &str,
-        ip: Option<IpAddr>,
-    ) -> Result<ChangeAnswer, CommandError> {
-        self.change(Input::Quota { scope, quota, by: by.to_owned(), ip }).await
+    pub async fn quota_set(&self, scope: QuotaScope, quota: Quota, by: Actor) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Quota { scope, quota, by }).await
     }
 
     /// Sets GPUs aside; durable when this returns. The id of `new` is given by the driver.
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn reserve(&self, new: NewReservation, ip: Option<IpAddr>) -> Result<Reservation, CommandError> {
+    pub async fn reserve(&self, new: NewReservation, by: Actor) -> Result<Reservation, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.offer(Item { input: Input::Reserve { new: Arc::new(new), ip }, reply: Reply::Reserve(reply) })?;
+        self.offer(Item { input: Input::Reserve { new: Arc::new(new), by }, reply: Reply::Reserve(reply) })?;
         answer.await.unwrap_or(Err(CommandError::ShuttingDown))
     }
 
@@ -263,13 +257,8 @@ impl Driver {
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn release(
-        &self,
-        reservation: ReservationId,
-        by: &str,
-        ip: Option<IpAddr>,
-    ) -> Result<ChangeAnswer, CommandError> {
-        self.change(Input::Release { reservation, by: by.to_owned(), ip }).await
+    pub async fn release(&self, reservation: ReservationId, by: Actor) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Release { reservation, by }).await
     }
 
     /// Reservations that have not expired, as last committed, in the order in which they were made.
@@ -281,27 +270,16 @@ impl Driver {
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn worker_drain(
-        &self,
-        worker: WorkerId,
-        mode: Drain,
-        by: &str,
-        ip: Option<IpAddr>,
-    ) -> Result<ChangeAnswer, CommandError> {
-        self.change(Input::Drain { worker, mode, by: by.to_owned(), ip }).await
+    pub async fn worker_drain(&self, worker: WorkerId, mode: Drain, by: Actor) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Drain { worker, mode, by }).await
     }
 
     /// Lets a drained worker take work again; durable when this returns.
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn worker_undrain(
-        &self,
-        worker: WorkerId,
-        by: &str,
-        ip: Option<IpAddr>,
-    ) -> Result<ChangeAnswer, CommandError> {
-        self.change(Input::Undrain { worker, by: by.to_owned(), ip }).await
+    pub async fn worker_undrain(&self, worker: WorkerId, by: Actor) -> Result<ChangeAnswer, CommandError> {
+        self.change(Input::Undrain { worker, by }).await
     }
 
     /// What users hold now, and what their current attempts have used so far; for `user`, in `role`.

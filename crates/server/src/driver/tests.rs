@@ -33,6 +33,7 @@ impl Bench {
             prepare_timeout_s: 1_800,
             quotas: BTreeMap::new(),
             preemption: Preemption::default(),
+            values: KeyedHash::new(&[7; 32]),
             incarnation_file: dir.path().join("incarnation"),
         };
         let (driver, task) = Driver::start(store.clone(), settings, Instruments::new()).await.unwrap();
@@ -54,9 +55,13 @@ impl Bench {
     }
 }
 
+fn by(user: &str) -> Actor {
+    Actor { user_id: user.into(), ip: Some("192.0.2.7".parse().unwrap()), ..Actor::system() }
+}
+
 fn draft(job_name: &str) -> NewTaskDraft {
     NewTaskDraft {
-        by: "ann".into(),
+        by: by("ann"),
         array: None,
         once: None,
         needs: Vec::new(),
@@ -97,9 +102,9 @@ fn draft(job_name: &str) -> NewTaskDraft {
             datasets: Vec::new(),
             depends_on: Vec::new(),
             array: None,
+            notify: None,
         },
         priority: 5,
-        ip: None,
     }
 }
 
@@ -168,10 +173,10 @@ async fn a_cancelled_task_leaves_the_live_view_and_stays_in_the_store() {
     let bench = Bench::start().await;
     let id = bench.driver.submit(draft("one")).await.unwrap().task.state.id;
     assert!(bench.driver.live(id).is_some());
-    assert_eq!(bench.driver.cancel(id, "ada", None).await.unwrap(), CancelAnswer::Recorded);
+    assert_eq!(bench.driver.cancel(id, by("ada")).await.unwrap(), CancelAnswer::Recorded);
     assert!(bench.driver.live(id).is_none());
     assert_eq!(bench.store.task(id).await.unwrap().unwrap().state.status, TaskStatus::Failed);
-    assert_eq!(bench.driver.cancel(id, "ada", None).await.unwrap(), CancelAnswer::NotActive);
+    assert_eq!(bench.driver.cancel(id, by("ada")).await.unwrap(), CancelAnswer::NotActive);
     bench.stop().await;
 }
 
@@ -194,9 +199,8 @@ async fn ids_and_incarnations_grow_over_restarts_and_an_older_database() {
 async fn another_priority_is_durable_and_audited() {
     let bench = Bench::start().await;
     let id = bench.driver.submit(draft("one")).await.unwrap().task.state.id;
-    let ip = Some("192.0.2.7".parse().unwrap());
-    assert_eq!(bench.driver.priority_set(id, 9, "eve", Role::Admin, ip).await.unwrap(), ChangeAnswer::Done);
-    assert_eq!(bench.driver.priority_set(id, 9, "eve", Role::Admin, ip).await.unwrap(), ChangeAnswer::Unchanged);
+    assert_eq!(bench.driver.priority_set(id, 9, by("eve"), Role::Admin).await.unwrap(), ChangeAnswer::Done);
+    assert_eq!(bench.driver.priority_set(id, 9, by("eve"), Role::Admin).await.unwrap(), ChangeAnswer::Unchanged);
     assert_eq!(bench.driver.live(id).unwrap().state.priority, 9);
     let rows = bench.store.audit_rows(0, 100).await.unwrap();
     let body = String::from_utf8(rows.last().unwrap().body.clone()).unwrap();
@@ -204,8 +208,8 @@ async fn another_priority_is_durable_and_audited() {
     let dir = bench.stop().await;
     let bench = Bench::start_in(dir).await;
     assert_eq!(bench.driver.live(id).unwrap().state.priority, 9);
-    bench.driver.cancel(id, "ada", None).await.unwrap();
-    assert_eq!(bench.driver.priority_set(id, 3, "eve", Role::Admin, ip).await.unwrap(), ChangeAnswer::NotActive);
+    bench.driver.cancel(id, by("ada")).await.unwrap();
+    assert_eq!(bench.driver.priority_set(id, 3, by("eve"), Role::Admin).await.unwrap(), ChangeAnswer::NotActive);
     bench.stop().await;
 }
 
@@ -214,32 +218,32 @@ async fn a_drain_outlives_a_restart_and_reaches_the_worker() {
     let bench = Bench::start().await;
     let worker = WorkerId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0007));
     assert_eq!(
-        bench.driver.worker_drain(worker, Drain::Finish, "eve", None).await.unwrap(),
+        bench.driver.worker_drain(worker, Drain::Finish, by("eve")).await.unwrap(),
         ChangeAnswer::NotActive,
         "an unknown worker"
     );
     let mut outbox = join(&bench.driver, worker).await;
     bench.driver.submit(draft("one")).await.unwrap();
     assert!(matches!(outbox.recv().await, Some(ToWorker::Assign(_))));
-    assert_eq!(bench.driver.worker_drain(worker, Drain::Evict, "eve", None).await.unwrap(), ChangeAnswer::Done);
+    assert_eq!(bench.driver.worker_drain(worker, Drain::Evict, by("eve")).await.unwrap(), ChangeAnswer::Done);
     assert!(matches!(outbox.recv().await, Some(ToWorker::Drain { on: true })));
     assert!(matches!(outbox.recv().await, Some(ToWorker::Cancel { .. })));
     let dir = bench.stop().await;
     let bench = Bench::start_in(dir).await;
     join(&bench.driver, worker).await;
     assert_eq!(
-        bench.driver.worker_drain(worker, Drain::Evict, "eve", None).await.unwrap(),
+        bench.driver.worker_drain(worker, Drain::Evict, by("eve")).await.unwrap(),
         ChangeAnswer::Unchanged,
         "it is drained still"
     );
-    assert_eq!(bench.driver.worker_undrain(worker, "eve", None).await.unwrap(), ChangeAnswer::Done);
+    assert_eq!(bench.driver.worker_undrain(worker, by("eve")).await.unwrap(), ChangeAnswer::Done);
     bench.stop().await;
 }
 
 /// Opens a session as a worker with one core does; what is sent to it.
 async fn join(driver: &Driver, worker: WorkerId) -> mpsc::Receiver<ToWorker> {
     let (outbox, sent) = mpsc::channel(64);
-    let session = SessionHandle { id: 1, outbox, user_id: "box".into(), ip: None };
+    let session = SessionHandle { id: 1, outbox, by: by("box") };
     let hello = Hello {
         datasets: Vec::new(),
         protocol: fetchml_api::link::PROTOCOL,
@@ -263,7 +267,7 @@ async fn a_quota_is_durable_and_what_it_refuses_is_not_stored() {
     let bench = Bench::start().await;
     let scope = QuotaScope::User("ada".into());
     let quota = Quota { queued: Some(1), ..Quota::default() };
-    assert_eq!(bench.driver.quota_set(scope, quota, "eve", None).await.unwrap(), ChangeAnswer::Done);
+    assert_eq!(bench.driver.quota_set(scope, quota, by("eve")).await.unwrap(), ChangeAnswer::Done);
     let dir = bench.stop().await;
     let bench = Bench::start_in(dir).await;
     bench.driver.submit(draft("one")).await.unwrap();

@@ -65,7 +65,7 @@ pub async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
     let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
     let held: HashMap<AttemptId, Held> = hello.inventory.iter().map(|held| (held.attempt, held.clone())).collect();
     let logs_outbox = outbox.downgrade();
-    let handle = SessionHandle { id, outbox, user_id: caller.user_id.clone(), ip: caller.ip };
+    let handle = SessionHandle { id, outbox, by: caller.actor() };
     let joined = app.driver.join(hello, handle).await;
     let end = match joined {
         Ok(JoinAnswer::Welcome { incarnation, forget, keep }) => {

@@ -20,6 +20,7 @@ use crate::{
     auth::wall_clock,
     blobs::Blobs,
     driver::Driver,
+    jitter::jittered,
     limits,
     logs::{LogError, Logs},
 };
@@ -264,13 +265,4 @@ impl Collector {
         // Whole after each line that changes it.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Between three quarters and five quarters of it, so that many servers on one disk do not collect at once.
-fn jittered(time: Duration) -> Duration {
-    let mut random = [0_u8; 4];
-    // Without randomness the time itself is right too.
-    let part =
-        getrandom::fill(&mut random).map_or(0.5, |()| f64::from(u32::from_ne_bytes(random)) / f64::from(u32::MAX));
-    time.mul_f64(0.75 + part / 2.0)
 }

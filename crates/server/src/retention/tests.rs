@@ -83,7 +83,7 @@ impl Lab {
     async fn blob(&self, text: &'static str, at: Micros) -> Artifact {
         let sha256 = sha256(text);
         let body = futures_util::stream::iter([Ok::<_, ()>(Bytes::from_static(text.as_bytes()))]);
-        self.shelves.blobs.put(&sha256, 1_000, at, body).await.unwrap();
+        self.shelves.blobs.put(&sha256, 1_000, at, body, async { Ok(()) }).await.unwrap();
         // A fresh file is claimed by the wall clock already.
         let path = self.dir.path().join("objects/blobs").join(&sha256[..2]).join(&sha256);
         let time = std::time::UNIX_EPOCH + Duration::from_micros(at.0.unsigned_abs());
@@ -580,6 +580,7 @@ async fn a_second_collection_is_refused_until_the_first_has_ended() {
         prepare_timeout_s: 1_800,
         quotas: BTreeMap::new(),
         preemption: crate::driver::Preemption::default(),
+        values: crate::auth::KeyedHash::new(&[7; 32]),
         incarnation_file: lab.dir.path().join("incarnation"),
     };
     let (driver, task) = Driver::start(lab.shelves.store.clone(), settings, Instruments::new()).await.unwrap();

@@ -54,7 +54,7 @@ pub(super) async fn delete_array(
     let (id, array) = find(&app, &id).await?;
     reach.check_owner(&caller, &array.first.spec.user_id)?;
     // Whatever the answer, none of it runs on: it is over, or being stopped.
-    app.driver.cancel_array(id, &caller.user_id, caller.ip).await?;
+    app.driver.cancel_array(id, caller.actor()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,6 +1,15 @@
 //! `/v1/blobs/{sha256}`.
 
-use crate::{app::App, auth::Caller, blobs::PutError, error::AppError, limits, query::PathText, range, request::drain};
+use crate::{
+    app::{App, file_access},
+    auth::Caller,
+    blobs::PutError,
+    error::AppError,
+    limits,
+    query::PathText,
+    range,
+    request::drain,
+};
 use axum::{
     Extension,
     body::Body,
@@ -14,6 +23,7 @@ use fetchml_api::{
     limits::{ARTIFACT_BYTES, SNAPSHOT_FILE_BYTES},
     snapshot::is_sha256_hex,
 };
+use fetchml_store::Write;
 use futures_util::{Stream, StreamExt as _};
 use std::{pin::pin, sync::Arc};
 
@@ -52,7 +62,9 @@ pub(super) async fn put_blob(
         return Ok(StatusCode::NO_CONTENT);
     }
     let bytes = pin!(unless_silent(request.into_body()));
-    match app.blobs.put(&sha256, max_bytes, now, bytes).await {
+    let audit = file_access(&caller, "blob_store", format!("blobs/{sha256}"));
+    let record = async { app.store.commit(vec![Write::Audit(audit)]).await.map(drop) };
+    match app.blobs.put(&sha256, max_bytes, now, bytes, record).await {
         Ok(_) => Ok(StatusCode::CREATED),
         Err(PutError::Mismatch { actual }) => {
             Err(AppError::Invalid(vec![Problem::new("sha256", format!("the bytes sent have the SHA-256 {actual}"))]))
@@ -60,6 +72,7 @@ pub(super) async fn put_blob(
         Err(PutError::TooLarge(max)) => Err(AppError::TooLarge(max)),
         Err(PutError::BrokeOff) => Err(AppError::bad_request("body", "broke off or fell silent")),
         Err(PutError::Store(error)) => Err(error.into()),
+        Err(PutError::Unrecorded(error)) => Err(error.into()),
     }
 }
 

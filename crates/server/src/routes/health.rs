@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 /// How the server is
 ///
-/// Needs no key. `degraded` means that reads work and writes do not, or soon will not: the disk is almost full.
+/// Needs no key. `degraded` means that reads work and writes do not, or soon will not: the disk is almost full; or that the audit log did not
+/// verify.
 #[utoipa::path(get, path = "/health", security(()), responses(
     (status = 200, description = "Healthy or degraded", body = HealthResponse),
     (status = 503, description = "Unhealthy", body = HealthResponse),

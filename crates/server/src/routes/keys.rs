@@ -43,7 +43,7 @@ pub(super) async fn create_key(
     let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let new = read(body).map_err(AppError::Invalid)?;
-    let (key, info) = app.keys.create(new, &caller.user_id, caller.ip).await?;
+    let (key, info) = app.keys.create(new, &caller.actor()).await?;
     Ok((StatusCode::CREATED, Json(CreatedKey { key, info })))
 }
 
@@ -110,7 +110,7 @@ pub(super) async fn revoke_key(
     Extension(caller): Extension<Caller>,
     PathText(id): PathText<String>,
 ) -> Result<StatusCode, AppError> {
-    match app.keys.revoke(&KeyId(id), &caller.user_id, caller.ip).await? {
+    match app.keys.revoke(&KeyId(id), &caller.actor()).await? {
         Revoked::Now | Revoked::Before => Ok(StatusCode::NO_CONTENT),
         Revoked::Unknown => Err(AppError::not_found("key")),
         Revoked::LastAdmin => Err(AppError::Conflict {

@@ -3,6 +3,7 @@
 mod arrays;
 mod artifacts;
 mod attempts;
+mod audit;
 mod blobs;
 mod checkpoints;
 mod connect;
@@ -23,6 +24,7 @@ mod server_metrics;
 mod snapshots;
 mod tasks;
 mod usage;
+mod webhooks;
 mod whoami;
 mod ws;
 
@@ -73,6 +75,10 @@ fn route(operation: Operation) -> Route {
         Operation::QuotaList => routes!(quotas::list_quotas),
         Operation::QuotaPut => routes!(quotas::put_quota),
         Operation::QuotaDelete => routes!(quotas::delete_quota),
+        Operation::AuditList => routes!(audit::list_audit_events),
+        Operation::AuditVerify => routes!(audit::verify_audit_log),
+        Operation::AuditVerifyStop => routes!(audit::stop_verification),
+        Operation::AuditRoot => routes!(audit::show_chain_root),
         Operation::MetricsShow => routes!(metrics::show_metrics),
         Operation::DatasetList => routes!(datasets::list_datasets),
         Operation::DatasetCreate => routes!(datasets::create_dataset),
@@ -90,6 +96,9 @@ fn route(operation: Operation) -> Route {
         Operation::JobStream => routes!(scheduler::stream::stream_job),
         Operation::WebSocket => routes!(ws::open_web_socket),
         Operation::WsTicketCreate => routes!(ws::create_ws_ticket),
+        Operation::WebhookList => routes!(webhooks::list_webhooks),
+        Operation::WebhookCreate => routes!(webhooks::create_webhook),
+        Operation::WebhookDelete => routes!(webhooks::delete_webhook),
         Operation::ReservationList => routes!(scheduler::reservations::list_reservations),
         Operation::ReservationCreate => routes!(scheduler::reservations::create_reservation),
         Operation::ReservationRelease => routes!(scheduler::reservations::release_reservation),

@@ -75,7 +75,7 @@ pub(super) async fn delete_quota(
 }
 
 async fn set(app: &App, caller: &Caller, scope: &QuotaScope, quota: Quota) -> Result<ChangeAnswer, AppError> {
-    match app.driver.quota_set(scope.clone(), quota, &caller.user_id, caller.ip).await? {
+    match app.driver.quota_set(scope.clone(), quota, caller.actor()).await? {
         answer @ (ChangeAnswer::Done | ChangeAnswer::Unchanged) => Ok(answer),
         answer => Err(AppError::internal(format!("a quota was refused: {answer:?}"))),
     }

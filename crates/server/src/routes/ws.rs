@@ -15,9 +15,9 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
-use fetchml_api::{AuditDraft, AuditKind, WsTicket, limits::WS_MESSAGE_BYTES};
+use fetchml_api::{AuditKind, WsTicket, limits::WS_MESSAGE_BYTES};
 use fetchml_store::Write;
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 /// WebSocket connection
 ///
@@ -61,17 +61,7 @@ pub(super) async fn create_ws_ticket(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<(StatusCode, Json<WsTicket>), AppError> {
-    let issued = AuditDraft {
-        at: wall_clock(),
-        kind: AuditKind::AuthAttempt,
-        user_id: caller.user_id.clone(),
-        resource: format!("keys/{}", caller.key),
-        action: "ws_ticket_create".into(),
-        success: true,
-        ip_address: caller.ip.map(|ip| ip.to_string()),
-        error: None,
-        metadata: BTreeMap::new(),
-    };
+    let issued = caller.did(AuditKind::AuthAttempt, "ws_ticket_create", format!("keys/{}", caller.key));
     let ticket = app.tickets.issue(caller, Instant::now())?;
     app.store.commit(vec![Write::Audit(issued)]).await?;
     let expires_at = wall_clock().plus_seconds(limits::WS_TICKET_LASTS.as_secs() as i64);

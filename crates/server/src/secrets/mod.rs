@@ -19,8 +19,7 @@ use fetchml_api::{
     limits::{TASK_SECRETS_BYTES, USER_SECRETS},
 };
 use fetchml_store::{SecretHead, Store, Write};
-use seal::SealKeys;
-use std::collections::BTreeMap;
+use seal::{OpenError, SealKeys};
 use tokio::sync::Mutex;
 
 /// The secrets.
@@ -119,6 +118,20 @@ impl Secrets {
         Ok(problems)
     }
 
+    /// Seals a value of the server's own into `record`, which no user's secret can stand in for: its name is none that
+    /// a variable may have.
+    pub(crate) fn seal(&self, record: &mut SecretRecord, value: &SecretText) {
+        self.keys.seal(record, value);
+    }
+
+    /// What [`Secrets::seal`] sealed.
+    ///
+    /// # Errors
+    /// Its key is not there any more, or it is not what was sealed.
+    pub(crate) fn open(&self, record: &SecretRecord) -> Result<SecretText, OpenError> {
+        self.keys.open(record)
+    }
+
     /// The values for an attempt, asked for by the worker that holds it. Recorded before they are read.
     ///
     /// # Errors
@@ -131,7 +144,7 @@ impl Secrets {
     ) -> Result<AttemptSecrets, AppError> {
         let resource = format!("tasks/{}/attempts/{}/secrets", spec.id, attempt.id);
         let mut audit = file_access(caller, "secrets_read", resource);
-        audit.metadata = BTreeMap::from([("names".to_owned(), spec.secrets.join(","))]);
+        audit.metadata.insert("names".to_owned(), spec.secrets.join(","));
         let bind =
             Write::SecretsBind { attempt: attempt.id, user_id: spec.user_id.clone(), names: spec.secrets.clone() };
         self.store.commit(vec![bind, Write::Audit(audit)]).await?;

@@ -36,7 +36,7 @@ impl Saying {
         match self {
             Self::Event(event) => serde_json::to_string(event).expect("it has only string keys and finite numbers"),
             Self::Told(change, about) => {
-                let kind = if about.over { "task_complete" } else { "task_update" };
+                let kind = if about.status.is_terminal() { "task_complete" } else { "task_update" };
                 format!(r#"{{"type":"{kind}","seq":{},"task":{}}}"#, change.row.sequence, change.body_for(reader))
             }
         }

@@ -14,6 +14,7 @@ fn path_of(operation: Operation) -> (Method, String) {
         .replace("{taskId}", NOBODY)
         .replace("{jobId}", NOBODY)
         .replace("{arrayId}", NOBODY)
+        .replace("{webhookId}", NOBODY)
         .replace("{workerId}", NOBODY)
         .replace("{attemptId}", NOBODY)
         .replace("{keyId}", "aaaaaaaaaaaa")

@@ -249,6 +249,27 @@ pub(crate) async fn query_parameters() {
     for query in ["force=maybe", "declare_dead=1.5", "force=true&force=true"] {
         admin.delete(&format!("/v1/scheduler/workers/{NOBODY}?{query}")).await.error(400, ErrorCode::BadRequest);
     }
+    for query in [
+        "limit=1001",
+        "limit=-1",
+        "offset=-1",
+        "offset=x",
+        "after=-1",
+        "after=x",
+        "order=down",
+        "event_type=x",
+        "event_type=",
+        "from=yesterday",
+        "to=2026-01-01",
+        "user_id=%00",
+        "resource=%ff",
+        "user_id=a&user_id=b",
+    ] {
+        let error = admin.get(&format!("/v1/audit/events?{query}")).await.error(400, ErrorCode::BadRequest);
+        assert_eq!(error.details.len(), 1, "{query}");
+    }
+    let error = admin.get("/v1/audit/events?limit=x&from=y&order=z").await.error(400, ErrorCode::BadRequest);
+    assert_eq!(error.details.len(), 3);
     admin.get("/v1/usage?user_id=%00").await.error(400, ErrorCode::BadRequest);
     admin.get(&format!("/v1/tasks/{id}/logs?attempt={NOBODY}")).await.error(404, ErrorCode::NotFound);
 }

@@ -2,9 +2,9 @@
 //! refusals (no key, wrong role) run over all operations in `auth`.
 
 use crate::{
-    arrays, artifacts, auth, bad_input, blobs, checkpoints, connect, datasets, docs_page, document, experiments, gc,
-    health, keys, logs, metrics, queue, quotas, run_manifest, scheduler, secrets, server_metrics, snapshots, tasks,
-    usage, whoami, ws,
+    arrays, artifacts, audit, auth, bad_input, blobs, checkpoints, connect, datasets, docs_page, document, experiments,
+    gc, health, keys, logs, metrics, queue, quotas, run_manifest, scheduler, secrets, server_metrics, snapshots, tasks,
+    usage, webhooks, whoami, ws,
 };
 use fetchml_server::Operation;
 
@@ -182,9 +182,27 @@ fn cases(operation: Operation) -> Cases {
         O::QuotaDelete => {
             Cases { missing: Some(quotas::for_nobody_are_404), ..plain(quotas::are_set_listed_and_removed) }
         }
+        O::AuditList => Cases {
+            bad_input: Some(bad_input::query_parameters),
+            ..plain(audit::events_are_filtered_paged_and_can_be_verified_by_hand)
+        },
+        O::AuditVerify => plain(audit::a_verification_says_what_it_found_and_is_recorded),
+        O::AuditVerifyStop => Cases {
+            missing: Some(audit::a_verification_says_what_it_found_and_is_recorded),
+            ..plain(audit::one_that_runs_can_be_stopped)
+        },
+        O::AuditRoot => plain(audit::the_end_of_the_log_is_shown),
         O::WebSocket => {
             Cases { bad_input: Some(ws::what_is_not_allowed_closes_it), ..plain(ws::tells_of_tasks_and_resumes) }
         }
+        O::WebhookList => plain(webhooks::hear_of_own_tasks_signed),
+        O::WebhookCreate => {
+            Cases { bad_input: Some(webhooks::urls_that_may_not_be_asked), ..plain(webhooks::hear_of_own_tasks_signed) }
+        }
+        O::WebhookDelete => Cases {
+            missing: Some(webhooks::unknown_ones_are_404),
+            ..plain(webhooks::belong_to_their_users_and_are_deleted)
+        },
         O::WsTicketCreate => plain(ws::a_ticket_opens_it_once),
         O::WorkerConnect => Cases { bad_input: Some(connect::without_upgrade), ..plain(connect::a_worker_joins) },
     }

@@ -8,8 +8,6 @@ use std::collections::BTreeSet;
 const NOT_YET: &[&str] = &[
     "DELETE /v1/jupyter/services/{serviceId}",
     "DELETE /v1/plugins/{pluginName}/config",
-    "GET /v1/audit/chain-root",
-    "GET /v1/audit/events",
     "GET /v1/jupyter/services",
     "GET /v1/plugins",
     "GET /v1/plugins/{pluginName}",
@@ -18,7 +16,6 @@ const NOT_YET: &[&str] = &[
     "GET /v1/tasks 200.tasks[].plugin_status",
     "GET /v1/tasks/{taskId} 200.plugin_status",
     "PATCH /v1/scheduler/jobs/{jobId}/priority 200.plugin_status",
-    "POST /v1/audit/verify",
     "POST /v1/jupyter/services",
     "POST /v1/tasks 201.plugin_status",
     "PUT /v1/plugins/{pluginName}/config",

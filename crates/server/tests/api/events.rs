@@ -33,16 +33,12 @@ impl Events {
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((block, rest)) = self.buffer.split_once("\n\n") {
-                let field = |name: &str| {
-                    let mut lines = block.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-                    lines.next().map(|v| v.trim_start().to_owned()).unwrap_or_default()
-                };
-                let (name, id, data) = (field("event"), field("id"), field("data"));
+                let event = read(block);
                 self.buffer = String::from(rest);
-                if data.is_empty() {
-                    continue;
+                match event {
+                    Some(event) => return Some(event),
+                    None => continue,
                 }
-                return Some(Event { name, id, data: serde_json::from_str(&data).unwrap() });
             }
             let chunk = tokio::time::timeout(fetchml_testkit::DEADLINE, self.response.chunk()).await.expect("an event");
             self.buffer.push_str(std::str::from_utf8(&chunk.unwrap()?).unwrap());
@@ -56,4 +52,19 @@ impl Events {
         }
         events
     }
+}
+
+/// All events of a stream that has ended.
+pub(crate) fn parse(text: &str) -> Vec<Event> {
+    text.split("\n\n").filter_map(read).collect()
+}
+
+/// An event; none: a comment.
+fn read(block: &str) -> Option<Event> {
+    let field = |name: &str| {
+        let mut lines = block.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        lines.next().map(|v| v.trim_start().to_owned()).unwrap_or_default()
+    };
+    let (name, id, data) = (field("event"), field("id"), field("data"));
+    (!data.is_empty()).then(|| Event { name, id, data: serde_json::from_str(&data).unwrap() })
 }

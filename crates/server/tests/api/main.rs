@@ -4,10 +4,12 @@
 
 mod arrays;
 mod artifacts;
+mod audit;
 mod auth;
 mod bad_input;
 mod blobs;
 mod checkpoints;
+mod completeness;
 mod connect;
 mod coverage;
 mod datasets;
@@ -21,6 +23,7 @@ mod health;
 mod keys;
 mod life;
 mod logs;
+mod mail;
 mod matrix;
 mod metrics;
 mod queue;
@@ -36,6 +39,7 @@ mod tasks;
 mod tls;
 mod usage;
 mod visibility;
+mod webhooks;
 mod whoami;
 mod ws;
 

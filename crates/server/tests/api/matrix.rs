@@ -53,6 +53,9 @@ const TABLE: &str = "
     JobStream       200  yes    yes  yes      yes   no
     WebSocket       400  yes    yes  yes      yes   no
     WsTicketCreate  201  yes    yes  yes      yes   no
+    WebhookList     200  no     self self     yes   no
+    WebhookCreate   201  no     yes  yes      yes   no
+    WebhookDelete   204  no     own  own      yes   no
     ReservationList 200  yes    yes  yes      yes   no
     ReservationCreate 201 no    yes  yes      yes   no
     ReservationRelease 204 no   own  yes      yes   no
@@ -78,7 +81,11 @@ const TABLE: &str = "
     UsageShow       200  own    own  own      yes   no
     QuotaList       200  no     no   no       yes   no
     QuotaPut        200  no     no   no       yes   no
-    QuotaDelete     204  no     no   no       yes   no";
+    QuotaDelete     204  no     no   no       yes   no
+    AuditList       200  no     no   yes      yes   no
+    AuditVerify     200  no     no   yes      yes   no
+    AuditVerifyStop 404  no     no   yes      yes   no
+    AuditRoot       200  yes    yes  yes      yes   no";
 
 /// What is another word where what tasks write and leave is private.
 const PRIVATE: &str = "
@@ -116,7 +123,7 @@ fn read(table: &'static str) -> Vec<Row> {
 }
 
 /// What an operation is asked of.
-struct Asked {
+pub(crate) struct Asked {
     method: Method,
     path: String,
     body: Option<Value>,
@@ -151,7 +158,7 @@ impl Asked {
 }
 
 /// A user whose things are asked for.
-struct Owner<'a> {
+pub(crate) struct Owner<'a> {
     server: &'a TestServer,
     user: &'static str,
     client: CheckedClient,
@@ -160,7 +167,7 @@ struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    async fn new(server: &'a TestServer, user: &'static str) -> Self {
+    pub(crate) async fn new(server: &'a TestServer, user: &'static str) -> Self {
         let client = server.user(user).await;
         let ended = Box::pin(ended(server, &client)).await;
         Self { server, user, client, ended, made: Cell::new(0) }
@@ -205,11 +212,13 @@ impl<'a> Owner<'a> {
         self.client.get("/v1/secrets").await.expect(200).json()
     }
 
-    async fn asked(&self, operation: Operation) -> Asked {
+    pub(crate) async fn asked(&self, operation: Operation) -> Asked {
         use Operation as O;
         let ended = format!("/v1/tasks/{}", self.ended.spec.id);
         let attempt = format!("{ended}/attempts/{}", self.ended.attempt);
         match operation {
+            O::AuditVerify => Asked::new(Method::POST, "/v1/audit/verify"),
+            O::AuditVerifyStop => Asked::delete("/v1/audit/verify"),
             O::WsTicketCreate => Asked::new(Method::POST, "/v1/ws-tickets"),
             O::Health
             | O::Document
@@ -223,11 +232,14 @@ impl<'a> Owner<'a> {
             | O::StatusShow
             | O::StatusStream
             | O::ReservationList
+            | O::WebhookList
             | O::Whoami
             | O::KeyList
             | O::GcShow
             | O::QuotaList
             | O::WorkerConnect
+            | O::AuditList
+            | O::AuditRoot
             | O::WebSocket => Asked::get(operation.route().1),
             O::DocsFile => Asked::get("/docs/page.css"),
             O::TaskCreate => Asked::post("/v1/tasks", waits()),
@@ -255,7 +267,10 @@ impl<'a> Owner<'a> {
                 let asked = match operation {
                     O::WorkerShow => Asked::get(path),
                     O::WorkerDrain => Asked::delete(path),
-                    _ => Asked::new(Method::POST, format!("{path}/undrain")),
+                    _ => {
+                        self.server.admin().delete(&path).await.expect(204);
+                        Asked::new(Method::POST, format!("{path}/undrain"))
+                    }
                 };
                 asked.beside(worker)
             }
@@ -268,6 +283,11 @@ impl<'a> Owner<'a> {
                 }
                 let made = self.client.post(path, &body).await.expect(201).json();
                 Asked::delete(format!("{path}/{}", made["id"].as_str().unwrap())).beside(worker)
+            }
+            O::WebhookCreate => Asked::post("/v1/webhooks", webhook()),
+            O::WebhookDelete => {
+                let made = self.client.post("/v1/webhooks", &webhook()).await.expect(201).json();
+                Asked::delete(format!("/v1/webhooks/{}", made["id"].as_str().unwrap()))
             }
             O::KeyCreate => Asked::post("/v1/keys", json!({"role": "user", "user_id": self.user})),
             O::KeyRevoke => {
@@ -336,6 +356,10 @@ fn dataset(name: &str) -> Value {
     json!({"name": name, "source": format!("https://data.example.org/{name}")})
 }
 
+fn webhook() -> Value {
+    json!({"url": "https://hooks.example.org/"})
+}
+
 /// A task that has ended, with a log, an artifact and a checkpoint.
 async fn ended(server: &TestServer, owner: &CheckedClient) -> Assignment {
     let (mut worker, assignment) = running(server, owner).await;
@@ -352,7 +376,7 @@ async fn ended(server: &TestServer, owner: &CheckedClient) -> Assignment {
 }
 
 /// Asks; the status, and the body unless it has no end.
-async fn ask(client: &CheckedClient, operation: Operation, asked: &Asked) -> (u16, String) {
+pub(crate) async fn ask(client: &CheckedClient, operation: Operation, asked: &Asked) -> (u16, String) {
     let mut request = client.request(asked.method.clone(), &asked.path);
     if let Some(body) = &asked.body {
         request = request.json(body);
@@ -404,7 +428,7 @@ async fn does_what_the_table_says(database: Database, visibility: Visibility) {
                     ("hid", false) => 404,
                     (word, _) => panic!("{operation:?} as {role}: what is {word:?}?"),
                 };
-                let asked = owner.asked(operation).await;
+                let asked = Box::pin(owner.asked(operation)).await;
                 let before = owner.secrets().await;
                 let (status, body) = ask(&caller, operation, &asked).await;
                 if status != expected {

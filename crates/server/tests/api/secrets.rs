@@ -45,6 +45,14 @@ async fn given(worker: &LinkWorker, assignment: &Assignment) -> Value {
     worker.client.post(&path(assignment), &holder(worker, assignment)).await.expect(200).json()["secrets"].clone()
 }
 
+/// A worker is given the secret `TOKEN` of a task, whose value holds `canary`.
+pub(crate) async fn given_once(server: &TestServer, owner: &CheckedClient) {
+    set(owner, "TOKEN", VALUE).await;
+    let mut worker = LinkWorker::connect(server).await;
+    let assignment = assigned(&mut worker, owner, &["TOKEN"]).await;
+    given(&worker, &assignment).await;
+}
+
 #[tokio::test]
 pub(crate) async fn are_set_listed_and_deleted() {
     for database in Database::ALL {

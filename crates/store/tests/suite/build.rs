@@ -3,9 +3,9 @@
 use fetchml_api::{
     Artifact, AttemptEpoch, AttemptId, AttemptPhase, AttemptRecord, AuditDraft, AuditKind, Capabilities, Demand,
     Dependency, DependencyOn, Earmark, EnforcedLimits, ExperimentId, FailureCause, GrantedGpu, Host, KeyId, KeyRecord,
-    LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, OnLost, Provenance, PythonFacts,
-    ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind, SnapshotRecord, Source, TaskId, TaskSpec,
-    TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
+    LogAction, LogRuleMatch, Micros, Network, NodeAssignment, NodeRecord, Notify, NotifyOn, OnLost, Provenance,
+    PythonFacts, ReservationId, ReservationRecord, ReservationStatus, Role, SlotKind, SnapshotRecord, Source, TaskId,
+    TaskSpec, TaskState, TaskStatus, WorkerId, WorkerRecord, link::Outcome,
 };
 use fetchml_store::{AuditRow, ChangeDraft, Store, Write};
 use std::{collections::BTreeMap, sync::Arc};
@@ -63,6 +63,7 @@ pub(crate) fn spec(n: u64, user: &str, job: &str) -> TaskSpec {
         datasets: vec![dataset()],
         depends_on: vec![Dependency { id: task_id(7), on: DependencyOn::Any }],
         array: None,
+        notify: Some(Notify { email: "ann@example.org".into(), on: vec![NotifyOn::Failed] }),
     }
 }
 

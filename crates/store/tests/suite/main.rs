@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod audit;
 mod build;
 mod commit;
 mod counters;
 mod crash;
 mod open;
+mod outbox;
 mod postgres_only;
 mod records;
 mod retention;
@@ -115,6 +117,9 @@ on_both![
     secrets::an_attempt_keeps_the_values_it_was_given,
     secrets::only_an_attempt_that_has_not_started_is_given_values,
     secrets::a_value_is_gone_with_the_last_that_has_it,
+    outbox::webhooks_read_back_and_are_deleted_with_what_waits,
+    outbox::a_lane_gives_what_waits_in_order,
+    outbox::a_full_lane_gives_up_what_comes_and_what_was_given_up_goes,
     tasks::lists_filter_page_and_count,
     tasks::lists_filter_by_time_and_metadata,
     tasks::hidden_tasks_are_gone_from_reads,
@@ -130,6 +135,8 @@ on_both![
     commit::the_audit_log_refuses_update_and_delete,
     commit::old_change_rows_are_pruned,
     commit::an_empty_commit_and_probes_succeed,
+    audit::events_are_filtered_paged_and_counted,
+    audit::rows_somebody_changed_are_read_as_they_stand,
     retention::a_hidden_task_is_found_by_when_it_was_hidden,
     retention::a_task_is_collected_in_steps,
     retention::what_tasks_have_in_common_goes_with_the_last,

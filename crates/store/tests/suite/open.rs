@@ -29,6 +29,12 @@ pub(crate) async fn a_newer_schema_is_refused(fixture: Fixture) {
 
 /// Takes back what migrations after the first one did.
 const UNDO: &[&str] = &[
+    "DROP INDEX audit_by_time",
+    "DROP INDEX audit_by_user",
+    "DROP INDEX audit_by_type",
+    "DROP INDEX audit_by_resource",
+    "DROP TABLE delivery",
+    "DROP TABLE webhook",
     "DROP INDEX task_by_creation",
     "DROP TABLE idempotency",
     "DROP INDEX task_by_experiment",

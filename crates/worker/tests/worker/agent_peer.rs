@@ -382,6 +382,7 @@ pub(crate) fn assignment(command: &str) -> Assignment {
         datasets: Vec::new(),
         depends_on: Vec::new(),
         array: None,
+        notify: None,
     };
     let epoch = AttemptEpoch { incarnation: 1, n: id.0.as_u64_pair().0 };
     Assignment { attempt: AttemptId(Uuid::new_v4()), number: 1, epoch, spec, gpus: Vec::new(), node: 0, grace_s: 1 }

@@ -63,6 +63,7 @@ fn attempt(entrypoint: Option<&str>, args: Option<&str>) -> Attempt {
             datasets: Vec::new(),
             depends_on: Vec::new(),
             array: None,
+            notify: None,
         },
         gpus: vec![],
         grace_s: 30,

@@ -40,7 +40,7 @@ pub(in crate::routes) async fn set_priority(
     let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let priority = read(body).map_err(AppError::Invalid)?;
-    match app.driver.priority_set(task.spec.id, priority, &caller.user_id, caller.role, caller.ip).await? {
+    match app.driver.priority_set(task.spec.id, priority, caller.actor(), caller.role).await? {
         ChangeAnswer::Done | ChangeAnswer::Unchanged => {
             let task = find(&app, &id).await?;
             Ok(Json(task_view(&app, &task, &caller)))

@@ -51,7 +51,7 @@ pub(in crate::routes) async fn create_reservation(
     query.finish()?;
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let read = read_reservation(body, strict).map_err(AppError::Invalid)?;
-    let mut made = app.driver.reserve(new(read.request, &caller), caller.ip).await?;
+    let mut made = app.driver.reserve(new(read.request, &caller), caller.actor()).await?;
     made.warnings = read.warnings;
     Ok((StatusCode::CREATED, Json(made)))
 }
@@ -87,7 +87,7 @@ pub(in crate::routes) async fn release_reservation(
     let id: ReservationId = id.parse().map_err(|_| unknown())?;
     let known = app.driver.reservations().into_iter().find(|reservation| reservation.id == id);
     reach.check_owner(&caller, &known.ok_or_else(unknown)?.user_id)?;
-    match app.driver.release(id, &caller.user_id, caller.ip).await? {
+    match app.driver.release(id, caller.actor()).await? {
         ChangeAnswer::Done | ChangeAnswer::Unchanged => Ok(StatusCode::NO_CONTENT),
         ChangeAnswer::NotActive => Err(unknown()),
         ChangeAnswer::Refused(refusal) => Err(tasks::refused(refusal)),

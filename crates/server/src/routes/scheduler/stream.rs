@@ -221,7 +221,7 @@ impl ChangeStream {
         }
         if let About::Task(id) = self.about {
             let Some(about) = change.task.filter(|about| about.id == id) else { return };
-            self.ended = about.over;
+            self.ended = about.status.is_terminal();
         }
         self.waiting.push_back(Waiting::Told(Arc::clone(change)));
     }

@@ -59,7 +59,7 @@ pub(in crate::routes) async fn drain_worker(
         (false, false) => Drain::Finish,
     };
     let id = worker_id(&id)?;
-    changed(app.driver.worker_drain(id, mode, &caller.user_id, caller.ip).await?)
+    changed(app.driver.worker_drain(id, mode, caller.actor()).await?)
 }
 
 /// Lets a drained worker take work again
@@ -75,7 +75,7 @@ pub(in crate::routes) async fn undrain_worker(
     PathText(id): PathText<String>,
 ) -> Result<StatusCode, AppError> {
     let id = worker_id(&id)?;
-    changed(app.driver.worker_undrain(id, &caller.user_id, caller.ip).await?)
+    changed(app.driver.worker_undrain(id, caller.actor()).await?)
 }
 
 fn worker_id(id: &str) -> Result<WorkerId, AppError> {

@@ -162,6 +162,12 @@ pub(super) async fn missing(
     request: &CreateTaskRequest,
 ) -> Result<Vec<Problem>, AppError> {
     let mut missing = app.secrets.problems(owner, &request.secrets).await?;
+    if let Some(notify) = &request.notify {
+        let no_mail =
+            || "this server sends no mail; whoever runs it can name an SMTP server with --smtp-url".to_owned();
+        let problem = app.options.mail.as_ref().map_or_else(|| Some(no_mail()), |mail| mail.problem(&notify.email));
+        missing.extend(problem.map(|problem| Problem::new("notify.email", problem)));
+    }
     if let Some(id) = &request.snapshot_id
         && snapshots::claim(app, id).await?.is_none()
     {
@@ -230,8 +236,7 @@ pub(super) fn draft(submission: Submission, owner: Owner, caller: &Caller) -> Ne
         needs: Vec::new(),
         broken_by: None,
         priority: request.priority.unwrap_or(PRIORITY_DEFAULT) as u8,
-        by: caller.user_id.clone(),
-        ip: caller.ip,
+        by: caller.actor(),
         once: None,
         spec: TaskSpec {
             id: TaskId(uuid::Uuid::nil()),
@@ -269,6 +274,7 @@ pub(super) fn draft(submission: Submission, owner: Owner, caller: &Caller) -> Ne
             rerun_of: None,
             depends_on: request.depends_on,
             array: None,
+            notify: request.notify,
         },
     }
 }

@@ -3,15 +3,15 @@
 use super::find;
 use crate::{
     app::App,
-    auth::{Caller, Reach, wall_clock},
+    auth::{Caller, Reach},
     driver::CancelAnswer,
     error::AppError,
     query::{PathText, Query},
 };
 use axum::{Extension, extract::State, http::StatusCode};
-use fetchml_api::{AuditDraft, AuditKind};
+use fetchml_api::AuditKind;
 use fetchml_store::{StoredTask, Write};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// Cancels or hides a task
 ///
@@ -34,7 +34,7 @@ pub(crate) async fn delete_task(
     query.finish()?;
     let task = find(&app, &id).await?;
     reach.check_owner(&caller, &task.spec.user_id)?;
-    match app.driver.cancel(task.spec.id, &caller.user_id, caller.ip).await? {
+    match app.driver.cancel(task.spec.id, caller.actor()).await? {
         CancelAnswer::Unchanged if purge => {
             return Err(AppError::Conflict {
                 error: "The task is still being stopped.".into(),
@@ -57,17 +57,7 @@ async fn hide(app: &App, caller: &Caller, id: &str, purge: bool) -> Result<(), A
     if state.cancelled_by.is_some() && !purge {
         return Ok(());
     }
-    let audit = AuditDraft {
-        at: wall_clock(),
-        kind: AuditKind::JobCompleted,
-        user_id: caller.user_id.clone(),
-        resource: format!("tasks/{}", spec.id),
-        action: "delete".into(),
-        success: true,
-        ip_address: caller.ip.map(|ip| ip.to_string()),
-        error: None,
-        metadata: BTreeMap::new(),
-    };
+    let audit = caller.did(AuditKind::JobCompleted, "delete", format!("tasks/{}", spec.id));
     let hide = Write::TaskHide { id: spec.id, at: app.driver.now() };
     app.store.commit(vec![hide, Write::Audit(audit)]).await?;
     Ok(())

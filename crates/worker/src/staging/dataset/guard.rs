@@ -2,11 +2,11 @@
 //! than the checked one is connected to.
 
 use super::{
-    address::{self, Refused},
     settings::Patience,
     source::{definite, transient},
 };
 use crate::{limits, staging::SourceError};
+use fetchml_api::address::{self, Refused};
 use ipnet::IpNet;
 use reqwest::{
     Client, Request, Response, StatusCode, Url,
@@ -92,7 +92,7 @@ impl Guard {
             None => return Err(definite("the source names no host".to_owned())),
         };
         if let Some(address) = literal {
-            address::check(address, &self.allowed).map_err(|refused| definite(refused.to_string()))?;
+            address::check(address, &self.allowed).map_err(|refused| definite(advice(refused)))?;
         }
         if let Some(client) = cell.get() {
             return Ok(client);
@@ -132,6 +132,14 @@ impl Resolve for CheckedNames {
     }
 }
 
+/// That an address is refused, and what can be done.
+fn advice(refused: Refused) -> String {
+    let net = refused.net();
+    format!(
+        "{refused}; the worker's owner can allow its network with --dataset-allow-net, such as --dataset-allow-net {net}"
+    )
+}
+
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
@@ -146,7 +154,7 @@ pub(super) fn fault(error: &reqwest::Error) -> SourceError {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = next {
         if let Some(refused) = cause.downcast_ref::<Refused>() {
-            return definite(refused.to_string());
+            return definite(advice(*refused));
         }
         next = cause.source();
     }

@@ -4,7 +4,6 @@
 //! [`source`] says where from ([`http`] behind the [`guard`] of [`address`], [`file`], [`store`]), [`download`] brings it
 //! through [`sink`] into the [`cache`], [`unpack`] opens archives, and this module gives tasks what they named.
 
-mod address;
 mod cache;
 mod download;
 mod file;

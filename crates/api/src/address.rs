@@ -1,23 +1,26 @@
-//! Which addresses a data set may be fetched from: public ones, and the networks that the worker's owner allows.
-//! A user names the URL, so that everything the worker alone can reach must be kept from it.
+//! Which addresses may be asked for a user who names a URL: public ones, and networks that whoever runs the asking
+//! machine allows. Everything that this machine alone can reach must be kept from users.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An address that may not be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "{0} is not a public address; the worker's owner can allow its network with --dataset-allow-net, such as \
-     --dataset-allow-net {net}", net = host_net(*.0)
-)]
-pub(super) struct Refused(pub(super) IpAddr);
+#[error("{0} is not a public address")]
+pub struct Refused(pub IpAddr);
 
-fn host_net(address: IpAddr) -> IpNet {
-    IpNet::from(address)
+impl Refused {
+    /// The smallest network that would allow it.
+    pub fn net(self) -> IpNet {
+        IpNet::from(self.0)
+    }
 }
 
 /// Whether an address may be asked.
-pub(super) fn check(address: IpAddr, allowed: &[IpNet]) -> Result<(), Refused> {
+///
+/// # Errors
+/// It is neither public nor in a network that is allowed.
+pub fn check(address: IpAddr, allowed: &[IpNet]) -> Result<(), Refused> {
     // `::ffff:10.0.0.1` is 10.0.0.1 to every socket.
     let address = address.to_canonical();
     if is_public(address) || allowed.iter().any(|net| net.contains(&address)) { Ok(()) } else { Err(Refused(address)) }
@@ -166,7 +169,6 @@ mod tests {
         assert!(!verdict("::1", &["127.0.0.0/8"]));
         assert!(!verdict("169.254.169.254", &["127.0.0.0/8", "10.0.0.0/8"]));
         assert!(verdict("fd12::7", &["fd12::/16"]));
-        let text = Refused("10.1.2.3".parse().unwrap()).to_string();
-        assert!(text.contains("--dataset-allow-net 10.1.2.3/32"), "{text}");
+        assert_eq!(Refused("10.1.2.3".parse().unwrap()).net().to_string(), "10.1.2.3/32");
     }
 }

@@ -208,6 +208,7 @@ fn where_to_look(what: &str) -> Option<&'static str> {
         "reservation" => "GET /v1/scheduler/reservations lists reservations (fetchml reservations).",
         "data set" => "GET /v1/datasets lists data sets (fetchml datasets list).",
         "experiment" => "GET /v1/experiments lists experiments (fetchml experiments list).",
+        "webhook" => "GET /v1/webhooks lists webhooks (fetchml webhooks list).",
         "key" => "GET /v1/keys lists keys (fetchml keys list).",
         "secret" => "GET /v1/secrets lists the names of your secrets (fetchml secrets list).",
         "quota" => "GET /v1/admin/quotas lists quotas (fetchml quota list).",

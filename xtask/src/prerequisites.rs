@@ -111,18 +111,28 @@ pub(crate) fn browser() -> Result<()> {
 
 /// A Python environment for `examples/digits`, by the system's own Python, which containers of tests see.
 pub(crate) fn digits_environment() -> Result<()> {
-    let requirements = root().join("examples/digits/requirements.txt");
-    let wanted = fs::read_to_string(&requirements)?;
-    let dir = target_dir()?.join("digits-environment");
+    python_environment("digits-environment", "examples/digits/requirements.txt")
+}
+
+/// A Python environment for `examples/verify_audit.py`.
+pub(crate) fn audit_environment() -> Result<()> {
+    python_environment("audit-environment", "crates/audit/tests/python/requirements.txt")
+}
+
+/// A Python environment in the target directory, made anew when what it is made from changes.
+fn python_environment(name: &str, requirements: &str) -> Result<()> {
+    let file = root().join(requirements);
+    let wanted = fs::read_to_string(&file)?;
+    let dir = target_dir()?.join(name);
     let marker = dir.join("built-from");
     if fs::read_to_string(&marker).is_ok_and(|built| built == wanted) {
         return Ok(());
     }
-    println!("building a Python environment for examples/digits");
+    println!("building a Python environment by {requirements}");
     let _ = fs::remove_dir_all(&dir);
     run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&dir))?;
     let mut pip = Command::new(dir.join("bin/python"));
-    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements))?;
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&file))?;
     Ok(fs::write(marker, wanted)?)
 }
 

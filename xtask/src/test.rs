@@ -7,7 +7,8 @@ use crate::{
     outcome::Outcome,
     postgres::Cluster,
     prerequisites::{
-        browser, bubblewrap, container_engines, digits_environment, faults, networks, python_with_venv, torch,
+        audit_environment, browser, bubblewrap, container_engines, digits_environment, faults, networks,
+        python_with_venv, torch,
     },
     python, web,
 };
@@ -37,6 +38,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     faults()?;
     container_engines()?;
     digits_environment()?;
+    audit_environment()?;
     torch()?;
     browser()?;
     web::build()?;

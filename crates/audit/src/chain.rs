@@ -1,6 +1,6 @@
 //! The hash chain: each event's hash covers its number, its body and the hash before it.
 
-use crate::event::body_of;
+use crate::{event::body_of, tree::leaf_hash};
 use fetchml_api::AuditDraft;
 use sha2::{Digest, Sha256};
 
@@ -9,17 +9,14 @@ pub type Hash = [u8; 32];
 
 const EVENT_PREFIX: &[u8] = b"fetchml/audit/v1\n";
 const GENESIS_PREFIX: &[u8] = b"fetchml/audit/genesis/v1\n";
-/// Marks a leaf, as in RFC 6962, so that the same leaves can feed a tree.
-const LEAF_PREFIX: &[u8] = &[0x00];
 
 /// The `prev_hash` of the first event of a log.
 pub fn genesis_hash(log_id: &str) -> Hash {
     Sha256::new().chain_update(GENESIS_PREFIX).chain_update(log_id).finalize().into()
 }
 
-/// The hash of an event.
-pub(crate) fn event_hash(sequence: u64, prev_hash: &Hash, body: &[u8]) -> Hash {
-    let leaf = Sha256::new().chain_update(LEAF_PREFIX).chain_update(body).finalize();
+/// The hash of an event: of its number, the hash before it, and its leaf in the tree.
+pub fn event_hash(sequence: u64, prev_hash: &Hash, leaf: &Hash) -> Hash {
     Sha256::new()
         .chain_update(EVENT_PREFIX)
         .chain_update(sequence.to_be_bytes())
@@ -51,6 +48,8 @@ pub struct Sealed {
     pub prev_hash: Hash,
     /// Hash of this event.
     pub event_hash: Hash,
+    /// Its leaf in the tree.
+    pub leaf: Hash,
 }
 
 impl Chain {
@@ -68,9 +67,10 @@ impl Chain {
         let sequence = self.sequence + 1;
         let body = body_of(draft, sequence);
         let prev_hash = self.head;
-        let event_hash = event_hash(sequence, &prev_hash, &body);
+        let leaf = leaf_hash(&body);
+        let event_hash = event_hash(sequence, &prev_hash, &leaf);
         self.sequence = sequence;
         self.head = event_hash;
-        Sealed { sequence, body, prev_hash, event_hash }
+        Sealed { sequence, body, prev_hash, event_hash, leaf }
     }
 }

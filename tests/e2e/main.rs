@@ -58,6 +58,7 @@ mod retention;
 mod scheduling;
 mod streams;
 mod support;
+mod tls;
 mod training;
 mod trees;
 mod webhooks;

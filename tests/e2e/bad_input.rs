@@ -74,3 +74,44 @@ async fn a_worker_with_a_refused_key_says_so_and_exits() {
     assert!(stderr.contains("key"), "{}", shown(&output));
     assert!(!stderr.contains("nonsense"), "the key itself is not shown: {}", shown(&output));
 }
+
+/// As few files as can be: who says nothing keeps nobody out, and the server neither ends nor fills its log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_64_file_descriptors_goes_on() {
+    let mut lab = Lab::new();
+    lab.wrap_server(&["sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"]);
+    lab.serve().await;
+    let said = lab.server.as_ref().unwrap().stderr();
+    assert!(said.contains("may open 64 files") && said.contains("LimitNOFILE"), "{said}");
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(std::net::TcpStream::connect(lab.listen()).expect("a connection"));
+    }
+    lab.healthy().await;
+    let waits = lab.submit("true").await;
+    drop(silent);
+    lab.worker(1).await;
+    lab.until(waits, TaskStatus::Completed).await;
+    let said = lab.server.as_ref().unwrap().stderr();
+    assert!(said.matches("no connection can be accepted").count() < 10 && !said.contains("panicked"), "{said}");
+}
+
+/// What a server raises for itself, tasks do not get.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_up_have_the_limit_of_files_that_it_was_started_with() {
+    let mut lab = Lab::new();
+    let shell = format!("ulimit -Sn 777; exec \"{}\" \"$@\"", env!("CARGO_BIN_EXE_fetchml"));
+    let mut command = std::process::Command::new("sh");
+    let (listen, data_dir) = (lab.listen().to_owned(), lab.data_dir());
+    command.args(["-c", &shell, "sh", "up", "--listen", &listen, "--isolation", "none", "--container-engine", "none"]);
+    command.arg("--data-dir").arg(&data_dir).env("HOME", lab.path("home")).current_dir(lab.path(""));
+    lab.server = Some(lab.spawn("up", command));
+    lab.healthy().await;
+    lab.workers_active(1).await;
+    let raised = std::fs::read_to_string(format!("/proc/{}/limits", lab.server.as_ref().unwrap().pid())).unwrap();
+    let raised = raised.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(!raised.contains(" 777 "), "{raised}");
+    let task = lab.submit("bash -c 'ulimit -Sn'").await;
+    lab.until(task, TaskStatus::Completed).await;
+    assert_eq!(lab.log(task).await.trim(), "777");
+}

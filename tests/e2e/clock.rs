@@ -17,7 +17,8 @@ fn libfaketime() -> PathBuf {
 
 /// How many days the server's wall clock is off. Keys are dated by it.
 async fn days_off(lab: &Lab) -> i64 {
-    let request = CreateKeyRequest { role: Role::User, user_id: "ada".into(), name: None, expires_days: None };
+    let request =
+        CreateKeyRequest { role: Role::User, user_id: "ada".into(), name: None, expires_at: None, expires_days: None };
     let made = lab.client().keys_create(&request).await.expect("a key").info.created_at;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros() as i64;
     let hour = SECOND * 3_600;

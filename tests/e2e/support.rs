@@ -1,7 +1,7 @@
 //! Starts and kills `fetchml` processes and looks at what they leave.
 
 use fetchml_api::{CreateTaskRequest, Task, TaskId, TaskStatus};
-use fetchml_client::Client;
+use fetchml_client::{Client, Trust};
 use fetchml_testkit::TestEngine;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -125,6 +125,8 @@ pub(crate) struct Lab {
     worker_extra: Vec<String>,
     /// What server and workers log.
     log_filter: &'static str,
+    /// The server speaks TLS with a certificate of its own.
+    tls: bool,
 }
 
 impl Lab {
@@ -155,6 +157,7 @@ impl Lab {
             next_env: BTreeMap::new(),
             worker_extra: Vec::new(),
             log_filter: "",
+            tls: false,
         }
     }
 
@@ -212,6 +215,33 @@ impl Lab {
         self
     }
 
+    /// The server speaks TLS with a certificate of its own, which everything here knows it by.
+    pub(crate) fn with_tls(mut self) -> Self {
+        self.tls = true;
+        self.serve_with(&["--tls", "self-signed"]);
+        self
+    }
+
+    /// The server's certificate.
+    pub(crate) fn ca_cert(&self) -> PathBuf {
+        self.data_dir().join("tls.crt")
+    }
+
+    /// The fingerprint that the server prints at its start.
+    pub(crate) fn fingerprint(&self) -> String {
+        let said = fs::read_to_string(self.path("serve.log")).expect("the server's log");
+        let fingerprint = said.split_whitespace().find(|word| word.starts_with("sha256:"));
+        fingerprint.unwrap_or_else(|| panic!("no fingerprint: {said}")).to_owned()
+    }
+
+    /// How clients here know the server.
+    pub(crate) fn trust(&self) -> Trust {
+        if !self.tls {
+            return Trust::System;
+        }
+        Trust::Pinned(self.fingerprint().parse().expect("a fingerprint"))
+    }
+
     /// Workers run as this user. Needs root.
     pub(crate) fn workers_run_as(mut self, user: u32) -> Self {
         self.worker_user = Some(user);
@@ -262,7 +292,7 @@ impl Lab {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.listen)
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.listen)
     }
 
     pub(crate) fn admin_key(&self) -> String {
@@ -271,7 +301,7 @@ impl Lab {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(&self.url(), &self.admin_key()).expect("a client")
+        Client::trusting(&self.url(), &self.admin_key(), &self.trust()).expect("a client")
     }
 
     /// A `fetchml` command with this lab's surroundings: home, server and key.
@@ -280,6 +310,9 @@ impl Lab {
         command.args(arguments).env("HOME", self.path("home")).env("FETCHML_URL", self.url());
         if self.data_dir().join("admin.key").exists() {
             command.env("FETCHML_API_KEY", self.admin_key());
+        }
+        if self.tls && self.server.is_some() {
+            command.env("FETCHML_TLS_FINGERPRINT", self.fingerprint());
         }
         command.current_dir(self.dir.path());
         command
@@ -353,7 +386,8 @@ impl Lab {
     }
 
     pub(crate) async fn healthy(&self) {
-        let http = reqwest::Client::new();
+        // Whoever answers: the certificate may not be there yet.
+        let http = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().expect("a client");
         let url = format!("{}/health", self.url());
         eventually("the server is healthy", DEADLINE, async || {
             let answer = http.get(&url).send().await.ok()?;
@@ -416,6 +450,9 @@ impl Lab {
         let key_file = self.path("worker.key");
         command.arg("--key-file").arg(&key_file).arg("--data-dir").arg(&data_dir).args(&self.worker_extra);
         command.env("FETCHML_LOG", self.log_filter);
+        if self.tls {
+            command.env("FETCHML_TLS_FINGERPRINT", self.fingerprint());
+        }
         if let Some(user) = self.worker_user {
             fs::create_dir_all(&data_dir).expect("its directory");
             command.env("HOME", &data_dir);

@@ -60,6 +60,15 @@ pub(crate) fn faults() -> Result<()> {
     if works { Ok(()) } else { bail!("strace and faketime are needed (Debian: apt-get install strace faketime)") }
 }
 
+/// Makes sure that tests can make certificates.
+pub(crate) fn certificates() -> Result<()> {
+    let works = || succeeds(Command::new("openssl").arg("version"));
+    if !works() {
+        apt_install(&["openssl"])?;
+    }
+    if works() { Ok(()) } else { bail!("openssl is needed; install it (Debian: apt-get install openssl)") }
+}
+
 /// Makes sure that the tests of containers have podman, docker and a registry. The tests start their own.
 pub(crate) fn container_engines() -> Result<()> {
     const PROGRAMS: [(&str, &[&str]); 5] = [

@@ -7,7 +7,7 @@ use crate::{
     outcome::Outcome,
     postgres::Cluster,
     prerequisites::{
-        audit_environment, browser, bubblewrap, container_engines, digits_environment, faults, networks,
+        audit_environment, browser, bubblewrap, certificates, container_engines, digits_environment, faults, networks,
         python_with_venv, torch,
     },
     python, web,
@@ -36,6 +36,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     bubblewrap()?;
     networks()?;
     faults()?;
+    certificates()?;
     container_engines()?;
     digits_environment()?;
     audit_environment()?;

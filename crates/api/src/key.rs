@@ -118,7 +118,11 @@ pub struct CreateKeyRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 64, nullable = false)]
     pub name: Option<String>,
-    /// Days until it stops working; absent: never.
+    /// When it stops working, at most ten years from now; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false, example = "2030-01-31T12:00:00Z")]
+    pub expires_at: Option<Micros>,
+    /// The same in days from now; only one of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 3650, nullable = false)]
     pub expires_days: Option<u32>,

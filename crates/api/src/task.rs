@@ -568,4 +568,13 @@ impl Task {
         let addresses = self.notify.iter_mut().map(|notify| &mut notify.email);
         self.env.values_mut().chain(addresses).for_each(|value| "***".clone_into(value));
     }
+
+    /// Leaves out what it runs and what it wrote, and by which its files could be read: that a task is there, whose it
+    /// is and how it stands is left.
+    pub fn hide_content(&mut self) {
+        self.mask_env();
+        (self.entrypoint, self.args, self.output) = (None, None, None);
+        (self.snapshot_id, self.source) = (None, None);
+        self.dataset_specs.clear();
+    }
 }

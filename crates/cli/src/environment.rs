@@ -14,6 +14,18 @@ pub(crate) const URL: &str = "FETCHML_URL";
 pub(crate) const API_KEY: &str = "FETCHML_API_KEY";
 /// File that holds the API key, for client commands and workers.
 pub(crate) const KEY_FILE: &str = "FETCHML_KEY_FILE";
+/// File of authorities that vouch for the server, for client commands and workers.
+pub(crate) const CA_CERT: &str = "FETCHML_CA_CERT";
+/// Fingerprint of the server's certificate, for client commands and workers.
+pub(crate) const TLS_FINGERPRINT: &str = "FETCHML_TLS_FINGERPRINT";
+/// `self-signed` or `off`.
+pub(crate) const TLS: &str = "FETCHML_TLS";
+/// File of the server's certificate chain.
+pub(crate) const TLS_CERT: &str = "FETCHML_TLS_CERT";
+/// File of its private key.
+pub(crate) const TLS_KEY: &str = "FETCHML_TLS_KEY";
+/// Names by which clients know the server.
+pub(crate) const HOST_NAME: &str = "FETCHML_HOST_NAME";
 /// Address the server listens on.
 pub(crate) const LISTEN: &str = "FETCHML_LISTEN";
 /// Where server and worker keep everything.
@@ -22,6 +34,12 @@ pub(crate) const DATA_DIR: &str = "FETCHML_DATA_DIR";
 pub(crate) const DATABASE: &str = "FETCHML_DATABASE";
 /// `on` or `off`.
 pub(crate) const RATE_LIMITS: &str = "FETCHML_RATE_LIMITS";
+/// Rates of roles, such as `user=100/s,burst=200; viewer=50/s`.
+pub(crate) const RATE_LIMIT: &str = "FETCHML_RATE_LIMIT";
+/// Refused keys of an address within a minute before more get 429.
+pub(crate) const AUTH_FAILURES: &str = "FETCHML_AUTH_FAILURES";
+/// `lab` or `private`.
+pub(crate) const VISIBILITY: &str = "FETCHML_VISIBILITY";
 /// Lease of attempts, seconds.
 pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
 /// Time queued that is worth one level of priority, seconds.

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     // Before anything starts a thread: the helper forks, and a fork takes one thread along.
     if let Some(command) = std::env::args_os().nth(1) {
         if command == commands::serving::HELPER {
+            commands::serving::limit_open_files(std::env::args().nth(2));
             fetchml_worker::shim::helper_main()
         }
         if command == fetchml_worker::shim::INIT {

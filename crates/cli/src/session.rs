@@ -24,18 +24,41 @@ pub(crate) struct ServerFlags {
     /// File that holds the API key [env: FETCHML_KEY_FILE; FETCHML_API_KEY holds a key itself]
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     key_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustFlags,
+}
+
+/// How the server is known, where it speaks TLS.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct TrustFlags {
+    /// File of the authorities that vouch for the server, PEM [env: FETCHML_CA_CERT] [default: the system's]
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    ca_cert: Option<PathBuf>,
+    /// Fingerprint of the server's certificate, as it prints it at its start [env: FETCHML_TLS_FINGERPRINT]
+    #[arg(long, value_name = "SHA256", help_heading = "Server")]
+    tls_fingerprint: Option<String>,
+}
+
+impl TrustFlags {
+    /// Sets what is given.
+    pub(crate) fn add_to(&self, flags: Flags, ca_cert: &'static str, fingerprint: &'static str) -> Flags {
+        let file = self.ca_cert.as_ref().map(|file| file.to_string_lossy().into_owned());
+        flags.set(ca_cert, "--ca-cert", file).set(fingerprint, "--tls-fingerprint", self.tls_fingerprint.clone())
+    }
 }
 
 impl ServerFlags {
     fn flags(&self) -> Flags {
         let file = self.key_file.as_ref().map(|file| file.to_string_lossy().into_owned());
-        Flags::default().set("client.url", "--url", self.url.clone()).set("client.key_file", "--key-file", file)
+        let flags =
+            Flags::default().set("client.url", "--url", self.url.clone()).set("client.key_file", "--key-file", file);
+        self.trust.add_to(flags, "client.ca_cert", "client.tls_fingerprint")
     }
 
     /// Connects to nothing yet.
     pub(crate) fn session(&self, config: Option<&Path>) -> anyhow::Result<Session> {
         let settings = Layers::load(config, self.flags())?.client()?;
-        Ok(Session { client: Client::new(&settings.url, &settings.key)? })
+        Ok(Session { client: Client::trusting(&settings.url, &settings.key, &settings.trust)? })
     }
 
     /// The layers with these flags on top.

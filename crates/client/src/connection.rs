@@ -1,7 +1,7 @@
 //! The connection to one server: address, key, and the one place where requests are sent, repeated
 //! and their failures told apart.
 
-use crate::{error::ClientError, limits};
+use crate::{error::ClientError, limits, trust::Trust};
 use bytes::{Bytes, BytesMut};
 use fetchml_api::ErrorResponse;
 use futures_util::StreamExt as _;
@@ -67,7 +67,19 @@ impl Client {
     /// # Errors
     /// `url` or `key` is not well formed.
     pub fn new(url: &str, key: &str) -> Result<Self, ClientError> {
+        Self::trusting(url, key, &Trust::System)
+    }
+
+    /// The same, of a server that is known by `trust`.
+    ///
+    /// # Errors
+    /// `url` or `key` is not well formed; the authorities of the system cannot be used.
+    pub fn trusting(url: &str, key: &str, trust: &Trust) -> Result<Self, ClientError> {
         let parsed = check_url(url)?;
+        if parsed.scheme() == "http" && !matches!(trust, Trust::System) {
+            let problem = "it must begin with https://: a certificate is named that it must have".into();
+            return Err(ClientError::BadUrl { url: shown_url(url).into(), problem });
+        }
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", check_key(key)?);
         let mut builder = reqwest::Client::builder()
@@ -85,6 +97,10 @@ impl Client {
         if parsed.scheme() == "http" {
             // Reading the system's root certificates costs more than the whole call.
             builder = builder.tls_certs_only([]);
+        } else {
+            let config = trust.config();
+            let config = config.map_err(|error| ClientError::Tls { problem: error.to_string() })?;
+            builder = builder.tls_backend_preconfigured(config);
         }
         let http = builder.build().map_err(|error| ClientError::transport(url, &error))?;
         let url = parsed.as_str().trim_end_matches('/').to_owned();
@@ -129,10 +145,13 @@ impl Client {
                 Repeat::Never => false,
             };
             // A server that is not there is reported at once: the caller knows better how long to hope.
-            let refused_connection =
-                matches!(&error, ClientError::Unreachable { reason, .. } if reason == "connection refused");
+            let at_once = match &error {
+                ClientError::Unreachable { reason, .. } => reason == "connection refused",
+                ClientError::Untrusted { .. } => true,
+                _ => false,
+            };
             match error.retry_delay(attempt) {
-                Some(delay) if may_repeat && !refused_connection && !given_up() && attempt < limits::RETRIES_MAX => {
+                Some(delay) if may_repeat && !at_once && !given_up() && attempt < limits::RETRIES_MAX => {
                     tokio::time::sleep(delay).await;
                     attempt += 1;
                 }
@@ -312,6 +331,14 @@ mod tests {
             let error = Client::new("http://x", key).unwrap_err();
             assert!(matches!(error, ClientError::BadKey { .. }), "{key}");
         }
+    }
+
+    #[test]
+    fn a_pinned_certificate_is_not_asked_for_in_plain_text() {
+        let pinned = Trust::Pinned(fetchml_api::Fingerprint::of(b"a"));
+        let refused = Client::trusting("http://127.0.0.1:9101", KEY, &pinned).unwrap_err();
+        assert!(matches!(refused, ClientError::BadUrl { .. }), "{refused}");
+        Client::trusting("https://127.0.0.1:9101", KEY, &pinned).unwrap();
     }
 
     #[test]

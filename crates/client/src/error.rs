@@ -1,6 +1,6 @@
 //! What can go wrong in a call, typed, with a hint for people.
 
-use crate::{limits, snapshot::SnapshotError};
+use crate::{limits, snapshot::SnapshotError, trust::untrusted};
 use fetchml_api::{ErrorCode, ErrorResponse};
 use std::{error::Error as _, fmt::Write as _, io, path::PathBuf, time::Duration};
 
@@ -29,6 +29,20 @@ pub enum ClientError {
         url: String,
         /// The innermost cause, such as `connection refused`.
         reason: String,
+    },
+    /// What answers there is not the server that is trusted; nothing was sent to it.
+    #[error("the server at {url} is not the one that is trusted: {reason}")]
+    Untrusted {
+        /// The server's address.
+        url: String,
+        /// What is wrong with its certificate.
+        reason: String,
+    },
+    /// TLS cannot be used here.
+    #[error("TLS cannot be used: {problem}")]
+    Tls {
+        /// Why.
+        problem: String,
     },
     /// The server answered with an error.
     #[error("{}", describe(*status, error))]
@@ -86,10 +100,12 @@ impl ClientError {
     /// Whether the same call may succeed later, unchanged.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            // That may end: somebody else answers in its place, or it gets its certificate back.
+            Self::Unreachable { .. } | Self::Untrusted { .. } => true,
             Self::Api { status, error, .. } => matches!(status, 429 | 502 | 503 | 504) || error.retryable,
             Self::BadUrl { .. }
             | Self::BadKey { .. }
+            | Self::Tls { .. }
             | Self::Protocol { .. }
             | Self::Io { .. }
             | Self::Changed { .. }
@@ -100,7 +116,10 @@ impl ClientError {
     /// Whether the server cannot be reached or is not ready, such as during a restart or behind a proxy: no word about
     /// the call itself.
     pub const fn is_away(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Api { status: 429 | 502 | 503 | 504, .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Api { status: 429 | 502 | 503 | 504, .. }
+        )
     }
 
     /// Whether the server said that the thing asked for is not there.
@@ -116,6 +135,11 @@ impl ClientError {
             Self::Unreachable { url, .. } => {
                 Some(format!("start a server here with `fetchml up`, or set FETCHML_URL if it is not at {url}"))
             }
+            Self::Untrusted { .. } => Some(
+                "name its certificate by FETCHML_TLS_FINGERPRINT (it prints it at its start) or its authority by \
+                 FETCHML_CA_CERT; if you did, somebody else may answer in its place"
+                    .into(),
+            ),
             Self::Api { error, retry_after, .. } => error.hint.clone().or_else(|| match error.code {
                 ErrorCode::Unauthorized => {
                     Some("check FETCHML_API_KEY or the key file named in your profile (`fetchml config`)".into())
@@ -128,7 +152,7 @@ impl ClientError {
                 ErrorCode::BadRequest | ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::ValidationError => None,
             }),
             Self::Protocol { .. } => Some("is this the address and port of a FetchML server of this version?".into()),
-            Self::Io { .. } => None,
+            Self::Io { .. } | Self::Tls { .. } => None,
             Self::Changed { .. } => Some("run it again when nothing writes to the file".into()),
             Self::Snapshot(error) => error.hint(),
         }
@@ -152,6 +176,9 @@ impl ClientError {
 
     /// Turns a transport failure into words: the innermost cause, without the URL repeated.
     pub(crate) fn transport(url: &str, error: &reqwest::Error) -> Self {
+        if let Some(reason) = untrusted(error) {
+            return Self::Untrusted { url: url.into(), reason };
+        }
         let mut reason = if error.is_timeout() {
             let what = if error.is_connect() { "no connection" } else { "no answer" };
             format!("{what} in time")

@@ -13,6 +13,7 @@ mod metrics;
 mod resources;
 pub mod snapshot;
 pub mod sse;
+mod trust;
 
 pub use blob::{BlobSource, ByteStream};
 pub use connection::{Client, shown_url};
@@ -20,3 +21,4 @@ pub use error::ClientError;
 pub use events::Incoming;
 pub use logs::{LogChunk, LogEvent, LogQuery};
 pub use metrics::MetricsQuery;
+pub use trust::{BadAuthorities, Trust, untrusted};

@@ -2,11 +2,11 @@
 //! has grown; nothing is queued for it, so a slow one costs no memory and only falls behind: first out
 //! of what is kept here, then, much later, out of what the store keeps.
 
-use crate::{app::App, limits};
+use crate::{app::App, auth::Caller, limits, options::Visibility};
 use fetchml_api::{Notify, NotifyOn, Task, TaskId, TaskStatus};
 use fetchml_store::{ChangeRow, Store, StoreError};
 use serde::Deserialize;
-use std::{collections::VecDeque, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 use tokio::sync::{Mutex, watch};
 
 /// The log of changes.
@@ -72,13 +72,42 @@ impl Change {
         });
         Arc::new(Self { row, task, user, mail })
     }
+
+    /// The body as that reader may see it.
+    pub(crate) fn body_for(&self, reader: &Reader) -> Cow<'_, str> {
+        if self.task.is_none() || self.user.as_deref().is_some_and(|owner| reader.sees_content_of(owner)) {
+            return Cow::Borrowed(&self.row.body);
+        }
+        // What cannot be read is not shown to those who may not see all of it.
+        let Ok(mut task) = serde_json::from_str::<Task>(&self.row.body) else { return Cow::Borrowed("{}") };
+        task.hide_content();
+        Cow::Owned(serde_json::to_string(&task).expect("it has only string keys and finite numbers"))
+    }
 }
 
-/// A task as its change rows show it; none when it is hidden.
+/// Who is told of changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    caller: Caller,
+    visibility: Visibility,
+}
+
+impl Reader {
+    /// A caller of this server.
+    pub(crate) fn new(app: &App, caller: &Caller) -> Self {
+        Self { caller: caller.clone(), visibility: app.options.visibility }
+    }
+
+    fn sees_content_of(&self, owner: &str) -> bool {
+        self.caller.sees_content_of(owner, self.visibility)
+    }
+}
+
+/// A task as its change rows show it to that reader; none when it is hidden.
 ///
 /// # Errors
 /// The store cannot be read.
-pub(crate) async fn task_as_told(app: &App, id: TaskId) -> Result<Option<Task>, StoreError> {
+pub(crate) async fn task_as_told(app: &App, id: TaskId, reader: &Reader) -> Result<Option<Task>, StoreError> {
     let task = match app.driver.live(id) {
         Some(task) => Some(task),
         None => app.store.task(id).await?,
@@ -86,7 +115,11 @@ pub(crate) async fn task_as_told(app: &App, id: TaskId) -> Result<Option<Task>, 
     Ok(task.map(|task| {
         let driver = &app.driver;
         let mut shown = Task::from_records(&task.spec, &task.state, driver.now(), driver.aging_interval_s());
-        shown.mask_env();
+        if reader.sees_content_of(&task.spec.user_id) {
+            shown.mask_env();
+        } else {
+            shown.hide_content();
+        }
         shown
     }))
 }

@@ -6,6 +6,8 @@
 //! secrets.key  the keys that secrets are sealed with
 //! admin.key    the first admin key
 //! worker.key   the key of the worker on this machine
+//! tls.crt      the server's own certificate, where it has one (`--tls self-signed`)
+//! tls.key      its private key
 //! fetchml.db   SQLite, unless PostgreSQL is used
 //! objects/     blobs, logs and metrics of ended attempts
 //! logs/        logs of running attempts

@@ -20,12 +20,24 @@ pub enum AppError {
         /// Where.
         details: Vec<Problem>,
     },
+    /// 400: plain HTTP where TLS is spoken.
+    PlainHttp,
     /// 401: no key, or one that is not accepted.
     Unauthorized(&'static str),
     /// 403: not with this key.
-    Forbidden(String),
+    Forbidden {
+        /// What may not be done.
+        error: String,
+        /// Who may, or who can help.
+        hint: String,
+    },
     /// 404: nothing there.
-    NotFound(String),
+    NotFound {
+        /// What is not there.
+        error: String,
+        /// How to find what is.
+        hint: Option<&'static str>,
+    },
     /// 405: not with this method. The router sets `Allow`.
     MethodNotAllowed,
     /// 409: its state forbids it.
@@ -84,9 +96,19 @@ impl AppError {
         Self::BadRequest { error, details: vec![problem] }
     }
 
+    /// 403.
+    pub fn forbidden(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Forbidden { error: error.into(), hint: hint.into() }
+    }
+
     /// 404 that names the kind of thing.
     pub fn not_found(what: &str) -> Self {
-        Self::NotFound(format!("There is no such {what}."))
+        Self::NotFound { error: format!("There is no such {what}."), hint: where_to_look(what) }
+    }
+
+    /// 404 in a sentence of its own.
+    pub fn gone(error: String) -> Self {
+        Self::NotFound { error, hint: None }
     }
 
     /// 500; the cause goes to the log.
@@ -109,12 +131,20 @@ impl AppError {
             Self::BadRequest { error, details } => {
                 Words { details, ..row(StatusCode::BAD_REQUEST, C::BadRequest, error) }
             }
+            Self::PlainHttp => Words {
+                hint: Some("Use https:// instead of http:// in the server's address.".into()),
+                ..row(StatusCode::BAD_REQUEST, C::BadRequest, "This server speaks HTTPS only.".into())
+            },
             Self::Unauthorized(error) => Words {
                 hint: Some("Send a valid key in the header X-API-Key.".into()),
                 ..row(StatusCode::UNAUTHORIZED, C::Unauthorized, error.into())
             },
-            Self::Forbidden(error) => row(StatusCode::FORBIDDEN, C::Forbidden, error),
-            Self::NotFound(error) => row(StatusCode::NOT_FOUND, C::NotFound, error),
+            Self::Forbidden { error, hint } => {
+                Words { hint: Some(hint), ..row(StatusCode::FORBIDDEN, C::Forbidden, error) }
+            }
+            Self::NotFound { error, hint } => {
+                Words { hint: hint.map(Into::into), ..row(StatusCode::NOT_FOUND, C::NotFound, error) }
+            }
             Self::MethodNotAllowed => row(
                 StatusCode::METHOD_NOT_ALLOWED,
                 C::BadRequest,
@@ -163,6 +193,31 @@ impl AppError {
             },
         }
     }
+}
+
+/// Where things of a kind are listed.
+fn where_to_look(what: &str) -> Option<&'static str> {
+    Some(match what {
+        "path" => "GET /openapi.json describes every path and its method.",
+        "task" => "GET /v1/tasks lists tasks (fetchml tasks).",
+        "array" => "GET /v1/tasks lists tasks with their array_id (fetchml tasks).",
+        "attempt of this task" => "Leave the attempt out for the latest one; attempts are numbered from 1.",
+        "artifact" => "GET /v1/tasks/{taskId}/artifacts lists the files of a task (fetchml artifacts ls).",
+        "checkpoint of this task" => "It has one when it has written into FETCHML_CHECKPOINT_DIR for some seconds.",
+        "worker" => "GET /v1/scheduler/workers lists workers (fetchml workers).",
+        "reservation" => "GET /v1/scheduler/reservations lists reservations (fetchml reservations).",
+        "data set" => "GET /v1/datasets lists data sets (fetchml datasets list).",
+        "experiment" => "GET /v1/experiments lists experiments (fetchml experiments list).",
+        "webhook" => "GET /v1/webhooks lists webhooks (fetchml webhooks list).",
+        "key" => "GET /v1/keys lists keys (fetchml keys list).",
+        "secret" => "GET /v1/secrets lists the names of your secrets (fetchml secrets list).",
+        "quota" => "GET /v1/admin/quotas lists quotas (fetchml quota list).",
+        "role that submits tasks" => "Such roles are user, operator and admin.",
+        "user" => "A user's name has letters, digits, _ - . and @.",
+        "snapshot" => "Store it with POST /v1/snapshots.",
+        "blob" => "Store it with PUT /v1/blobs/{sha256}.",
+        _ => return None,
+    })
 }
 
 /// Whether the same request may succeed later, unchanged.
@@ -259,13 +314,13 @@ mod tests {
     use utoipa::PartialSchema as _;
 
     /// One of each kind.
-    fn every_kind() -> [AppError; 13] {
+    fn every_kind() -> [AppError; 14] {
         let none = String::new;
         let kinds = [
             AppError::bad_request("", ""),
             AppError::Unauthorized(""),
-            AppError::Forbidden(none()),
-            AppError::NotFound(none()),
+            AppError::forbidden("", ""),
+            AppError::not_found(""),
             AppError::MethodNotAllowed,
             AppError::Conflict { error: none(), hint: None },
             AppError::TooLarge(0),
@@ -275,12 +330,13 @@ mod tests {
             AppError::RateLimited { retry_after_s: 0 },
             AppError::Internal(none()),
             AppError::Unavailable { reason: none(), retry_after_s: 0 },
+            AppError::PlainHttp,
         ];
         let place = |kind: &AppError| match kind {
             AppError::BadRequest { .. } => 0,
             AppError::Unauthorized(_) => 1,
-            AppError::Forbidden(_) => 2,
-            AppError::NotFound(_) => 3,
+            AppError::Forbidden { .. } => 2,
+            AppError::NotFound { .. } => 3,
             AppError::MethodNotAllowed => 4,
             AppError::Conflict { .. } => 5,
             AppError::TooLarge(_) => 6,
@@ -289,8 +345,9 @@ mod tests {
             AppError::Invalid(_) => 9,
             AppError::RateLimited { .. } => 10,
             AppError::Internal(_) => 11,
-            // A kind that is added here belongs into the list above.
             AppError::Unavailable { .. } => 12,
+            // A kind that is added here belongs into the list above.
+            AppError::PlainHttp => 13,
         };
         assert!(kinds.iter().map(place).eq(0..kinds.len()));
         kinds

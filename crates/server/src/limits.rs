@@ -4,7 +4,26 @@ use crate::options::Rate;
 use std::time::Duration;
 
 /// Most connections at a time; less where the process may open few files.
-pub const CONNECTIONS_MAX: usize = 4_096;
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Files that the server has use for: of those, half are for connections.
+pub const OPEN_FILES: u64 = 32_768;
+/// Longest wait for a TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that have not said yet what they want: no handshake, no head of a first request. With more of them, one
+/// that has been silent for [`NEWCOMER_SILENCE`] is closed for each new one.
+pub const NEWCOMERS_MAX: usize = 512;
+/// See [`NEWCOMERS_MAX`].
+pub const NEWCOMER_SILENCE: Duration = Duration::from_secs(2);
+/// Longest time in which a client takes nothing of what is sent to it.
+pub const SEND_SILENCE: Duration = Duration::from_secs(30);
+/// How often the files of the certificate are looked at.
+pub const CERTIFICATE_LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Largest file of a certificate chain or key, bytes.
+pub const CERTIFICATE_FILE_BYTES: u64 = 1 << 20;
+/// How long a certificate of the server's own lasts: its clients know it by its fingerprint.
+pub const SELF_SIGNED_LASTS: Duration = Duration::from_hours(24 * 3_650);
+/// For how long browsers ask for this server by TLS only, seconds.
+pub const HSTS_S: u64 = 31_536_000;
 /// Longest wait for the head of a request, also between requests of one connection.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most headers of a request.
@@ -151,12 +170,17 @@ pub const OUTBOX_PLACE_STORED_EVERY: Duration = Duration::from_hours(1);
 /// Files this process may have open.
 pub fn open_files_max() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(65_536, |n| usize::try_from(n).unwrap_or(65_536)).min(65_536)
+    limit.unwrap_or(OPEN_FILES).min(OPEN_FILES) as usize
 }
 
 /// Connections accepted at a time: half of the files this process may open at most.
 pub fn connections_max() -> usize {
     CONNECTIONS_MAX.min(open_files_max() / 2).max(8)
+}
+
+/// Newcomers: a quarter of the connections at most.
+pub fn newcomers_max() -> usize {
+    NEWCOMERS_MAX.min(connections_max() / 4).max(2)
 }
 
 /// Log files kept open between writes: an eighth of the files this process may open at most.

@@ -25,10 +25,16 @@ pub struct Options {
     pub lost_after_s: u32,
     /// Time queued that is worth one level of priority, seconds.
     pub aging_interval_s: u32,
+    /// What people see of others' tasks.
+    pub visibility: Visibility,
     /// Request rates; none: not limited.
     pub rate_limits: Option<RateLimits>,
     /// Requests that are worked on at the same time; more get 503.
     pub requests_at_once: usize,
+    /// TLS; none: plain HTTP.
+    pub tls: Option<TlsOptions>,
+    /// Names and addresses by which clients know this server, beside those it finds out.
+    pub host_names: Vec<String>,
     /// Allows plain HTTP on an address that other machines can reach.
     pub allow_plain_http: bool,
     /// Proxies that are believed when they say for whom they ask.
@@ -47,6 +53,8 @@ pub struct Options {
     pub retention: Retention,
     /// How patient `/ws` is.
     pub ws: WsTimes,
+    /// How patient connections are.
+    pub connections: ConnectionTimes,
     /// Networks that webhooks may lie in, beside the public one.
     pub webhook_allow_net: Vec<IpNet>,
     /// Where mail is handed to; none: no mail is sent.
@@ -64,8 +72,11 @@ impl Options {
             database: None,
             lost_after_s: 600,
             aging_interval_s: 1_800,
+            visibility: Visibility::default(),
             rate_limits: Some(RateLimits::default()),
             requests_at_once: crate::limits::REQUESTS_AT_ONCE,
+            tls: None,
+            host_names: Vec::new(),
             allow_plain_http: false,
             trusted_proxies: TrustedProxies::default(),
             preemption: Preemption::default(),
@@ -78,11 +89,36 @@ impl Options {
             log_rules: Vec::new(),
             retention: Retention::default(),
             ws: WsTimes::default(),
+            connections: ConnectionTimes::default(),
             webhook_allow_net: Vec::new(),
             mail: None,
             deliveries: DeliveryTimes::default(),
         }
     }
+}
+
+/// What viewers and users see of others' tasks. Operators and admins see all but values of environments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Visibility {
+    /// The same as of their own, but values of environments.
+    #[default]
+    Lab,
+    /// That they are there and how they stand: not what they run, write and leave.
+    Private,
+}
+
+/// Where the server's certificate comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TlsOptions {
+    /// PEM files, read again when they change.
+    Files {
+        /// The chain, the server's own certificate first.
+        certificate: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+    /// Made at the first start and kept in the data directory; clients know it by its fingerprint.
+    SelfSigned,
 }
 
 /// A token bucket.
@@ -117,6 +153,27 @@ impl Default for RateLimits {
             user: Rate { per_second: 100, burst: 200 },
             viewer: Rate { per_second: 100, burst: 200 },
             auth_failures_per_minute: limits::AUTH_FAILURES_PER_MINUTE,
+        }
+    }
+}
+
+/// How patient the server is with a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionTimes {
+    /// Longest time for the TLS handshake.
+    pub handshake_within: Duration,
+    /// With many connections that have said nothing yet, one that is silent for so long makes room for another.
+    pub newcomer_silence: Duration,
+    /// Longest time in which a client takes nothing of what is sent to it.
+    pub taken_within: Duration,
+}
+
+impl Default for ConnectionTimes {
+    fn default() -> Self {
+        Self {
+            handshake_within: limits::HANDSHAKE_TIMEOUT,
+            newcomer_silence: limits::NEWCOMER_SILENCE,
+            taken_within: limits::SEND_SILENCE,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     data_dir::{DataDir, DataDirError},
     driver::{Driver, DriverSettings, DriverTask},
     instruments::Instruments,
-    link,
+    limits, link,
     log_rules::{LogRules, LogRulesError},
     logs::Logs,
     metrics::Metrics,
@@ -18,6 +18,11 @@ use crate::{
     retention::{Collector, Shelves},
     routes,
     secrets::Secrets,
+    tls::{CertificateError, Tls},
+};
+use axum::{
+    Router,
+    http::{HeaderValue, header},
 };
 use fetchml_api::Role;
 use fetchml_store::{Location, Store, StoreError};
@@ -29,6 +34,7 @@ use std::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 const ADMIN_USER: &str = "admin";
 const LOCAL_WORKER_USER: &str = "worker-local";
@@ -52,9 +58,13 @@ pub enum StartError {
     /// Other machines could read keys on the way.
     #[error(
         "{0} can be reached by other machines, and keys would travel unencrypted; \
-         listen on 127.0.0.1, or allow plain HTTP explicitly with --allow-plain-http"
+         have it use TLS (--tls self-signed, or --tls-cert and --tls-key), listen on 127.0.0.1, or allow plain HTTP \
+         explicitly with --allow-plain-http"
     )]
     PlainHttp(SocketAddr),
+    /// The certificate cannot be used.
+    #[error("TLS cannot be used: {0}")]
+    Certificate(#[from] CertificateError),
     /// Rules on log lines that cannot be used.
     #[error("{0}")]
     LogRules(#[from] LogRulesError),
@@ -88,6 +98,7 @@ pub struct AdminKey {
 pub struct Server {
     pub(crate) app: Arc<App>,
     address: SocketAddr,
+    tls: Option<Tls>,
     admin_key: AdminKey,
     local_worker_key: String,
     fatal: CancellationToken,
@@ -109,11 +120,13 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        if !options.listen.ip().is_loopback() && !options.allow_plain_http {
+        if options.tls.is_none() && !options.listen.ip().is_loopback() && !options.allow_plain_http {
             return Err(StartError::PlainHttp(options.listen));
         }
         let log_rules = LogRules::compile(&options.log_rules)?;
         let data_dir = DataDir::take(&options.data_dir)?;
+        let tls = options.tls.as_ref();
+        let tls = tls.map(|tls| Tls::open(tls, &data_dir, options.listen.ip(), &options.host_names)).transpose()?;
         // Before anything is written: a port in use must not cost an incarnation.
         let listener = listen(options.listen).await?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: options.listen, source })?;
@@ -180,11 +193,20 @@ impl Server {
         let collecting = tokio::spawn(app.collector.clone().run());
         let left_over = tokio::spawn(finish_left_over_logs(Arc::clone(&app)));
         let watch = tokio::spawn(watch_driver(app.driver.fatal(), fatal.clone(), background_stop.clone()));
-        let proxies = app.options.trusted_proxies.clone();
-        let served = accept::serve(listener, routes::router(&app), proxies, Arc::clone(&instruments), stop);
-        let http = tokio::spawn(served);
+        let service = accept::Service {
+            router: with_transport_security(routes::router(&app), tls.as_ref()),
+            tls: tls.clone(),
+            proxies: app.options.trusted_proxies.clone(),
+            times: app.options.connections,
+            instruments: Arc::clone(&instruments),
+            stop: stop.clone(),
+        };
+        if let Some(tls) = &tls {
+            tokio::spawn(tls.clone().watch(stop));
+        }
+        let http = tokio::spawn(accept::serve(listener, service));
         let keeping_up = tokio::spawn(instruments.keep_up(background_stop.clone()));
-        tracing::info!(%address, incarnation = app.driver.incarnation(), "listening");
+        tracing::info!(%address, tls = tls.is_some(), incarnation = app.driver.incarnation(), "listening");
         let running = Running {
             http,
             driver: driver_task,
@@ -192,12 +214,17 @@ impl Server {
             background_stop,
             data_dir,
         };
-        Ok(Self { app, address, admin_key, local_worker_key, fatal, running: Mutex::new(Some(running)) })
+        Ok(Self { app, address, tls, admin_key, local_worker_key, fatal, running: Mutex::new(Some(running)) })
     }
 
     /// The address it listens on.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its TLS; none: it speaks plain HTTP.
+    pub const fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// The first admin key.
@@ -251,6 +278,16 @@ impl Drop for Server {
             running.background.into_iter().for_each(|task| task.abort());
         }
     }
+}
+
+/// Browsers ask by TLS only from then on, unless the server vouches for itself: they could not get past a changed
+/// certificate any more.
+fn with_transport_security(router: Router, tls: Option<&Tls>) -> Router {
+    if tls.is_none_or(Tls::is_self_signed) {
+        return router;
+    }
+    let value = HeaderValue::from_str(&format!("max-age={}", limits::HSTS_S)).expect("digits and letters");
+    router.layer(SetResponseHeaderLayer::overriding(header::STRICT_TRANSPORT_SECURITY, value))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -103,9 +103,10 @@ impl TestServer {
         &self.options.data_dir
     }
 
-    /// `http://127.0.0.1:<port>`
+    /// `http://127.0.0.1:<port>`, or https.
     pub fn url(&self) -> String {
-        format!("http://{}", self.server.address())
+        let scheme = if self.server.tls().is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.server.address())
     }
 
     /// A client without a key.

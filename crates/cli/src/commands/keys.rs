@@ -3,7 +3,7 @@
 use crate::{failure::Exit, quantity, session::ServerFlags, terminal};
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use fetchml_api::{CreateKeyRequest, KeyId, KeyInfo, Role};
+use fetchml_api::{CreateKeyRequest, KeyId, KeyInfo, Micros, Role};
 use serde_json::json;
 use std::path::Path;
 
@@ -40,6 +40,9 @@ struct Create {
     /// Days until the key stops working [default: never]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
     expires: Option<u32>,
+    /// Instant at which the key stops working, such as 2030-01-31T12:00:00Z
+    #[arg(long, value_name = "INSTANT", conflicts_with = "expires")]
+    expires_at: Option<Micros>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -84,8 +87,13 @@ impl Keys {
 
 impl Create {
     async fn run(self, config: Option<&Path>) -> anyhow::Result<()> {
-        let request =
-            CreateKeyRequest { role: self.role, user_id: self.user, name: self.name, expires_days: self.expires };
+        let request = CreateKeyRequest {
+            role: self.role,
+            user_id: self.user,
+            name: self.name,
+            expires_at: self.expires_at,
+            expires_days: self.expires,
+        };
         let created = self.server.session(config)?.client.keys_create(&request).await?;
         if self.json {
             return terminal::print_json(&created);

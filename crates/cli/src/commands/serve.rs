@@ -7,6 +7,7 @@ use crate::{
     terminal,
 };
 use clap::{ArgAction, Args, ValueEnum};
+use fetchml_server::OpenFiles;
 use std::path::{Path, PathBuf};
 
 /// On or off.
@@ -31,6 +32,15 @@ pub(super) struct ServingFlags {
     /// Limit requests per key [env: FETCHML_RATE_LIMITS] [default: on]
     #[arg(long, value_name = "SWITCH")]
     rate_limits: Option<Switch>,
+    /// Rate of a role's keys, such as user=100/s,burst=200; may be repeated [env: FETCHML_RATE_LIMIT]
+    #[arg(long, value_name = "ROLE=RATE")]
+    rate_limit: Vec<String>,
+    /// Refused keys of one address within a minute before it gets 429 [env: FETCHML_AUTH_FAILURES] [default: 50]
+    #[arg(long, value_name = "COUNT")]
+    auth_failures: Option<u32>,
+    /// What users see of others' tasks: lab or private [env: FETCHML_VISIBILITY] [default: lab]
+    #[arg(long, value_name = "WHAT")]
+    visibility: Option<String>,
     /// A worker silent for this many seconds has lost its tasks [env: FETCHML_LOST_AFTER] [default: 600]
     #[arg(long, value_name = "SECONDS")]
     lost_after: Option<u32>,
@@ -40,6 +50,18 @@ pub(super) struct ServingFlags {
     /// Days that logs, artifacts and checkpoints of ended tasks are kept; 0: for ever [env: FETCHML_RETENTION_DAYS] [default: 90]
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
+    /// self-signed: TLS with a certificate of the server's own [env: FETCHML_TLS] [default: off]
+    #[arg(long, value_name = "HOW")]
+    tls: Option<String>,
+    /// TLS with this certificate chain, PEM [env: FETCHML_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM; SIGHUP or a changed file reads both anew [env: FETCHML_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Names by which clients know this server, such as lab.example,10.0.0.5 [env: FETCHML_HOST_NAME]
+    #[arg(long, value_name = "NAMES")]
+    host_name: Option<String>,
     /// Network that webhooks may lie in though it is not public, such as 10.0.0.0/8; may be repeated [env: FETCHML_WEBHOOK_ALLOW_NET] [default: none]
     #[arg(long, value_name = "CIDR")]
     webhook_allow_net: Vec<String>,
@@ -65,9 +87,11 @@ pub(super) struct ServingFlags {
 
 impl ServingFlags {
     pub(super) fn flags(&self) -> Flags {
-        let data_dir = self.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
-        let proxies = self.trusted_proxies.join(",");
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let data_dir = text(&self.data_dir);
         let rate_limits = self.rate_limits.map(|switch| if switch == Switch::On { "on" } else { "off" });
+        let rate_limit = (!self.rate_limit.is_empty()).then(|| self.rate_limit.join(";"));
+        let proxies = self.trusted_proxies.join(",");
         let nets = (!self.webhook_allow_net.is_empty()).then(|| self.webhook_allow_net.join(","));
         let domains = (!self.mail_domains.is_empty()).then(|| self.mail_domains.join(","));
         let password_file = self.smtp_password_file.as_ref().map(|file| file.to_string_lossy().into_owned());
@@ -76,9 +100,16 @@ impl ServingFlags {
             .set("server.listen", "--listen", self.listen.clone())
             .set("server.database", "--database", self.database.clone())
             .set("server.rate_limits", "--rate-limits", rate_limits)
+            .set("server.rate_limit", "--rate-limit", rate_limit)
+            .set("server.auth_failures", "--auth-failures", self.auth_failures)
+            .set("server.visibility", "--visibility", self.visibility.clone())
             .set("server.lost_after_s", "--lost-after", self.lost_after)
             .set("server.aging_interval_s", "--aging-interval", self.aging_interval)
             .set("server.retention_days", "--retention-days", self.retention_days)
+            .set("server.tls", "--tls", self.tls.clone())
+            .set("server.tls_cert", "--tls-cert", text(&self.tls_cert))
+            .set("server.tls_key", "--tls-key", text(&self.tls_key))
+            .set("server.host_name", "--host-name", self.host_name.clone())
             .set("server.webhook_allow_net", "--webhook-allow-net", nets)
             .set("server.smtp_url", "--smtp-url", self.smtp_url.clone())
             .set("server.smtp_password_file", "--smtp-password-file", password_file)
@@ -103,16 +134,19 @@ impl Serve {
         serving::start_log("info")?;
         serving::block_on(async {
             let mut signals = Signals::new()?;
+            OpenFiles::raise();
             let server = serving::start_server(&settings).await?;
             serving::introduce(&server, "server", &settings);
             terminal::say("add a worker:");
             terminal::say("  fetchml keys create --role worker --user lab > worker.key");
+            let pin = serving::pin(&server).map_or_else(String::new, |pin| format!(" --tls-fingerprint {pin}"));
             terminal::say(&format!(
-                "  fetchml worker --server {} --key-file worker.key",
-                serving::own_url(server.address())
+                "  fetchml worker --server {} --key-file worker.key{pin}",
+                serving::own_url(&server)
             ));
             tokio::select! {
                 () = signals.received() => {}
+                () = serving::reload_when_told(&server) => {}
                 () = server.wait() => return Err(disk_failed()),
             }
             terminal::say("stopping the server; tasks go on");

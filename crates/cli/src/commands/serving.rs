@@ -6,15 +6,16 @@ use crate::{
     failure::Failure,
     limits,
     settings::{
-        RateLimiting, ServerSettings,
+        ServerSettings,
         profile::{self, Profile, Written},
     },
     terminal,
 };
-use fetchml_api::SecretText;
-use fetchml_client::Client;
-use fetchml_server::{MailSettings, Options, RateLimits, Server, StartError, TrustedProxies, driver::Preemption};
+use fetchml_api::{Fingerprint, SecretText};
+use fetchml_client::{Client, Trust};
+use fetchml_server::{MailSettings, Options, Server, StartError, TrustedProxies, driver::Preemption};
 use ipnet::IpNet;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     env,
     ffi::OsString,
@@ -104,7 +105,10 @@ pub(super) async fn start_server(settings: &ServerSettings) -> anyhow::Result<Se
             service: settings.preempt_service,
             cooldown_s: settings.preempt_cooldown_s.into(),
         },
-        rate_limits: (settings.rate_limits == RateLimiting::On).then(RateLimits::default),
+        rate_limits: settings.rates()?,
+        visibility: settings.visibility(),
+        tls: settings.tls_options()?,
+        host_names: settings.host_names()?,
         allow_plain_http: settings.allow_plain_http,
         trusted_proxies: trusted_proxies(settings.trusted_proxies.as_deref().unwrap_or_default())?,
         log_rules: settings.log_rules.clone(),
@@ -157,21 +161,57 @@ fn trusted_proxies(text: &str) -> Result<TrustedProxies, Failure> {
 }
 
 /// The address by which this machine reaches its own server.
-pub(super) fn own_url(address: SocketAddr) -> String {
+pub(super) fn own_url(server: &Server) -> String {
+    let address = server.address();
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
+    match server.tls() {
+        None => format!("http://{}", SocketAddr::new(ip, address.port())),
+        // An authority vouches for names, not for addresses of this machine.
+        Some(tls) => match tls.name().filter(|_| !tls.is_self_signed()) {
+            Some(name) => format!("https://{name}:{}", address.port()),
+            None => format!("https://{}", SocketAddr::new(ip, address.port())),
+        },
+    }
+}
+
+/// What clients must know a server by that vouches for itself.
+pub(super) fn pin(server: &Server) -> Option<Fingerprint> {
+    server.tls().filter(|tls| tls.is_self_signed()).map(|tls| *tls.fingerprint().borrow())
+}
+
+/// How this process knows the server that runs in it.
+pub(super) fn own_trust(server: &Server) -> Trust {
+    server.tls().map_or(Trust::System, |tls| Trust::Own(tls.fingerprint()))
+}
+
+/// Reads the files of the certificate anew at each SIGHUP; never resolves. Without such files SIGHUP ends the
+/// process, as ever.
+pub(super) async fn reload_when_told(server: &Server) {
+    let reloads = server.tls().filter(|tls| !tls.is_self_signed());
+    let signals = reloads.and_then(|tls| Some((tls, signal(SignalKind::hangup()).ok()?)));
+    let Some((tls, mut hangups)) = signals else { return std::future::pending().await };
+    while hangups.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!("the certificate was read anew"),
+            Err(error) => tracing::error!(%error, "the certificate is not taken up; the one before stays in use"),
+        }
+    }
 }
 
 /// Says where the server is, shows the first key once, and writes the profile if there is none.
 pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) {
-    let url = own_url(server.address());
+    let url = own_url(server);
     let data_dir = std::path::absolute(&settings.data_dir).unwrap_or_else(|_| settings.data_dir.clone());
     terminal::say(&format!("FetchML {} {what} at {url}", env!("FETCHML_VERSION")));
     terminal::say(&format!("  data      {}", data_dir.display()));
+    let tls_fingerprint = pin(server);
+    if let Some(fingerprint) = tls_fingerprint {
+        terminal::say(&format!("  tls       own certificate, {fingerprint}"));
+    }
     let admin = server.admin_key();
     if let Some(key) = &admin.fresh {
         if terminal::stderr_is_terminal() {
@@ -184,7 +224,7 @@ pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) 
     }
     let key_file = std::path::absolute(&admin.path).unwrap_or_else(|_| admin.path.clone());
     // The server runs; that a profile cannot be written is a nuisance, not a failure.
-    match profile::write(&Profile { url, key_file: Some(key_file), api_key: None }) {
+    match profile::write(&Profile { url, key_file: Some(key_file), api_key: None, tls_fingerprint }) {
         Ok(Written::New(path)) => {
             terminal::say(&format!("  profile   {} (commands of this user come here)", path.display()));
         }
@@ -199,16 +239,27 @@ pub(super) fn introduce(server: &Server, what: &str, settings: &ServerSettings) 
 /// How many tasks run, for the farewell; none when it cannot be told quickly.
 pub(super) async fn tasks_running(server: &Server) -> Option<i64> {
     let key = std::fs::read_to_string(&server.admin_key().path).ok()?;
-    let client = Client::new(&own_url(server.address()), key.trim()).ok()?;
+    let client = Client::trusting(&own_url(server), key.trim(), &own_trust(server)).ok()?;
     let queue = tokio::time::timeout(COUNT_TIMEOUT, client.queue()).await.ok()?.ok()?;
     Some(queue.running)
 }
 
-/// The command that starts the fork helper: this same binary.
-pub(super) fn helper_command() -> anyhow::Result<Vec<OsString>> {
+/// Gives the fork helper, and with it all tasks, the limit of open files that the first argument says: a server in the
+/// same process has raised its own, and programs that are old take a high one badly.
+pub(crate) fn limit_open_files(argument: Option<String>) {
+    let Some(current) = argument.and_then(|text| text.parse().ok()) else { return };
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Lowering it is always allowed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum });
+}
+
+/// The command that starts the fork helper: this same binary, with a limit of open files where it is another than that
+/// of this process.
+pub(super) fn helper_command(open_files: Option<u64>) -> anyhow::Result<Vec<OsString>> {
     let binary =
         env::current_exe().map_err(|error| Failure::new(format!("this program's own path is unknown: {error}")))?;
-    Ok(vec![binary.into_os_string(), HELPER.into()])
+    let limit = open_files.map(|limit| limit.to_string().into());
+    Ok([binary.into_os_string(), HELPER.into()].into_iter().chain(limit).collect())
 }
 
 /// Ends the process at once when a second signal arrives during a shutdown.

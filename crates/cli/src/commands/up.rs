@@ -11,7 +11,7 @@ use crate::{
     terminal,
 };
 use clap::Args;
-use fetchml_server::Server;
+use fetchml_server::{OpenFiles, Server};
 use fetchml_worker::isolation::Isolation;
 use std::path::Path;
 
@@ -44,8 +44,9 @@ impl Up {
 
     async fn serve(self, settings: ServerSettings, worker: WorkerSettings) -> anyhow::Result<Exit> {
         let mut signals = Signals::new()?;
+        let open_files = OpenFiles::raise();
         let server = serving::start_server(&settings).await?;
-        let ended = self.serve_until_told(&server, &settings, worker, &mut signals).await;
+        let ended = self.serve_until_told(&server, &settings, worker, open_files, &mut signals).await;
         match &ended {
             Ok(()) => serving::unless_urged(&mut signals, server.shutdown()).await?,
             Err(_) => server.shutdown().await,
@@ -58,13 +59,15 @@ impl Up {
         server: &Server,
         settings: &ServerSettings,
         worker: WorkerSettings,
+        open_files: OpenFiles,
         signals: &mut Signals,
     ) -> anyhow::Result<()> {
-        let url = serving::own_url(server.address());
+        let url = serving::own_url(server);
         // First of all, so that whoever sees the server answer finds the profile there.
         serving::introduce(server, "server and worker", settings);
         let isolation = if settings.listen.ip().is_loopback() { Isolation::Auto } else { Isolation::Required };
-        let mut worker = worker::start(url, server.local_worker_key(), &worker, isolation).await?;
+        let home = worker::Home { url, key: server.local_worker_key(), trust: serving::own_trust(server) };
+        let mut worker = worker::start(home, &worker, isolation, open_files.before).await?;
         worker::say_what_it_does(&worker);
         terminal::say("next, in another terminal:");
         terminal::say("  fetchml submit --follow train.py   run a script of the current directory");
@@ -72,6 +75,7 @@ impl Up {
         terminal::say("  fetchml workers                    see what this machine has");
         tokio::select! {
             () = signals.received() => {}
+            () = serving::reload_when_told(server) => {}
             () = server.wait() => {
                 worker.shutdown(false).await;
                 return Err(disk_failed());

@@ -8,11 +8,13 @@ use super::{
 use crate::{
     environment,
     failure::{Exit, Failure},
+    session::TrustFlags,
     settings::{Flags, Layers, WorkerSettings, read_key_file},
     terminal,
 };
 use clap::Args;
 use fetchml_api::limits::{GPU_MAX, GPU_TYPE_CHARS};
+use fetchml_client::{Client, ClientError, Trust};
 use fetchml_worker::{
     ExitReason, Options, StartError, container,
     gpu::{Source, Timing},
@@ -97,6 +99,8 @@ pub(crate) struct Worker {
     /// File that holds a key with the role worker [env: FETCHML_KEY_FILE]
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustFlags,
     /// Where attempts, environments and files are kept [default: `worker` in FETCHML_DATA_DIR or its default]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -110,13 +114,15 @@ pub(crate) struct Worker {
 impl Worker {
     pub(super) fn run(self, config: Option<&Path>) -> anyhow::Result<Exit> {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let flags = self.trust.add_to(Flags::default(), "worker.ca_cert", "worker.tls_fingerprint");
         let flags = self
             .slots
-            .add_to(Flags::default())
+            .add_to(flags)
             .set("worker.server", "--server", self.server.clone())
             .set("worker.key_file", "--key-file", text(&self.key_file))
             .set("worker.data_dir", "--data-dir", text(&self.data_dir));
-        let settings = Layers::load(config, flags)?.worker()?;
+        let layers = Layers::load(config, flags)?;
+        let (settings, trust) = (layers.worker()?, layers.worker_trust()?);
         let server = settings.server.clone().ok_or_else(|| {
             Failure::usage("no server is named").hint("give --server URL; `fetchml up` starts server and worker in one")
         })?;
@@ -126,11 +132,16 @@ impl Worker {
         })?;
         let key = read_key_file(&key_file)?;
         // The same check the client does, so that a wrong file is told at once and without showing it.
-        fetchml_client::Client::new(&server, &key)?;
+        let client = Client::trusting(&server, &key, &trust)?;
         serving::start_log("info")?;
         serving::block_on(async {
             let mut signals = Signals::new()?;
-            let mut worker = start(server.clone(), key, &settings, Isolation::Required).await?;
+            // A server that is away is waited for; one that is not the right one is told at once.
+            if let Err(error @ ClientError::Untrusted { .. }) = client.health().await {
+                return Err(error.into());
+            }
+            let home = Home { url: server.clone(), key, trust };
+            let mut worker = start(home, &settings, Isolation::Required, None).await?;
             terminal::say(&format!("FetchML {} worker for {server}", env!("FETCHML_VERSION")));
             terminal::say(&format!("  data      {}", settings.data_dir.display()));
             say_what_it_does(&worker);
@@ -149,12 +160,22 @@ impl Worker {
     }
 }
 
-/// Starts the worker these settings describe.
+/// The server that a worker takes tasks from, and how the two know each other.
+pub(super) struct Home {
+    /// Its address.
+    pub(super) url: String,
+    /// The worker's key.
+    pub(super) key: String,
+    /// How the server is known.
+    pub(super) trust: Trust,
+}
+
+/// Starts the worker these settings describe. Its tasks may open so many files at first; absent: as many as this process.
 pub(super) async fn start(
-    server_url: String,
-    key: String,
+    home: Home,
     settings: &WorkerSettings,
     isolation: Isolation,
+    open_files: Option<u64>,
 ) -> anyhow::Result<fetchml_worker::Worker> {
     let isolation = match &settings.isolation {
         Some(wanted) => wanted.parse().map_err(Failure::usage)?,
@@ -162,8 +183,9 @@ pub(super) async fn start(
     };
     let gpus = gpu_source(settings)?;
     let options = Options {
-        server_url,
-        key,
+        server_url: home.url,
+        key: home.key,
+        trust: home.trust,
         data_dir: settings.data_dir.clone(),
         name: settings.name.clone(),
         batch_slots: settings.slots,
@@ -174,7 +196,7 @@ pub(super) async fn start(
         containers: containers(settings)?,
         cache_bytes: settings.cache_bytes()?,
         datasets: dataset_sources::of(settings)?,
-        helper_command: serving::helper_command()?,
+        helper_command: serving::helper_command(open_files)?,
     };
     fetchml_worker::Worker::start(options).await.map_err(|error| match error {
         StartError::Isolation(_) => Failure::new(error.to_string())

@@ -116,6 +116,9 @@ impl Layers {
         if let Some(key) = profile.api_key {
             self.add(origin.clone(), "client.api_key", key.into());
         }
+        if let Some(fingerprint) = profile.tls_fingerprint {
+            self.add(origin.clone(), "client.tls_fingerprint", String::from(fingerprint).into());
+        }
         if let Some(file) = profile.key_file {
             self.add(origin, "client.key_file", file.to_string_lossy().into_owned().into());
         }
@@ -257,6 +260,8 @@ fn defaults() -> Figment {
     add("client.url", "http://127.0.0.1:9101".into());
     add("server.listen", "127.0.0.1:9101".into());
     add("server.rate_limits", "on".into());
+    add("server.auth_failures", i64::from(fetchml_server::limits::AUTH_FAILURES_PER_MINUTE).into());
+    add("server.visibility", "lab".into());
     add("server.lost_after_s", 600.into());
     add("server.aging_interval_s", 1_800.into());
     add("server.hold_after_s", 900.into());
@@ -264,6 +269,7 @@ fn defaults() -> Figment {
     add("server.preempt_batch", false.into());
     add("server.preempt_service", false.into());
     add("server.preempt_cooldown_s", 600.into());
+    add("server.tls", "off".into());
     add("server.allow_plain_http", false.into());
     add("server.retention_days", 90.into());
     add("server.task_retention_days", 90.into());

@@ -4,16 +4,21 @@
 mod layers;
 pub(crate) mod profile;
 mod quotas;
+mod rates;
 mod retention;
 mod table;
+mod tls;
 
 pub(crate) use layers::{Flags, Layers};
+use tls::OwnCertificate;
 
 use crate::{environment, failure::Failure};
 use fetchml_api::{Quota, QuotaScope, SecretText};
-use fetchml_server::{LogRule, Options};
+use fetchml_client::Trust;
+use fetchml_server::{LogRule, Options, RateLimits, Visibility};
 use serde::Deserialize;
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     fs::File,
     io::Read as _,
@@ -24,11 +29,21 @@ use std::{
 /// Whether requests are limited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum RateLimiting {
+enum RateLimiting {
     /// The defaults for each role.
     On,
     /// Not at all.
     Off,
+}
+
+/// What users see of others' tasks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Seen {
+    /// All but values of environments.
+    Lab,
+    /// Not what they run, write and leave.
+    Private,
 }
 
 /// Settings of the server.
@@ -41,7 +56,13 @@ pub(crate) struct ServerSettings {
     /// `postgres://...`; none: SQLite.
     pub(crate) database: Option<String>,
     /// Whether requests are limited.
-    pub(crate) rate_limits: RateLimiting,
+    rate_limits: RateLimiting,
+    /// Rates of roles, other than the defaults.
+    rate_limit: Option<String>,
+    /// Refused keys per address and minute before the answer is 429.
+    auth_failures: u32,
+    /// What users see of others' tasks.
+    visibility: Seen,
     /// Lease of attempts, seconds.
     pub(crate) lost_after_s: u32,
     /// Time queued that is worth one level of priority, seconds.
@@ -56,6 +77,14 @@ pub(crate) struct ServerSettings {
     pub(crate) preempt_service: bool,
     /// How long what was stopped so is spared, seconds.
     pub(crate) preempt_cooldown_s: u32,
+    /// Whether the server makes a certificate of its own.
+    tls: OwnCertificate,
+    /// File of its certificate chain.
+    tls_cert: Option<PathBuf>,
+    /// File of its private key.
+    tls_key: Option<PathBuf>,
+    /// Names by which clients know it, `,` between.
+    host_name: Option<String>,
     /// Allows plain HTTP off loopback.
     pub(crate) allow_plain_http: bool,
     /// SMTP server that mail is handed to.
@@ -92,6 +121,23 @@ pub(crate) struct ServerSettings {
     disk_low_percent: u32,
     /// Hours between two collections; 0: only when asked for.
     gc_every_hours: u32,
+}
+
+impl ServerSettings {
+    /// Request rates; none: not limited.
+    pub(crate) fn rates(&self) -> Result<Option<RateLimits>, Failure> {
+        let defaults = RateLimits { auth_failures_per_minute: self.auth_failures.max(1), ..RateLimits::default() };
+        let limits = rates::read(self.rate_limit.as_deref().unwrap_or_default(), defaults)?;
+        Ok((self.rate_limits == RateLimiting::On).then_some(limits))
+    }
+
+    /// What users see of others' tasks.
+    pub(crate) const fn visibility(&self) -> Visibility {
+        match self.visibility {
+            Seen::Lab => Visibility::Lab,
+            Seen::Private => Visibility::Private,
+        }
+    }
 }
 
 /// Settings of a worker.
@@ -146,6 +192,8 @@ pub(crate) struct ClientSettings {
     pub(crate) url: String,
     /// The key.
     pub(crate) key: String,
+    /// How the server is known, where it speaks TLS.
+    pub(crate) trust: Trust,
 }
 
 /// Where a client's address or key came from: later ones win.
@@ -193,10 +241,33 @@ impl Layers {
             (_, None) => return Err(no_key(&url, url_rank).into()),
         };
         // A key goes only to the server it was made by: a URL from elsewhere does not get the profile's.
-        if key_rank == Rank::Profile && from_profile.is_some_and(|profile| !same_server(&profile, &url)) {
+        let of_another =
+            |rank| rank == Rank::Profile && from_profile.as_ref().is_some_and(|profile| !same_server(profile, &url));
+        if of_another(key_rank) {
             return Err(no_key(&url, url_rank).into());
         }
-        Ok(ClientSettings { url, key })
+        let fingerprint = self.text("client.tls_fingerprint").filter(|(_, rank)| !of_another(*rank));
+        let trust = self.trust("client.ca_cert", fingerprint)?;
+        Ok(ClientSettings { url, key, trust })
+    }
+
+    /// How a server is known: what is set in the stronger place, authorities or fingerprint.
+    fn trust(&self, ca_cert: &str, fingerprint: Option<(String, Rank)>) -> Result<Trust, Failure> {
+        let (mut ca_cert, mut fingerprint) = (self.text(ca_cert), fingerprint);
+        if let (Some((_, of_ca)), Some((_, of_fingerprint))) = (&ca_cert, &fingerprint) {
+            match of_ca.cmp(of_fingerprint) {
+                Ordering::Less => ca_cert = None,
+                Ordering::Greater => fingerprint = None,
+                Ordering::Equal => {}
+            }
+        }
+        let path = ca_cert.map(|(path, _)| PathBuf::from(path));
+        tls::trust(path.as_deref(), fingerprint.as_ref().map(|(text, _)| text.as_str()))
+    }
+
+    /// How a worker knows its server.
+    pub(crate) fn worker_trust(&self) -> Result<Trust, Failure> {
+        self.trust("worker.ca_cert", self.text("worker.tls_fingerprint"))
     }
 }
 

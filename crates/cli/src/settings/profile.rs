@@ -3,6 +3,7 @@
 
 use super::{read_small, same_server};
 use crate::{environment, failure::Failure};
+use fetchml_api::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, OpenOptions},
@@ -23,6 +24,9 @@ pub(crate) struct Profile {
     /// The key itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_key: Option<String>,
+    /// What the server is known by, where it vouches for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_fingerprint: Option<Fingerprint>,
 }
 
 /// What became of writing a profile.
@@ -66,7 +70,9 @@ pub(crate) fn read(path: &Path) -> Result<Option<Profile>, Failure> {
 pub(crate) fn write(profile: &Profile) -> anyhow::Result<Written> {
     let Some(path) = path() else { return Ok(Written::Nowhere) };
     if let Some(found) = read(&path)? {
-        let same = same_server(&found.url, &profile.url) && found.key_file == profile.key_file;
+        let same = same_server(&found.url, &profile.url)
+            && found.key_file == profile.key_file
+            && found.tls_fingerprint == profile.tls_fingerprint;
         return Ok(if same { Written::Same } else { Written::Other { path, url: found.url } });
     }
     let directory = path.parent().expect("the profile lies in a directory");

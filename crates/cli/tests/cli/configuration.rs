@@ -67,10 +67,15 @@ fn explain_shows_every_setting() {
     client.url                     http://127.0.0.1:9101  default                                FETCHML_URL                     server that client commands talk to
     client.api_key                 -                      not set                                FETCHML_API_KEY                 key of client commands
     client.key_file                -                      not set                                FETCHML_KEY_FILE                file that holds the key of client commands
+    client.ca_cert                 -                      not set                                FETCHML_CA_CERT                 file of the authorities that vouch for the server (PEM)
+    client.tls_fingerprint         -                      not set                                FETCHML_TLS_FINGERPRINT         fingerprint of the server's certificate
     server.listen                  127.0.0.1:9101         default                                FETCHML_LISTEN                  address the server listens on
     server.data_dir                /srv/fetchml           environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR                where the server keeps everything
     server.database                -                      not set                                FETCHML_DATABASE                postgres://... instead of SQLite in the data directory
     server.rate_limits             on                     default                                FETCHML_RATE_LIMITS             request rates per key: on or off
+    server.rate_limit              -                      not set                                FETCHML_RATE_LIMIT              rates of roles: user=100/s,burst=200; viewer=50/s
+    server.auth_failures           50                     default                                FETCHML_AUTH_FAILURES           keys of one address that are refused within a minute before it gets 429
+    server.visibility              lab                    default                                FETCHML_VISIBILITY              what users see of others' tasks: lab, all but environments; private, not what they run, write and leave
     server.lost_after_s            600                    default                                FETCHML_LOST_AFTER              a worker silent for this long has lost its tasks
     server.aging_interval_s        1800                   default                                FETCHML_AGING_INTERVAL          time queued worth one level of priority
     server.hold_after_s            900                    default                                FETCHML_HOLD_AFTER              wait after which workers are held for a task
@@ -78,6 +83,10 @@ fn explain_shows_every_setting() {
     server.preempt_batch           false                  default                                FETCHML_PREEMPT_BATCH           tasks may be stopped for others of higher priority that fit nowhere
     server.preempt_service         false                  default                                FETCHML_PREEMPT_SERVICE         notebooks and tools may be
     server.preempt_cooldown_s      600                    default                                FETCHML_PREEMPT_COOLDOWN        what was stopped so runs for this long before it is stopped again
+    server.tls                     off                    default                                FETCHML_TLS                     self-signed: a certificate of the server's own; off
+    server.tls_cert                -                      not set                                FETCHML_TLS_CERT                file of the server's certificate chain (PEM)
+    server.tls_key                 -                      not set                                FETCHML_TLS_KEY                 file of its private key (PEM)
+    server.host_name               -                      not set                                FETCHML_HOST_NAME               names by which clients know the server, comma between
     server.trusted_proxies         -                      not set                                FETCHML_TRUSTED_PROXIES         networks of proxies whose X-Forwarded-For is believed, comma between
     server.allow_plain_http        false                  default                                FETCHML_ALLOW_PLAIN_HTTP        allow plain HTTP off loopback
     server.smtp_url                -                      not set                                FETCHML_SMTP_URL                SMTP server for mail about tasks: smtps://USER@HOST
@@ -95,6 +104,8 @@ fn explain_shows_every_setting() {
     server.gc_every_hours          1                      default                                FETCHML_GC_EVERY_HOURS          hours between two collections of what is not needed any more; 0: only by `fetchml admin gc`
     worker.server                  -                      not set                                FETCHML_SERVER                  server a worker takes tasks from
     worker.key_file                -                      not set                                FETCHML_KEY_FILE                file that holds the worker's key
+    worker.ca_cert                 -                      not set                                FETCHML_CA_CERT                 file of the authorities that vouch for the server (PEM)
+    worker.tls_fingerprint         -                      not set                                FETCHML_TLS_FINGERPRINT         fingerprint of the server's certificate
     worker.data_dir                /srv/fetchml/worker    environment variable FETCHML_DATA_DIR  FETCHML_DATA_DIR                where a worker keeps everything
     worker.name                    -                      not set                                FETCHML_WORKER_NAME             name of the worker: the host name unless set
     worker.slots                   -                      not set                                FETCHML_SLOTS                   tasks at the same time: the cores unless set
@@ -249,4 +260,65 @@ fn marks_of_the_disk_that_make_no_sense_are_all_named() {
     error: server.disk_high_percent must be between 1 and 100; server.disk_low_percent (102) must not be above server.disk_high_percent (101)
     hint: `fetchml config --explain` shows each setting and where it came from
     "#);
+}
+
+/// What cannot be meant is refused before anything is started, with what would be right.
+#[test]
+fn settings_of_a_server_that_cannot_be_meant_are_refused() {
+    let home = Home::new();
+    for (arguments, told) in [
+        (&["--rate-limit", "usr=1/s"][..], "did you mean \"user\"?"),
+        (
+            &["--rate-limit", "user=5/s", "--rate-limit", "viewer=fast"],
+            "\"viewer=fast\": a rate is requests per second",
+        ),
+        (&["--visibility", "all"], "lab, private"),
+        (&["--tls", "on"], "off, self-signed"),
+        (&["--tls-cert", "a.pem"], "--tls-key"),
+        (&["--tls-key", "a.pem"], "--tls-cert"),
+        (&["--tls", "self-signed", "--tls-cert", "a.pem", "--tls-key", "b.pem"], "not both"),
+        (&["--tls", "self-signed", "--host-name", "a b"], "\"a b\" is no host name"),
+        (&["--tls-cert", "nowhere.pem", "--tls-key", "nowhere.pem"], "cannot read nowhere.pem"),
+    ] {
+        let mut command = home.command(&["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
+        let output = command.arg(home.path("data")).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(told), "{arguments:?}: {said}");
+    }
+    for (arguments, told) in [
+        (&["--tls-fingerprint", "sha256:1"][..], "64 hexadecimal digits"),
+        (&["--ca-cert", "nowhere.pem"], "cannot read the authorities nowhere.pem"),
+        (&["--ca-cert", "a", "--tls-fingerprint", "b"], "give one of --ca-cert"),
+    ] {
+        let mut command = home.command(&["tasks", "--url", "https://127.0.0.1:1"]);
+        let output = command.args(arguments).env("FETCHML_API_KEY", "fml_abcdefghijkl_secret").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(told), "{arguments:?}: {said}");
+    }
+}
+
+/// A fingerprint is of the server that the profile names, as the key is.
+#[test]
+fn the_profiles_fingerprint_goes_with_its_server_only() {
+    let home = Home::new();
+    let fingerprint = format!("sha256:{}", "a".repeat(64));
+    let profile = format!(
+        "url = \"https://127.0.0.1:1\"\napi_key = \"fml_abcdefghijkl_secret\"\ntls_fingerprint = \"{fingerprint}\"\n"
+    );
+    home.write(".config/fetchml/profile.toml", &profile);
+    let said = |arguments: &[&str]| {
+        let output = home
+            .command(&["tasks"])
+            .args(arguments)
+            .env("FETCHML_API_KEY", "fml_abcdefghijkl_secret")
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said(&[]).contains("connection refused"), "{}", said(&[]));
+    // With the profile's pin this would be refused: it is no https.
+    let elsewhere = said(&["--url", "http://127.0.0.1:2"]);
+    assert!(elsewhere.contains("connection refused"), "{elsewhere}");
+    let plain = said(&["--url", "http://127.0.0.1:2", "--tls-fingerprint", &fingerprint]);
+    assert!(plain.contains("must begin with https://"), "{plain}");
 }

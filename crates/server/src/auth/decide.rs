@@ -1,6 +1,7 @@
 //! The one table of who may do what. An operation that is not decided here does not compile; a
 //! route without an operation cannot be registered.
 
+use crate::options::Visibility;
 use fetchml_api::Role;
 
 /// Every operation of the API, one per route and method.
@@ -309,30 +310,19 @@ impl Operation {
 }
 
 /// The table. Open operations are allowed to every role and to nobody in particular.
-pub const fn decide(operation: Operation, role: Role) -> Decision {
+pub const fn decide(operation: Operation, role: Role, visibility: Visibility) -> Decision {
     use Decision::{Allow, Deny, Own};
     use Operation as O;
     match operation {
         // Workers stage snapshots and checkpoints; whoever knows the hash of a blob knows it. Metrics name nobody.
-        O::Health
-        | O::Document
-        | O::DocsPage
-        | O::DocsFile
-        | O::ServerMetrics
-        | O::SnapshotRead
-        | O::BlobRead
-        | O::CheckpointShow => Allow,
-        // The lab's default visibility: everybody with a person's key sees everything but secrets.
+        O::Health | O::Document | O::DocsPage | O::DocsFile | O::ServerMetrics | O::SnapshotRead | O::BlobRead => Allow,
+        // Everybody with a person's key sees what is there and how it stands. What a task runs is left out of tasks by
+        // `Caller::sees_content_of`.
         O::Whoami
         | O::TaskList
         | O::TaskShow
         | O::TaskExplain
         | O::ArrayShow
-        | O::LogRead
-        | O::ArtifactList
-        | O::ArtifactRead
-        | O::MetricsShow
-        | O::RunManifestShow
         | O::DatasetList
         | O::DatasetShow
         | O::ExperimentList
@@ -350,6 +340,20 @@ pub const fn decide(operation: Operation, role: Role) -> Decision {
             Role::Admin | Role::Operator | Role::User | Role::Viewer => Allow,
             Role::Worker => Deny,
         },
+        // What a task wrote and left.
+        O::LogRead | O::ArtifactList | O::ArtifactRead | O::MetricsShow | O::RunManifestShow | O::CheckpointShow => {
+            match (role, visibility) {
+                (Role::Admin | Role::Operator, _) | (Role::User | Role::Viewer, Visibility::Lab) => Allow,
+                (Role::User | Role::Viewer, Visibility::Private) => Own,
+                (Role::Worker, _) => {
+                    if matches!(operation, O::CheckpointShow) {
+                        Allow
+                    } else {
+                        Deny
+                    }
+                }
+            }
+        }
         O::DatasetCreate
         | O::ExperimentCreate
         | O::ReservationCreate

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     limits,
-    options::{Rate, RateLimits},
+    options::{Rate, RateLimits, Visibility},
 };
 use fetchml_api::{AuditDraft, AuditKind, KeyId, KeyInfo, KeyRecord, Micros, Role};
 use fetchml_store::{Store, StoreError, Write};
@@ -41,6 +41,14 @@ impl Caller {
     /// Whether it may see values of environments of that user's tasks: the user may, but by no key that only looks.
     pub fn sees_env_of(&self, owner: &str) -> bool {
         self.user_id == owner && self.role != Role::Viewer
+    }
+
+    /// Whether it may see what that user's tasks run, write and leave.
+    pub fn sees_content_of(&self, owner: &str, visibility: Visibility) -> bool {
+        match visibility {
+            Visibility::Lab => true,
+            Visibility::Private => self.user_id == owner || matches!(self.role, Role::Admin | Role::Operator),
+        }
     }
 
     /// As the audit log tells of it.

@@ -22,6 +22,7 @@ use crate::{
     error::AppError,
     instruments::Rejection,
     limits,
+    options::Visibility,
     request::{Peer, drain},
     ws,
 };
@@ -31,6 +32,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use fetchml_api::Role;
 use std::{net::IpAddr, sync::Arc, time::Instant};
 use tokio::sync::SemaphorePermit;
 
@@ -51,8 +53,23 @@ impl Reach {
             Decision::Allow => Ok(()),
             Decision::Own if caller.user_id == owner => Ok(()),
             Decision::Own | Decision::Deny => {
-                Err(AppError::Forbidden(format!("This belongs to {owner}; your key may change only your own.")))
+                let error = format!("This belongs to {owner}; your key may change only your own.");
+                Err(AppError::forbidden(error, format!("Ask {owner}, or somebody whose role reaches further.")))
             }
+        }
+    }
+
+    /// Refuses to show what a task of somebody else wrote when only own things are shown.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check_reader(self, caller: &Caller, owner: &str) -> Result<(), AppError> {
+        match self.0 {
+            Decision::Own if caller.user_id != owner => Err(AppError::forbidden(
+                format!("This belongs to {owner}, and what tasks write and leave is private on this server."),
+                format!("{owner}, operators and admins see it."),
+            )),
+            Decision::Allow | Decision::Own | Decision::Deny => self.check_owner(caller, owner),
         }
     }
 }
@@ -123,13 +140,21 @@ fn admit(
         app.instruments.rejected(Rejection::KeyRate);
         return Err(AppError::RateLimited { retry_after_s });
     }
-    match decide(operation, caller.role) {
+    match decide(operation, caller.role, app.options.visibility) {
         Decision::Deny => {
             app.auth_audit.denied(&caller, operation, request.uri().path());
-            Err(AppError::Forbidden(format!("A key with the role {} may not do this.", caller.role.as_str())))
+            let error = format!("A key with the role {} may not do this.", caller.role.as_str());
+            Err(AppError::forbidden(error, who_may(operation, app.options.visibility)))
         }
         reach => Ok((caller, Reach(reach))),
     }
+}
+
+/// The roles that may do it, and who grants them.
+fn who_may(operation: Operation, visibility: Visibility) -> String {
+    let may = |role: &Role| decide(operation, *role, visibility) != Decision::Deny;
+    let roles: Vec<&str> = Role::ALL.iter().rev().filter(|role| may(role)).map(|role| role.as_str()).collect();
+    format!("It takes the role {}; an admin makes keys (fetchml keys create).", roles.join(" or "))
 }
 
 /// The key that a request brings.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     app::App,
-    auth::Caller,
+    auth::{Caller, Reach},
     error::AppError,
     query::{PathText, Query},
 };
@@ -20,8 +20,14 @@ use fetchml_api::{ArtifactList, AttemptId};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::sync::Arc;
 
-async fn artifacts(app: &App, task: &str, attempt: Option<AttemptId>) -> Result<ArtifactList, AppError> {
+async fn artifacts(
+    app: &App,
+    (caller, reach): (&Caller, Reach),
+    task: &str,
+    attempt: Option<AttemptId>,
+) -> Result<ArtifactList, AppError> {
     let task = find(app, task).await?;
+    reach.check_reader(caller, &task.spec.user_id)?;
     refuse_collected(app, &task, "The artifacts of this task were").await?;
     if let Some(attempt) = attempt
         && app.store.attempt(attempt).await?.is_none_or(|a| a.task_id != task.spec.id)
@@ -43,12 +49,14 @@ async fn artifacts(app: &App, task: &str, attempt: Option<AttemptId>) -> Result<
     responses((status = 200, description = "The files", body = ArtifactList)))]
 pub(super) async fn list_artifacts(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Extension(reach): Extension<Reach>,
     PathText(task): PathText<String>,
     mut query: Query,
 ) -> Result<Json<ArtifactList>, AppError> {
     let attempt = query.parsed("attempt", "the id of an attempt");
     query.finish()?;
-    Ok(Json(artifacts(&app, &task, attempt).await?))
+    Ok(Json(artifacts(&app, (&caller, reach), &task, attempt).await?))
 }
 
 /// One file a task left behind
@@ -65,6 +73,7 @@ pub(super) async fn list_artifacts(
 pub(super) async fn read_artifact(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    Extension(reach): Extension<Reach>,
     PathText((task, path)): PathText<(String, String)>,
     mut query: Query,
     headers: HeaderMap,
@@ -72,7 +81,7 @@ pub(super) async fn read_artifact(
     let attempt = query.parsed("attempt", "the id of an attempt");
     query.finish()?;
     let unknown = || AppError::not_found("artifact");
-    let list = artifacts(&app, &task, attempt).await?;
+    let list = artifacts(&app, (&caller, reach), &task, attempt).await?;
     let artifact = list.artifacts.into_iter().find(|a| a.path == path).ok_or_else(unknown)?;
     let length = app.blobs.size(&artifact.sha256).await?.ok_or_else(unknown)?;
     app.record_file_access(&caller, "artifact_read", format!("tasks/{task}/artifacts/{path}")).await?;

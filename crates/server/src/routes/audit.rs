@@ -159,7 +159,7 @@ pub(super) async fn stop_verification(
     if app.verifications.cancel(&caller).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
-        Err(AppError::NotFound("No verification is running.".into()))
+        Err(AppError::gone("No verification is running.".into()))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     app::{App, file_access},
-    auth::{Caller, wall_clock},
+    auth::{Caller, Reach, wall_clock},
     error::AppError,
     limits,
     query::PathText,
@@ -36,9 +36,10 @@ const LOOKUPS_AT_ONCE: usize = 32;
 pub(super) async fn show_checkpoint(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    Extension(reach): Extension<Reach>,
     PathText(task): PathText<String>,
 ) -> Result<Json<Checkpoint>, AppError> {
-    let id = find_for(&app, &caller, &task).await?;
+    let id = find_for(&app, (&caller, reach), &task).await?;
     let Some(checkpoint) = app.store.checkpoint(id).await? else {
         return Err(missing(&app, id, "The checkpoints of this task were", "checkpoint of this task").await?);
     };
@@ -48,13 +49,15 @@ pub(super) async fn show_checkpoint(
 }
 
 /// A worker is also shown what was deleted by its owner: a task that was submitted before may start from it.
-async fn find_for(app: &App, caller: &Caller, task: &str) -> Result<TaskId, AppError> {
+async fn find_for(app: &App, (caller, reach): (&Caller, Reach), task: &str) -> Result<TaskId, AppError> {
     if caller.role == Role::Worker
         && let Ok(id) = task.parse()
     {
         return Ok(id);
     }
-    Ok(find(app, task).await?.spec.id)
+    let task = find(app, task).await?;
+    reach.check_reader(caller, &task.spec.user_id)?;
+    Ok(task.spec.id)
 }
 
 /// Sizes of the blobs of these files, each claimed; `None` for one that is not there.

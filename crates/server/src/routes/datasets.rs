@@ -100,8 +100,13 @@ pub(super) async fn delete_dataset(
     PathText(name): PathText<String>,
 ) -> Result<StatusCode, AppError> {
     let known = find(&app, &name).await?;
-    if decide(Operation::DatasetDelete, caller.role) != Decision::Allow && known.user_id != caller.user_id {
-        return Err(AppError::Forbidden(format!("The data set {name} belongs to {}.", known.user_id)));
+    if decide(Operation::DatasetDelete, caller.role, app.options.visibility) != Decision::Allow
+        && known.user_id != caller.user_id
+    {
+        return Err(AppError::forbidden(
+            format!("The data set {name} belongs to {}.", known.user_id),
+            format!("Ask {} or an admin.", known.user_id),
+        ));
     }
     let audit = file_access(&caller, "dataset_delete", format!("datasets/{name}"));
     let delete = Write::DatasetDelete { name: name.clone(), at: audit.at };

@@ -105,7 +105,10 @@ pub(super) async fn edit_experiment(
 ) -> Result<Json<Experiment>, AppError> {
     let known = find(&app, &id).await?;
     if known.user_id != caller.user_id {
-        return Err(AppError::Forbidden(format!("The experiment {} belongs to {}.", known.id, known.user_id)));
+        return Err(AppError::forbidden(
+            format!("The experiment {} belongs to {}.", known.id, known.user_id),
+            format!("Only {} may change it.", known.user_id),
+        ));
     }
     let (_, body) = read_json_body(request, JSON_BODY_BYTES, limits::JSON_BODY_TIMEOUT).await?;
     let strict = query.flag("strict");

@@ -14,13 +14,14 @@ use axum::{
     http::StatusCode,
 };
 use fetchml_api::{
-    CreateKeyRequest, CreatedKey, KeyId, KeyList, Problem, Role,
+    CreateKeyRequest, CreatedKey, KeyId, KeyList, Micros, Problem, Role,
     limits::{JSON_BODY_BYTES, NAME_CHARS},
     validate::{Fields, is_plain_line, is_user_id},
 };
 use std::sync::Arc;
 
 const DAY_S: i64 = 24 * 3_600;
+const EXPIRES_DAYS_MAX: i64 = 3_650;
 
 /// All keys, without their secrets
 #[utoipa::path(get, path = "/v1/keys", responses((status = 200, description = "The keys", body = KeyList)))]
@@ -70,12 +71,31 @@ fn read(body: serde_json::Value) -> Result<NewKey, Vec<Problem>> {
     if name.as_deref().is_some_and(|name| !is_plain_line(name)) {
         fields.problem("name", "must be one line without characters that control text or its direction");
     }
-    let expires_at = fields.int("expires_days", 1, 3_650).map(|days| wall_clock().plus_seconds(days * DAY_S));
+    let expires_at = expiry(&mut fields, wall_clock());
     let read = fields.finish((role, user_id, name, expires_at), false, &[])?;
     let (role, user_id, name, expires_at) = read.request;
     // A missing or unknown role was noted above, so `finish` has failed already.
     let role = role.ok_or_else(|| vec![Problem::new("role", "is required")])?;
     Ok(NewKey { user_id, role, name, expires_at })
+}
+
+/// When it stops working: an instant to come, or days from `now`.
+fn expiry(fields: &mut Fields, now: Micros) -> Option<Micros> {
+    let latest = now.plus_seconds(EXPIRES_DAYS_MAX * DAY_S);
+    let days = fields.int("expires_days", 1, EXPIRES_DAYS_MAX);
+    let text = fields.text("expires_at", NAME_CHARS);
+    if days.is_some() && text.is_some() {
+        fields.problem("expires_at", "stands beside expires_days; give one of the two");
+        return None;
+    }
+    let Some(text) = text else { return days.map(|days| now.plus_seconds(days * DAY_S)) };
+    match text.parse::<Micros>() {
+        Ok(at) if at > now && at <= latest => return Some(at),
+        Ok(at) if at <= now => fields.problem("expires_at", "must be in the future"),
+        Ok(_) => fields.problem("expires_at", format!("must be within {EXPIRES_DAYS_MAX} days")),
+        Err(_) => fields.problem("expires_at", "must be an instant such as 2030-01-31T12:00:00Z"),
+    }
+    None
 }
 
 /// Stops a key

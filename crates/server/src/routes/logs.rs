@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     app::App,
-    auth::Caller,
+    auth::{Caller, Reach},
     error::AppError,
     instruments::StreamKind,
     limits,
@@ -49,6 +49,7 @@ use std::{ops::Range, sync::Arc};
 pub(super) async fn read_log(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    Extension(reach): Extension<Reach>,
     PathText(task): PathText<String>,
     mut query: Query,
     headers: HeaderMap,
@@ -58,6 +59,7 @@ pub(super) async fn read_log(
     let wanted = Wanted::read(&mut query);
     query.finish()?;
     let task = find(&app, &task).await?;
+    reach.check_reader(&caller, &task.spec.user_id)?;
     refuse_collected(&app, &task, "The log of this task was").await?;
     let task = task.spec.id;
     let attempts = app.store.attempts(task).await?;

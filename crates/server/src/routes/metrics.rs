@@ -6,12 +6,13 @@ use super::{
 };
 use crate::{
     app::App,
+    auth::{Caller, Reach},
     error::AppError,
     logs::LogId,
     metrics::MetricsQuery,
     query::{PathText, Query},
 };
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use fetchml_api::{
     TaskMetrics,
     limits::{METRICS_POINTS, METRICS_POINTS_DEFAULT},
@@ -35,6 +36,8 @@ use std::{ops::RangeInclusive, sync::Arc};
     responses((status = 200, description = "The series", body = TaskMetrics)))]
 pub(super) async fn show_metrics(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Extension(reach): Extension<Reach>,
     PathText(task): PathText<String>,
     mut query: Query,
 ) -> Result<Json<TaskMetrics>, AppError> {
@@ -44,6 +47,7 @@ pub(super) async fn show_metrics(
     let wanted = MetricsQuery { names: names(&mut query), steps: steps(&mut query), points };
     query.finish()?;
     let task = find(&app, &task).await?;
+    reach.check_reader(&caller, &task.spec.user_id)?;
     refuse_collected(&app, &task, "The metrics of this task were").await?;
     let task = task.spec.id;
     let attempts = app.store.attempts(task).await?;

@@ -3,7 +3,7 @@
 use super::{attempts::Wanted, tasks::find};
 use crate::{
     app::App,
-    auth::Caller,
+    auth::{Caller, Reach},
     error::AppError,
     query::{PathText, Query},
 };
@@ -33,12 +33,14 @@ use std::{collections::BTreeMap, sync::Arc};
 pub(super) async fn show_run_manifest(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    Extension(reach): Extension<Reach>,
     PathText(task): PathText<String>,
     mut query: Query,
 ) -> Result<Response, AppError> {
     let wanted = Wanted::read(&mut query);
     query.finish()?;
     let task = find(&app, &task).await?;
+    reach.check_reader(&caller, &task.spec.user_id)?;
     let attempts = app.store.attempts(task.spec.id).await?;
     let attempt = wanted.among(&attempts)?.ok_or_else(|| AppError::not_found("attempt of this task"))?;
     let artifacts = app.store.artifacts(task.spec.id, Some(attempt.id)).await?;

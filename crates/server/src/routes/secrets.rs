@@ -126,11 +126,19 @@ pub(super) async fn read_attempt_secrets(
     let body = fetchml_api::json::parse(&body).map_err(|why| AppError::bad_request("", why))?;
     let asked = read_holder(body).map_err(AppError::Invalid)?;
     if !record.is_on(asked.worker_id) || record.epoch != asked.epoch {
-        return Err(AppError::Forbidden("This attempt is held by another worker, or at another epoch.".into()));
+        return Err(AppError::forbidden(
+            "This attempt is held by another worker, or at another epoch.",
+            "Only the worker that holds an attempt gets its secrets.",
+        ));
     }
     match app.sessions.key_of(asked.worker_id) {
         Some(key) if key == caller.key => {}
-        Some(_) => return Err(AppError::Forbidden("This attempt's worker is linked with another key.".into())),
+        Some(_) => {
+            return Err(AppError::forbidden(
+                "This attempt's worker is linked with another key.",
+                "Ask with the key that the worker's link was opened with.",
+            ));
+        }
         None => {
             let reason = "The link of this attempt's worker is not open.".into();
             return Err(AppError::Unavailable { reason, retry_after_s: 1 });

@@ -29,7 +29,10 @@ pub(super) async fn show_usage(
     let wanted = match (reach.0, wanted) {
         (Decision::Allow, wanted) => wanted,
         (_, Some(other)) if other != caller.user_id => {
-            return Err(AppError::Forbidden("Your key may see only what you used yourself.".into()));
+            return Err(AppError::forbidden(
+                "Your key may see only what you used yourself.",
+                "Leave user_id out, or ask an admin: only admins see what others used.",
+            ));
         }
         (_, _) => Some(caller.user_id.clone()),
     };

@@ -37,7 +37,10 @@ pub(super) async fn open_web_socket(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, AppError> {
     if !is_own_origin(&headers) {
-        return Err(AppError::Forbidden("A page of another origin may not open this.".into()));
+        return Err(AppError::forbidden(
+            "A page of another origin may not open this.",
+            "Open it from the server's own pages, or from a program that sends no Origin.",
+        ));
     }
     let upgrade = upgrade.map_err(|_| AppError::bad_request("Upgrade", "must ask for a WebSocket"))?;
     Ok(upgrade

@@ -3,7 +3,7 @@
 
 use crate::{
     app::App,
-    changes::{AboutTask, After, Change, task_as_told},
+    changes::{AboutTask, After, Change, Reader, task_as_told},
     limits,
 };
 use fetchml_api::{TaskId, WsEvent};
@@ -18,6 +18,7 @@ pub(super) struct Feed {
     /// Number of the last change that was told, or looked at.
     place: u64,
     tasks: Option<BTreeSet<TaskId>>,
+    reader: Reader,
 }
 
 /// Messages to be sent.
@@ -31,12 +32,12 @@ pub(super) enum Saying {
 }
 
 impl Saying {
-    pub(super) fn text(&self) -> String {
+    pub(super) fn text(&self, reader: &Reader) -> String {
         match self {
             Self::Event(event) => serde_json::to_string(event).expect("it has only string keys and finite numbers"),
             Self::Told(change, about) => {
                 let kind = if about.status.is_terminal() { "task_complete" } else { "task_update" };
-                format!(r#"{{"type":"{kind}","seq":{},"task":{}}}"#, change.row.sequence, change.row.body)
+                format!(r#"{{"type":"{kind}","seq":{},"task":{}}}"#, change.row.sequence, change.body_for(reader))
             }
         }
     }
@@ -44,10 +45,15 @@ impl Saying {
 
 impl Feed {
     /// All tasks, from now on.
-    pub(super) fn from_now(app: Arc<App>) -> Self {
+    pub(super) fn from_now(app: Arc<App>, reader: Reader) -> Self {
         let head = app.changes.head();
         let place = *head.borrow();
-        Self { app, head, place, tasks: None }
+        Self { app, head, place, tasks: None, reader }
+    }
+
+    /// Who is told.
+    pub(super) const fn reader(&self) -> &Reader {
+        &self.reader
     }
 
     /// What a client hears first.
@@ -73,7 +79,7 @@ impl Feed {
     /// Shows the named tasks as they are. Changes made meanwhile come again afterwards, which harms nobody.
     async fn show(&self, messages: &mut Messages) -> Result<(), StoreError> {
         for id in self.tasks.iter().flatten() {
-            messages.push(Saying::Event(match task_as_told(&self.app, *id).await? {
+            messages.push(Saying::Event(match task_as_told(&self.app, *id, &self.reader).await? {
                 Some(task) if task.status.is_terminal() => {
                     WsEvent::TaskComplete { seq: self.place, task: Box::new(task) }
                 }

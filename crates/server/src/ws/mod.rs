@@ -12,6 +12,7 @@ pub(crate) use ticket::{Tickets, ticket_of};
 use crate::{
     app::App,
     auth::{Caller, rate::Bucket},
+    changes::Reader,
     instruments::StreamKind,
     limits,
 };
@@ -30,7 +31,7 @@ type End = Option<(u16, &'static str)>;
 pub(crate) async fn serve(socket: WebSocket, app: Arc<App>, caller: Caller) {
     let _open = app.instruments.stream(StreamKind::WebSocket);
     let (outgoing, incoming) = socket.split();
-    let feed = Feed::from_now(Arc::clone(&app));
+    let feed = Feed::from_now(Arc::clone(&app), Reader::new(&app, &caller));
     let heard = Bucket::full(limits::WS_MESSAGES);
     let mut session = Session { app: &app, outgoing, incoming, feed, heard, ponged: Instant::now() };
     let end = tokio::select! {
@@ -130,7 +131,7 @@ impl Session<'_> {
     async fn send(&mut self, messages: Messages) -> Result<(), End> {
         let sending = async {
             for message in messages {
-                self.outgoing.feed(Message::Text(message.text().into())).await?;
+                self.outgoing.feed(Message::Text(message.text(self.feed.reader()).into())).await?;
             }
             self.outgoing.flush().await
         };

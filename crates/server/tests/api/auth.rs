@@ -2,8 +2,9 @@
 
 use crate::NOBODY;
 use fetchml_api::{ErrorCode, Role};
-use fetchml_server::{Decision, Operation, Rate, RateLimits, decide};
-use fetchml_testkit::{Answer, CheckedClient, Database, TestServer};
+use fetchml_server::{Decision, Operation, Rate, RateLimits, Visibility, decide};
+use fetchml_testkit::{Answer, CheckedClient, Database, LinkWorker, TestServer, WsClient};
+use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
 use serde_json::json;
 
@@ -76,8 +77,14 @@ pub(crate) async fn unknown_ids_are_404() {
                 // It makes what is not there, and says what is wrong with a name.
                 continue;
             }
-            let client = if decide(operation, Role::Admin) == Decision::Deny { worker.clone() } else { server.admin() };
-            client.send(client.request(method.clone(), &path)).await.error(404, ErrorCode::NotFound);
+            let client = if decide(operation, Role::Admin, Visibility::Lab) == Decision::Deny {
+                worker.clone()
+            } else {
+                server.admin()
+            };
+            let error = client.send(client.request(method.clone(), &path)).await.error(404, ErrorCode::NotFound);
+            let odd = operation.route().1.contains("{sha256}");
+            assert!(odd || error.hint.is_some(), "{operation:?}: {error:?}");
         }
     }
 }
@@ -100,75 +107,151 @@ pub(crate) async fn unknown_paths_and_wrong_methods_have_the_form() {
 
 #[tokio::test]
 pub(crate) async fn a_key_over_its_rate_waits_and_others_do_not() {
-    let rate = Rate { per_second: 1, burst: 5 };
-    let limits = RateLimits { user: rate, ..RateLimits::default() };
-    let server = TestServer::start_with(Database::Sqlite, |o| o.rate_limits = Some(limits)).await;
-    let (ada, bob) = (server.user("ada").await, server.user("bob").await);
-    let mut refused = 0;
-    for _ in 0..10 {
-        let answer = ada.get("/v1/queue").await;
-        if answer.status == 429 {
+    for database in Database::ALL {
+        let rate = Rate { per_second: 1, burst: 5 };
+        let limits = RateLimits { user: rate, viewer: Rate { per_second: 7, burst: 21 }, ..RateLimits::default() };
+        let server = TestServer::start_with(database, |o| o.rate_limits = Some(limits)).await;
+        let (ada, bob) = (server.user("ada").await, server.user("bob").await);
+        // More at once than any machine answers in the time in which tokens come back.
+        let asked = (0..200).map(|_| ada.get("/v1/queue"));
+        let answers = futures_util::future::join_all(asked).await;
+        let (refused, taken): (Vec<&Answer>, Vec<&Answer>) = answers.iter().partition(|answer| answer.status == 429);
+        assert!(taken.len() >= 5 && taken.iter().all(|answer| answer.status == 200), "{}", taken.len());
+        assert!(!refused.is_empty(), "{database:?}");
+        for answer in refused {
             assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
             assert!(answer.header("ratelimit").starts_with("\"key\";r=0;t="), "{}", answer.header("ratelimit"));
-            refused += 1;
+            assert_eq!(answer.header("ratelimit-policy"), "\"key\";q=5;w=5");
         }
+        let answer = bob.get("/v1/queue").await.expect(200);
+        assert_eq!(answer.header("ratelimit"), "\"key\";r=4;t=1");
+        let answer = server.with_role("viewer", "ada").await.get("/v1/queue").await.expect(200);
+        assert_eq!(answer.header("ratelimit-policy"), "\"key\";q=21;w=3", "each role has a rate of its own");
+        let worker = server.worker().await.get(&format!("/v1/tasks/{NOBODY}/checkpoint")).await;
+        assert!(!worker.headers.contains_key("ratelimit"), "workers are not limited");
     }
-    assert!(refused >= 3, "{refused}");
-    let answer = bob.get("/v1/queue").await.expect(200);
-    assert_eq!(answer.header("ratelimit-policy"), "\"key\";q=5;w=5");
-    assert_eq!(answer.header("ratelimit"), "\"key\";r=4;t=1");
 }
 
 #[tokio::test]
 pub(crate) async fn a_flood_of_wrong_keys_is_429_audited_in_bounds_and_locks_nobody_out() {
-    let server = TestServer::start_with(Database::Sqlite, |o| o.rate_limits = Some(RateLimits::default())).await;
-    let wrong = server.anonymous().with_key(Some("fml_wrong".into()));
-    let mut statuses = Vec::new();
-    for _ in 0..60 {
-        let answer = wrong.get("/v1/queue").await;
-        if answer.status == 429 {
-            assert_eq!(answer.header("ratelimit-policy"), "\"address\";q=50;w=60");
+    for database in Database::ALL {
+        let limits = RateLimits { auth_failures_per_minute: 30, ..RateLimits::default() };
+        let server = TestServer::start_with(database, |o| o.rate_limits = Some(limits)).await;
+        let wrong = server.anonymous().with_key(Some("fml_wrong".into()));
+        let answers = futures_util::future::join_all((0..60).map(|_| wrong.get("/v1/queue"))).await;
+        let (refused, unknown): (Vec<&Answer>, Vec<&Answer>) = answers.iter().partition(|answer| answer.status == 429);
+        for answer in refused {
+            assert_eq!(answer.header("ratelimit-policy"), "\"address\";q=30;w=60");
             assert!(answer.header("retry-after").parse::<u64>().unwrap() <= 60);
         }
-        statuses.push(answer.status);
+        assert!(unknown.iter().all(|answer| answer.status == 401));
+        assert_eq!(unknown.len(), 30, "of one minute");
+        server.admin().get("/v1/queue").await.expect(200);
+        let (store, _held) = server.stop_and_open_store().await;
+        let rows = store.audit_rows(0, 1_000).await.unwrap();
+        let bodies: Vec<serde_json::Value> = rows.iter().map(|r| serde_json::from_slice(&r.body).unwrap()).collect();
+        let failures = bodies.iter().filter(|b| b["action"] == "authenticate" && b["success"] == json!(false)).count();
+        let successes = bodies.iter().filter(|b| b["action"] == "authenticate" && b["success"] == json!(true)).count();
+        assert_eq!((failures, successes), (10, 1), "{bodies:#?}");
+        assert!(!bodies.iter().any(|b| b.to_string().contains("fml_")), "a key leaked into the audit log");
     }
-    assert_eq!(statuses.iter().filter(|s| **s == 401).count(), 50);
-    assert_eq!(statuses.iter().filter(|s| **s == 429).count(), 10);
-    server.admin().get("/v1/queue").await.expect(200);
-    let (store, _held) = server.stop_and_open_store().await;
-    let rows = store.audit_rows(0, 1_000).await.unwrap();
-    let bodies: Vec<serde_json::Value> = rows.iter().map(|r| serde_json::from_slice(&r.body).unwrap()).collect();
-    let failures = bodies.iter().filter(|b| b["action"] == "authenticate" && b["success"] == json!(false)).count();
-    let successes = bodies.iter().filter(|b| b["action"] == "authenticate" && b["success"] == json!(true)).count();
-    assert_eq!((failures, successes), (10, 1), "{bodies:#?}");
-    assert!(!bodies.iter().any(|b| b.to_string().contains("fml_")), "a key leaked into the audit log");
+}
+
+/// A key that works for some seconds more, and until when.
+async fn soon(admin: &CheckedClient) -> (Timestamp, serde_json::Value) {
+    for seconds in [2, 10, 30] {
+        let at = Timestamp::now() + SignedDuration::from_secs(seconds);
+        let body = json!({"role": "user", "user_id": "u", "expires_at": at.to_string()});
+        let answer = admin.post("/v1/keys", &body).await;
+        if answer.status == 201 {
+            return (at, answer.json());
+        }
+    }
+    panic!("no key is made within half a minute");
 }
 
 #[tokio::test]
-pub(crate) async fn an_expired_key_works_no_more() {
-    let server = TestServer::start().await;
-    let made = server.admin().post("/v1/keys", &json!({"role": "user", "user_id": "u", "expires_days": 1})).await;
-    let made = made.expect(201).json();
-    assert!(made["expires_at"].as_str().unwrap() > made["created_at"].as_str().unwrap());
-    server.anonymous().with_key(made["key"].as_str().map(str::to_owned)).get("/v1/queue").await.expect(200);
+pub(crate) async fn an_expired_key_works_no_more_and_its_streams_end() {
+    for database in Database::ALL {
+        let server = TestServer::start_with(database, |_| ()).await;
+        let admin = server.admin();
+        let in_days = json!({"role": "user", "user_id": "u", "expires_days": 1});
+        let made = admin.post("/v1/keys", &in_days).await.expect(201).json();
+        assert!(made["expires_at"].as_str().unwrap() > made["created_at"].as_str().unwrap());
+        server.anonymous().with_key(made["key"].as_str().map(str::to_owned)).get("/v1/queue").await.expect(200);
+
+        let (at, made) = soon(&admin).await;
+        assert_eq!(made["expires_at"].as_str().unwrap().parse::<Timestamp>().unwrap().as_second(), at.as_second());
+        let client = server.anonymous().with_key(made["key"].as_str().map(str::to_owned));
+        let mut stream = client.request(Method::GET, "/v1/scheduler/status/stream").send().await.unwrap();
+        if stream.status() == 200 {
+            crate::drained(&mut stream).await;
+            assert!(Timestamp::now() >= at, "it ends when the key does, and not before");
+        }
+        client.get("/v1/queue").await.error(401, ErrorCode::Unauthorized);
+        assert!(Timestamp::now() >= at);
+    }
 }
 
+/// What happens after the answer to the revocation is told to no stream of the key.
 #[tokio::test]
 pub(crate) async fn a_revoked_key_ends_its_open_streams_and_sessions() {
-    let server = TestServer::start().await;
-    let ada = server.user("ada").await;
-    let task = ada.submit(&crate::small()).await;
-    let path = format!("/v1/tasks/{}/logs?follow=true", task["id"].as_str().unwrap());
-    let mut stream = ada.request(Method::GET, &path).send().await.unwrap();
-    assert_eq!(stream.status(), 200);
-    let mut worker = fetchml_testkit::LinkWorker::connect(&server).await;
-    let keys = server.admin().get("/v1/keys").await.expect(200).json();
-    let began = std::time::Instant::now();
-    for key in keys["keys"].as_array().unwrap().iter().filter(|k| k["role"] != "admin") {
-        server.admin().delete(&format!("/v1/keys/{}", key["id"].as_str().unwrap())).await.expect(204);
+    for database in Database::ALL {
+        let server = TestServer::start_with(database, |_| ()).await;
+        let (admin, ada) = (server.admin(), server.user("ada").await);
+        let task = ada.submit(&crate::small()).await["id"].as_str().unwrap().to_owned();
+        let mut streams = Vec::new();
+        for path in [
+            format!("/v1/tasks/{task}/logs?follow=true"),
+            format!("/v1/scheduler/jobs/{task}/stream"),
+            "/v1/scheduler/status/stream".to_owned(),
+        ] {
+            let stream = ada.request(Method::GET, &path).send().await.unwrap();
+            assert_eq!(stream.status(), 200);
+            streams.push(stream);
+        }
+        let key = ada.key.as_deref().unwrap();
+        let mut socket = WsClient::open(&server, "", &[("x-api-key", key)]).await.expect("it opens");
+        let mut worker = LinkWorker::connect(&server).await;
+        let keys = admin.get("/v1/keys").await.expect(200).json();
+        for key in keys["keys"].as_array().unwrap().iter().filter(|k| k["role"] != "admin") {
+            admin.delete(&format!("/v1/keys/{}", key["id"].as_str().unwrap())).await.expect(204);
+        }
+        let later = admin.submit(&crate::small()).await["id"].as_str().unwrap().to_owned();
+        admin.patch(&format!("/v1/scheduler/jobs/{task}/priority"), &json!({"priority": 9})).await.expect(200);
+        for stream in &mut streams {
+            let told = crate::drained(stream).await;
+            assert!(!told.contains(&later) && !told.contains(r#""priority":9"#), "{database:?}: {told}");
+        }
+        let closed = loop {
+            match socket.hear().await {
+                Ok(message) => assert!(!message.to_string().contains(&later), "{message}"),
+                Err(closed) => break closed,
+            }
+        };
+        assert_eq!(closed, (1008, "the key works no more".to_owned()));
+        worker.closed().await;
+        ada.get("/v1/queue").await.error(401, ErrorCode::Unauthorized);
+        // The same after a restart.
+        let server = server.restart().await;
+        let ada = server.anonymous().with_key(ada.key);
+        ada.get("/v1/queue").await.error(401, ErrorCode::Unauthorized);
     }
-    crate::drained(&mut stream).await;
-    worker.closed().await;
-    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
-    ada.get("/v1/queue").await.error(401, ErrorCode::Unauthorized);
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_who_may() {
+    let server = TestServer::start().await;
+    let viewer = server.with_role("viewer", "ada").await;
+    let hint = |answer: Answer| answer.error(403, ErrorCode::Forbidden).hint.unwrap();
+    assert_eq!(
+        hint(viewer.post("/v1/tasks", &crate::small()).await),
+        "It takes the role user or operator or admin; an admin makes keys (fetchml keys create)."
+    );
+    assert!(hint(viewer.get("/v1/keys").await).starts_with("It takes the role admin;"));
+    let task = server.user("bob").await.submit(&crate::small()).await["id"].as_str().unwrap().to_owned();
+    let others = server.user("ada").await.delete(&format!("/v1/tasks/{task}")).await;
+    assert!(hint(others).contains("Ask bob"));
+    let missing = viewer.get(&format!("/v1/tasks/{NOBODY}")).await.error(404, ErrorCode::NotFound);
+    assert!(missing.hint.unwrap().contains("fetchml tasks"));
 }

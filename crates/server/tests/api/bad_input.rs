@@ -121,6 +121,14 @@ pub(crate) async fn every_field_of_a_key() {
         ("user_id", [&text[..], &[json!(""), json!("a b"), json!("x".repeat(65))]].concat()),
         ("name", [&text[..], &[json!("x".repeat(65))]].concat()),
         ("expires_days", vec![json!(null), json!("1"), json!(0), json!(3_651), json!(1.5)]),
+        (
+            "expires_at",
+            [
+                &text[..],
+                &[json!("tomorrow"), json!("2030-01-31"), json!("2020-01-31T12:00:00Z"), json!("2999-01-31T12:00:00Z")],
+            ]
+            .concat(),
+        ),
     ];
     for (field, values) in cases {
         for value in values {
@@ -129,6 +137,8 @@ pub(crate) async fn every_field_of_a_key() {
             assert_eq!(admin.post("/v1/keys", &body).await.problem_fields(), [field], "{value}");
         }
     }
+    let both = json!({"role": "user", "user_id": "ada", "expires_days": 1, "expires_at": "2999-01-31T12:00:00Z"});
+    assert_eq!(admin.post("/v1/keys", &both).await.problem_fields(), ["expires_at"], "one of the two");
     assert_eq!(admin.post("/v1/keys", &json!({})).await.problem_fields(), ["role", "user_id"]);
 }
 

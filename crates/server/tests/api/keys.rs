@@ -1,10 +1,16 @@
 use fetchml_api::ErrorCode;
-use fetchml_testkit::TestServer;
+use fetchml_testkit::{Database, TestServer};
 use serde_json::json;
 
 #[tokio::test]
 pub(crate) async fn are_made_listed_and_revoked() {
-    let server = TestServer::start().await;
+    for database in Database::ALL {
+        made_listed_and_revoked(database).await;
+    }
+}
+
+async fn made_listed_and_revoked(database: Database) {
+    let server = TestServer::start_with(database, |_| ()).await;
     let admin = server.admin();
     let body = json!({"role": "user", "user_id": "ada@lab", "name": "laptop"});
     let made = admin.post("/v1/keys", &body).await.expect(201).json();
@@ -34,7 +40,13 @@ fn client_of(server: &TestServer, key: &str) -> fetchml_testkit::CheckedClient {
 
 #[tokio::test]
 async fn the_last_admin_key_cannot_be_revoked() {
-    let server = TestServer::start().await;
+    for database in Database::ALL {
+        last_admin_key_stays(database).await;
+    }
+}
+
+async fn last_admin_key_stays(database: Database) {
+    let server = TestServer::start_with(database, |_| ()).await;
     let admin = server.admin();
     let keys = admin.get("/v1/keys").await.expect(200).json();
     let first = keys["keys"].as_array().unwrap().iter().find(|k| k["role"] == "admin").unwrap()["id"].clone();

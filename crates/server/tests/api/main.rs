@@ -36,7 +36,9 @@ mod secrets;
 mod server_metrics;
 mod snapshots;
 mod tasks;
+mod tls;
 mod usage;
+mod visibility;
 mod webhooks;
 mod whoami;
 mod ws;
@@ -74,8 +76,14 @@ async fn completed(server: &TestServer, owner: &CheckedClient) -> (LinkWorker, A
     (worker, assignment)
 }
 
-/// Reads a stream until it ends, however it ends.
-async fn drained(stream: &mut reqwest::Response) {
-    let reading = async { while let Ok(Some(_)) = stream.chunk().await {} };
+/// Reads a stream until it ends, however it ends: all that it said.
+async fn drained(stream: &mut reqwest::Response) -> String {
+    let mut said = Vec::new();
+    let reading = async {
+        while let Ok(Some(chunk)) = stream.chunk().await {
+            said.extend_from_slice(&chunk);
+        }
+    };
     tokio::time::timeout(DEADLINE, reading).await.expect("the stream ends");
+    String::from_utf8_lossy(&said).into_owned()
 }

@@ -6,8 +6,8 @@ use fetchml_api::{
     Artifact, ErrorCode, TaskId,
     link::{Assignment, Outcome},
 };
-use fetchml_server::Operation;
-use fetchml_testkit::{CheckedClient, LinkWorker, TestServer};
+use fetchml_server::{Operation, Visibility};
+use fetchml_testkit::{CheckedClient, Database, LinkWorker, TestServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -87,9 +87,33 @@ const TABLE: &str = "
     AuditVerifyStop 404  no     no   yes      yes   no
     AuditRoot       200  yes    yes  yes      yes   no";
 
+/// What is another word where what tasks write and leave is private.
+const PRIVATE: &str = "
+                    is   viewer user operator admin worker
+    LogRead         200  own    own  yes      yes   no
+    ArtifactList    200  own    own  yes      yes   no
+    ArtifactRead    200  own    own  yes      yes   no
+    CheckpointShow  200  own    own  yes      yes   yes
+    MetricsShow     200  own    own  yes      yes   no
+    RunManifestShow 200  own    own  yes      yes   no";
+
 /// A row: operation, the status of success, a word for each role.
-fn rows() -> Vec<(&'static str, u16, Vec<&'static str>)> {
-    let lines = TABLE.lines().map(str::trim).filter(|line| !line.is_empty()).skip(1);
+fn rows(visibility: Visibility) -> Vec<Row> {
+    let mut rows = read(TABLE);
+    if visibility == Visibility::Private {
+        for private in read(PRIVATE) {
+            let row = rows.iter_mut().find(|row| row.0 == private.0).expect("the other table names it");
+            assert_ne!(*row, private, "it is another");
+            *row = private;
+        }
+    }
+    rows
+}
+
+type Row = (&'static str, u16, Vec<&'static str>);
+
+fn read(table: &'static str) -> Vec<Row> {
+    let lines = table.lines().map(str::trim).filter(|line| !line.is_empty()).skip(1);
     let row = |line: &'static str| {
         let mut words = line.split_whitespace();
         let (name, status) = (words.next().unwrap(), words.next().unwrap());
@@ -362,28 +386,40 @@ pub(crate) async fn ask(client: &CheckedClient, operation: Operation, asked: &As
     }
     let answer = client.send(request).await;
     if answer.status == 403 {
-        answer.error(403, ErrorCode::Forbidden);
+        assert!(answer.error(403, ErrorCode::Forbidden).hint.is_some(), "{operation:?} says who may");
     }
     (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
 }
 
 #[test]
 fn every_operation_has_its_row() {
-    let named: Vec<String> = rows().iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let rows = rows(Visibility::Lab);
+    let named: Vec<String> = rows.iter().map(|(name, ..)| (*name).to_owned()).collect();
     assert_eq!(named, Operation::ALL.map(|operation| format!("{operation:?}")), "the table names all, in their order");
-    for (name, _, words) in rows() {
+    for (name, _, words) in rows {
         assert_eq!(words.len(), ROLES.len(), "{name}");
     }
 }
 
 #[tokio::test]
 pub(crate) async fn every_role_may_do_what_the_table_says_and_nothing_else() {
-    let server = TestServer::start().await;
+    for database in Database::ALL {
+        Box::pin(does_what_the_table_says(database, Visibility::Lab)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_same_where_what_tasks_leave_is_private() {
+    Box::pin(does_what_the_table_says(Database::Sqlite, Visibility::Private)).await;
+}
+
+async fn does_what_the_table_says(database: Database, visibility: Visibility) {
+    let server = TestServer::start_with(database, |options| options.visibility = visibility).await;
     let owners = [Owner::new(&server, "ada").await, Owner::new(&server, "bob").await];
     let mut wrong = Vec::new();
     for (column, role) in ROLES.into_iter().enumerate() {
         let caller = server.with_role(role, "ada").await;
-        for (operation, (_, success, words)) in Operation::ALL.into_iter().zip(rows()) {
+        for (operation, (_, success, words)) in Operation::ALL.into_iter().zip(rows(visibility)) {
             for owner in &owners {
                 let own = owner.user == "ada";
                 let expected = match (words[column], own) {

@@ -5,14 +5,14 @@ use serde_json::json;
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
 /// Longer than the server waits for the slowest.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-async fn connect(server: &TestServer) -> TcpStream {
+pub(crate) async fn connect(server: &TestServer) -> TcpStream {
     TcpStream::connect(server.server().address()).await.unwrap()
 }
 
@@ -23,7 +23,7 @@ fn submit(client: &CheckedClient, more: &str) -> String {
 }
 
 /// Everything the server says until it closes the connection.
-async fn said(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+pub(crate) async fn said(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
     let mut text = Vec::new();
     // A reset is an end too: what came before it has been read.
     let reading = stream.read_to_end(&mut text);
@@ -191,4 +191,31 @@ async fn more_requests_than_can_be_worked_on_are_told_to_come_again() {
         assert!(answer(stream).await.starts_with("HTTP/1.1 201"), "who has a place keeps it");
     }
     admin.get("/v1/queue").await.expect(200);
+}
+
+/// Known to the client by its own writes, which fail once the server has closed.
+#[tokio::test]
+async fn a_stream_that_nobody_reads_is_closed() {
+    let patience = Duration::from_millis(100);
+    let server = TestServer::start_with(Database::Sqlite, |options| options.connections.taken_within = patience).await;
+    let admin = server.admin();
+    let (mut worker, assignment) = crate::running(&server, &admin).await;
+    let (path, key) = (format!("/v1/tasks/{}/logs?follow=true", assignment.spec.id), admin.key.as_deref().unwrap());
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut silent = socket.connect(server.server().address()).await.unwrap();
+    silent.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n").as_bytes()).await.unwrap();
+    // More than the kernel takes on behalf of one who does not read.
+    let line = [b"x".repeat(200 << 10), b"\n".to_vec()].concat();
+    let mut offset = 0;
+    for _ in 0..100 {
+        offset = worker.log(assignment.attempt, offset, &line).await;
+    }
+    let writing = async {
+        while silent.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, writing).await.expect("the server closes a connection that takes nothing");
+    assert_eq!(server.anonymous().get("/health").await.expect(200).status, 200);
 }

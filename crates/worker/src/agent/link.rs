@@ -13,6 +13,7 @@ use fetchml_api::{
     limits::{LINK_LOG_CHUNK_BYTES, LINK_MESSAGE_BYTES},
     link::{ByteStream, Heartbeat, LogChunk, ToServer, ToWorker, Welcome},
 };
+use fetchml_client::{Trust, untrusted};
 use futures_util::{
     SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
@@ -24,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
     tungstenite::{
         Error as WsError, Message,
         client::IntoClientRequest as _,
@@ -39,6 +40,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Where the link leads; the key stands in the request and nowhere else.
 pub(crate) struct Target {
     request: Request,
+    connector: Connector,
 }
 
 impl std::fmt::Debug for Target {
@@ -48,8 +50,8 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// From `http(s)://host[:port][/base]` and a key.
-    pub(crate) fn new(server_url: &str, key: &str) -> Result<Self, String> {
+    /// From `http(s)://host[:port][/base]`, a key, and how the server is known.
+    pub(crate) fn new(server_url: &str, key: &str, trust: &Trust) -> Result<Self, String> {
         let base = server_url.trim_end_matches('/');
         let url = match base.split_once("://") {
             Some(("http", rest)) => format!("ws://{rest}/v1/workers/connect"),
@@ -60,7 +62,12 @@ impl Target {
         let mut key = HeaderValue::from_str(key).map_err(|_| "the key is not well formed".to_owned())?;
         key.set_sensitive(true);
         request.headers_mut().insert("x-api-key", key);
-        Ok(Self { request })
+        let connector = if base.starts_with("https://") {
+            Connector::Rustls(Arc::new(trust.config().map_err(|error| format!("TLS cannot be used: {error}"))?))
+        } else {
+            Connector::Plain
+        };
+        Ok(Self { request, connector })
     }
 }
 
@@ -179,12 +186,21 @@ impl Link {
             .max_frame_size(Some(LINK_MESSAGE_BYTES))
             .write_buffer_size(limits::WS_WRITE_BUFFER_BYTES)
             .max_write_buffer_size(limits::WS_WRITE_BUFFER_MAX_BYTES);
-        let connecting = connect_async_with_config(self.target.request.clone(), Some(config), true);
+        let Target { request, connector } = &self.target;
+        let connecting = connect_async_tls_with_config(request.clone(), Some(config), true, Some(connector.clone()));
         let refused = match timeout(limits::CONNECT_TIMEOUT, connecting).await {
             Err(_) => return Err(End::Again("the server cannot be reached: no answer in time".to_owned())),
             Ok(Ok((socket, _))) => return Ok(socket),
             Ok(Err(WsError::Http(response))) => response.status(),
-            Ok(Err(error)) => return Err(End::Again(format!("the server cannot be reached: {error}"))),
+            Ok(Err(error)) => {
+                return Err(End::Again(match untrusted(&error) {
+                    Some(reason) => format!(
+                        "what answers in the server's place is not it: {reason}; if the server has a new certificate, \
+                         tell this worker (--tls-fingerprint, --ca-cert)"
+                    ),
+                    None => format!("the server cannot be reached: {error}"),
+                }));
+            }
         };
         Err(match refused {
             StatusCode::UNAUTHORIZED => End::Final(
@@ -424,13 +440,13 @@ mod tests {
 
     #[test]
     fn the_link_is_beside_the_api_and_the_key_is_not_shown() {
-        let target = Target::new("http://127.0.0.1:9101/", "fml_secret").unwrap();
+        let target = Target::new("http://127.0.0.1:9101/", "fml_secret", &Trust::System).unwrap();
         assert_eq!(target.request.uri(), "ws://127.0.0.1:9101/v1/workers/connect");
         assert!(!format!("{target:?}").contains("secret"));
-        let target = Target::new("https://lab.example/base", "k").unwrap();
+        let target = Target::new("https://lab.example/base", "k", &Trust::System).unwrap();
         assert_eq!(target.request.uri(), "wss://lab.example/base/v1/workers/connect");
-        assert!(Target::new("lab:9101", "k").is_err());
-        assert!(Target::new("http://lab", "k\n").is_err());
+        assert!(Target::new("lab:9101", "k", &Trust::System).is_err());
+        assert!(Target::new("http://lab", "k\n", &Trust::System).is_err());
     }
 
     #[test]

@@ -47,7 +47,7 @@ use fetchml_api::{
     WorkerId,
     link::{ByteStream, Hello, PROTOCOL},
 };
-use fetchml_client::{Client, shown_url};
+use fetchml_client::{Client, Trust, shown_url};
 use identity::DataDir;
 use lease::Lease;
 use link::{Link, Target};
@@ -72,6 +72,8 @@ pub struct Options {
     pub server_url: String,
     /// A key of role worker or admin. Secret.
     pub key: String,
+    /// How the server is known, where it speaks TLS.
+    pub trust: Trust,
     /// Where the worker keeps everything; one agent at a time.
     pub data_dir: PathBuf,
     /// Name for people; absent: the host's name.
@@ -102,6 +104,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("server_url", &self.server_url)
             .field("key", &"***")
+            .field("trust", &self.trust)
             .field("data_dir", &self.data_dir)
             .field("name", &self.name)
             .field("batch_slots", &self.batch_slots)
@@ -212,8 +215,9 @@ impl Worker {
         let bad_server =
             |problem: String| StartError::Server { url: shown_url(&options.server_url).to_owned(), problem };
         // It is the stricter one, and shows nothing of what it refuses that may be a password.
-        let client = Client::new(&options.server_url, &options.key).map_err(|error| bad_server(error.to_string()))?;
-        let target = Target::new(&options.server_url, &options.key).map_err(bad_server)?;
+        let client = Client::trusting(&options.server_url, &options.key, &options.trust);
+        let client = client.map_err(|error| bad_server(error.to_string()))?;
+        let target = Target::new(&options.server_url, &options.key, &options.trust).map_err(bad_server)?;
         let data = DataDir::open(&options.data_dir)?;
         let id = data.worker_id();
         let in_data_dir = |source| StartError::DataDir { path: data.path().to_owned(), source };

@@ -158,6 +158,7 @@ impl Peer {
         Options {
             server_url: self.url.clone(),
             key: KEY.to_owned(),
+            trust: fetchml_client::Trust::System,
             data_dir: data_dir.to_owned(),
             name: Some("box".to_owned()),
             batch_slots: Some(1),

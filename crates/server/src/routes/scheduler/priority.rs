@@ -43,15 +43,16 @@ pub(in crate::routes) async fn set_priority(
     match app.driver.priority_set(task.spec.id, priority, caller.actor(), caller.role).await? {
         ChangeAnswer::Done | ChangeAnswer::Unchanged => {
             let task = find(&app, &id).await?;
-            Ok(Json(task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s())))
+            Ok(Json(task_view(&app, &task, &caller)))
         }
         ChangeAnswer::NotActive => Err(AppError::Conflict {
             error: "The task has ended; its priority means nothing any more.".into(),
             hint: Some("Submit it again with another priority.".into()),
         }),
-        ChangeAnswer::Refused(Refusal::Priority { limit }) => {
-            Err(AppError::Forbidden(format!("Your priorities go up to {limit}; an operator or admin may go higher.")))
-        }
+        ChangeAnswer::Refused(Refusal::Priority { limit }) => Err(AppError::forbidden(
+            format!("Your priorities go up to {limit}."),
+            "An operator or admin may set a higher one; an admin changes the limit (fetchml quota).",
+        )),
         ChangeAnswer::Refused(refusal) => Err(AppError::internal(format!("a priority was refused: {refusal:?}"))),
     }
 }

@@ -100,7 +100,10 @@ pub(in crate::routes) fn not_claimable(refusal: ClaimRefusal) -> AppError {
         ClaimRefusal::Unknown => {
             AppError::Invalid(vec![Problem::new("reservation_id", "there is no such reservation")])
         }
-        ClaimRefusal::Foreign => AppError::Forbidden("The reservation is another user's.".into()),
+        ClaimRefusal::Foreign => AppError::forbidden(
+            "The reservation is another user's.",
+            "Name one of your own (fetchml reservations), or leave it out.",
+        ),
         ClaimRefusal::Claimed { task } => AppError::Conflict {
             error: format!("Task {task} has the reservation, until it ends."),
             hint: Some("Make another reservation, or cancel that task.".into()),

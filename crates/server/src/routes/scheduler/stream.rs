@@ -4,7 +4,7 @@
 use crate::{
     app::App,
     auth::Caller,
-    changes::{After, Change, JOB, task_as_told},
+    changes::{After, Change, JOB, Reader, task_as_told},
     error::AppError,
     instruments::StreamKind,
     limits,
@@ -70,7 +70,7 @@ fn last_event(headers: &HeaderMap) -> Result<Option<u64>, AppError> {
 }
 
 fn answer(app: Arc<App>, caller: Caller, about: About, last_event: Option<u64>) -> Response {
-    let events = ChangeStream::start(Arc::clone(&app), about, last_event).events();
+    let events = ChangeStream::start(Arc::clone(&app), Reader::new(&app, &caller), about, last_event).events();
     let open = app.instruments.stream(match about {
         About::Everything => StreamKind::Status,
         About::Task(_) => StreamKind::Job,
@@ -93,10 +93,10 @@ enum Waiting {
 }
 
 impl Waiting {
-    fn event(self) -> Event {
+    fn event(self, reader: &Reader) -> Event {
         match self {
             Self::Shown(event) => event,
-            Self::Told(change) => event(change.row.sequence, &change.row.kind, &change.row.body),
+            Self::Told(change) => event(change.row.sequence, &change.row.kind, &change.body_for(reader)),
         }
     }
 }
@@ -104,6 +104,7 @@ impl Waiting {
 /// A reader of the log of changes.
 struct ChangeStream {
     app: Arc<App>,
+    reader: Reader,
     about: About,
     head: watch::Receiver<u64>,
     /// Number of the last row that was sent, or looked at; none before anything was.
@@ -116,10 +117,10 @@ struct ChangeStream {
 }
 
 impl ChangeStream {
-    fn start(app: Arc<App>, about: About, last_event: Option<u64>) -> Self {
+    fn start(app: Arc<App>, reader: Reader, about: About, last_event: Option<u64>) -> Self {
         let head = app.changes.head();
         let catching_up = last_event.is_some() && about != About::Everything;
-        Self { app, about, head, place: last_event, catching_up, waiting: VecDeque::new(), ended: false }
+        Self { app, reader, about, head, place: last_event, catching_up, waiting: VecDeque::new(), ended: false }
     }
 
     /// The events. A fault of the store ends the stream, and the reader resumes.
@@ -127,7 +128,7 @@ impl ChangeStream {
         stream::unfold(self, |mut stream| async move {
             loop {
                 if let Some(waiting) = stream.waiting.pop_front() {
-                    return Some((Ok(waiting.event()), stream));
+                    return Some((Ok(waiting.event(&stream.reader)), stream));
                 }
                 if stream.ended {
                     return None;
@@ -166,7 +167,7 @@ impl ChangeStream {
     async fn catch_up(&mut self, place: u64) -> Result<(), StoreError> {
         let About::Task(id) = self.about else { unreachable!("only the stream of a task looks for its rows") };
         // In this order: if it has ended, its last row is among those up to the head.
-        let over = task_as_told(&self.app, id).await?.is_none_or(|task| task.status.is_terminal());
+        let over = task_as_told(&self.app, id, &self.reader).await?.is_none_or(|task| task.status.is_terminal());
         let head = *self.head.borrow();
         match self.app.changes.after_of(place, &id.to_string()).await? {
             After::Rows(rows) => {
@@ -203,7 +204,7 @@ impl ChangeStream {
                     self.show(place, "reservation", &reservation);
                 }
             }
-            About::Task(id) => match task_as_told(&self.app, id).await? {
+            About::Task(id) => match task_as_told(&self.app, id, &self.reader).await? {
                 Some(task) => {
                     self.show(place, JOB, &task);
                     self.ended = task.status.is_terminal();

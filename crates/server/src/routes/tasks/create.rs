@@ -2,7 +2,7 @@
 
 use super::{
     super::{datasets::registry, scheduler::reservations::why_not_claimable, snapshots},
-    dependencies, task_view,
+    dependencies, task_view_at,
 };
 use crate::{
     app::App,
@@ -69,7 +69,7 @@ pub(crate) async fn create_task(
         return Ok(created(&app, &caller, &Submitted { task, replayed: true }, warnings));
     }
     let read = read.map_err(AppError::Invalid)?;
-    let mut problems = missing(&app, &caller.user_id, &read.request.request).await?;
+    let mut problems = missing(&app, &caller, &caller.user_id, &read.request.request).await?;
     problems.extend(too_much(&read.request.request, body_bytes));
     let mut draft = draft(read.request, Owner::of(&caller), &caller);
     if dry_run {
@@ -95,7 +95,7 @@ async fn done_before(app: &App, once: Option<&Once>) -> Result<Option<StoredTask
 /// The task as it was when it was submitted, so that a repeated request gets the same.
 fn created(app: &App, caller: &Caller, submitted: &Submitted, warnings: Vec<String>) -> Response {
     let task = &submitted.task;
-    let mut view = task_view(task, caller, task.spec.created_at, app.driver.aging_interval_s());
+    let mut view = task_view_at(app, task, caller, task.spec.created_at);
     view.warnings = warnings;
     let mut answer = (StatusCode::CREATED, Json(view)).into_response();
     if submitted.replayed {
@@ -155,7 +155,12 @@ pub(super) fn too_much(request: &CreateTaskRequest, body_bytes: usize) -> Option
 }
 
 /// What the request names and the server does not have.
-pub(super) async fn missing(app: &App, owner: &str, request: &CreateTaskRequest) -> Result<Vec<Problem>, AppError> {
+pub(super) async fn missing(
+    app: &App,
+    caller: &Caller,
+    owner: &str,
+    request: &CreateTaskRequest,
+) -> Result<Vec<Problem>, AppError> {
     let mut missing = app.secrets.problems(owner, &request.secrets).await?;
     if let Some(notify) = &request.notify {
         let no_mail =
@@ -171,8 +176,11 @@ pub(super) async fn missing(app: &App, owner: &str, request: &CreateTaskRequest)
     }
     if let Some(id) = request.resume_from {
         let problem = match super::find(app, &id.to_string()).await {
-            Err(AppError::NotFound(_)) => Some(format!("there is no task {id}")),
+            Err(AppError::NotFound { .. }) => Some(format!("there is no task {id}")),
             Err(error) => return Err(error),
+            Ok(from) if !caller.sees_content_of(&from.spec.user_id, app.options.visibility) => {
+                Some(format!("task {id} belongs to {}, and checkpoints are private on this server", from.spec.user_id))
+            }
             Ok(_) if claim_checkpoint(app, id).await? => None,
             Ok(from) => Some(match app.store.collected(id).await? {
                 Some(deleted) => {

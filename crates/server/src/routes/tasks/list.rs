@@ -1,6 +1,6 @@
 //! `GET /v1/tasks`.
 
-use super::task_view;
+use super::task_view_at;
 use crate::{app::App, auth::Caller, error::AppError, limits, query::Query};
 use axum::{Extension, Json, extract::State};
 use fetchml_api::{
@@ -71,7 +71,7 @@ pub(crate) async fn list_tasks(
         })?)
     };
     let (tasks, total) = if possible { app.store.tasks(&filter).await? } else { (Vec::new(), 0) };
-    let (now, aging) = (app.driver.now(), app.driver.aging_interval_s());
-    let tasks = tasks.iter().map(|task| task_view(task, &caller, now, aging)).collect();
+    let now = app.driver.now();
+    let tasks = tasks.iter().map(|task| task_view_at(&app, task, &caller, now)).collect();
     Ok(Json(TaskList { tasks, total, limit, offset }))
 }

@@ -9,7 +9,7 @@ pub(super) mod rerun;
 pub(super) mod show;
 mod view;
 
-pub(super) use view::task_view;
+pub(super) use view::{task_view, task_view_at};
 
 use super::scheduler::reservations::not_claimable;
 use crate::{
@@ -69,14 +69,14 @@ pub(super) fn refused(refusal: Refusal) -> AppError {
 pub(super) async fn missing(app: &App, task: TaskId, what: &str, thing: &str) -> Result<AppError, AppError> {
     let Some(deleted) = app.store.collected(task).await? else { return Ok(AppError::not_found(thing)) };
     let ended_at = app.store.task(task).await?.and_then(|task| task.state.ended_at);
-    Ok(AppError::NotFound(deleted.sentence(what, ended_at)))
+    Ok(AppError::gone(deleted.sentence(what, ended_at)))
 }
 
 /// # Errors
 /// 404 that says so when the files of this task were collected.
 pub(super) async fn refuse_collected(app: &App, task: &StoredTask, what: &str) -> Result<(), AppError> {
     match app.store.collected(task.spec.id).await? {
-        Some(deleted) => Err(AppError::NotFound(deleted.sentence(what, task.state.ended_at))),
+        Some(deleted) => Err(AppError::gone(deleted.sentence(what, task.state.ended_at))),
         None => Ok(()),
     }
 }

@@ -47,7 +47,8 @@ pub(crate) async fn rerun_task(
     let is_owner = caller.user_id == spec.user_id;
     if !is_owner && !changes.is_empty() {
         let owner = &spec.user_id;
-        return Err(AppError::Forbidden(format!("This belongs to {owner}; only {owner} may change what runs again.")));
+        let error = format!("This belongs to {owner}; only {owner} may change what runs again.");
+        return Err(AppError::forbidden(error, "Without changes you may run it again."));
     }
     let again = again(&app, &task).await?;
     let mut body = serde_json::to_value(&again).expect("a request has only string keys");
@@ -60,13 +61,13 @@ pub(crate) async fn rerun_task(
         // It was said of the other files.
         request.source = None;
     }
-    let mut problems = missing(&app, &spec.user_id, request).await?;
+    let mut problems = missing(&app, &caller, &spec.user_id, request).await?;
     problems.extend(too_much(request, body_bytes));
     let owner = Owner { user_id: spec.user_id.clone(), role: if is_owner { caller.role } else { spec.role } };
     let mut draft = draft(submission, owner, &caller);
     draft.spec.rerun_of = Some(spec.id);
     let task = submit(&app, draft, problems).await?.task;
-    let view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
+    let view = task_view(&app, &task, &caller);
     Ok((StatusCode::CREATED, Json(view)))
 }
 

@@ -42,13 +42,14 @@ pub(crate) async fn show_task(
         Some(wait) => changed(&app, &caller, &id, known, wait).await?,
     };
     drop(place);
-    let mut view = task_view(&task, &caller, app.driver.now(), app.driver.aging_interval_s());
+    let mut view = task_view(&app, &task, &caller);
     if task.state.status.is_terminal() {
         view.files_deleted = app.store.collected(task.spec.id).await?;
     }
     if let Some(attempt) = last_attempt(&app, &task).await? {
         view.attempt_id = Some(attempt);
-        if view.files_deleted.is_some() {
+        let is_shown = caller.sees_content_of(&task.spec.user_id, app.options.visibility);
+        if view.files_deleted.is_some() || !is_shown {
             return Ok(Json(view));
         }
         let log = LogId { task: task.spec.id, attempt, node: 0 };

@@ -394,6 +394,14 @@ impl Lab {
             (answer.status() == 200).then_some(())
         })
         .await;
+        if self.tls {
+            // It answers before it has said all that it says at its start.
+            let log = self.path("serve.log");
+            eventually("the fingerprint is printed", DEADLINE, async || {
+                fs::read_to_string(&log).ok().filter(|said| said.contains("sha256:"))
+            })
+            .await;
+        }
     }
 
     pub(crate) async fn workers_active(&self, count: usize) {

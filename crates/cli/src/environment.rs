@@ -42,8 +42,9 @@ pub(crate) const AUTH_FAILURES: &str = "FETCHML_AUTH_FAILURES";
 pub(crate) const VISIBILITY: &str = "FETCHML_VISIBILITY";
 /// Lease of attempts, seconds.
 pub(crate) const LOST_AFTER: &str = "FETCHML_LOST_AFTER";
-/// Time queued that is worth one level of priority, seconds.
+/// Networks of proxies that are believed.
 pub(crate) const TRUSTED_PROXIES: &str = "FETCHML_TRUSTED_PROXIES";
+/// Time queued that is worth one level of priority, seconds.
 pub(crate) const AGING_INTERVAL: &str = "FETCHML_AGING_INTERVAL";
 /// Wait after which workers are held for a task, seconds.
 pub(crate) const HOLD_AFTER: &str = "FETCHML_HOLD_AFTER";

@@ -6,7 +6,10 @@ use crate::{app::App, auth::Caller, limits, options::Visibility};
 use fetchml_api::{Notify, NotifyOn, Task, TaskId, TaskStatus};
 use fetchml_store::{ChangeRow, Store, StoreError};
 use serde::Deserialize;
-use std::{borrow::Cow, collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 use tokio::sync::{Mutex, watch};
 
 /// The log of changes.
@@ -36,6 +39,8 @@ pub(crate) struct Change {
     pub(crate) user: Option<Box<str>>,
     /// What mail is sent about it.
     pub(crate) mail: Option<MailWish>,
+    /// The body for those who may not see all of it, made when the first of them asks.
+    hidden: OnceLock<Box<str>>,
 }
 
 /// What mail is wished about a task. The address is not in the log of changes.
@@ -70,18 +75,20 @@ impl Change {
             let array = shown.array_id;
             (shown.user_id, shown.notify.map(|notify| MailWish { on: notify.on, array }))
         });
-        Arc::new(Self { row, task, user, mail })
+        Arc::new(Self { row, task, user, mail, hidden: OnceLock::new() })
     }
 
     /// The body as that reader may see it.
-    pub(crate) fn body_for(&self, reader: &Reader) -> Cow<'_, str> {
+    pub(crate) fn body_for(&self, reader: &Reader) -> &str {
         if self.task.is_none() || self.user.as_deref().is_some_and(|owner| reader.sees_content_of(owner)) {
-            return Cow::Borrowed(&self.row.body);
+            return &self.row.body;
         }
-        // What cannot be read is not shown to those who may not see all of it.
-        let Ok(mut task) = serde_json::from_str::<Task>(&self.row.body) else { return Cow::Borrowed("{}") };
-        task.hide_content();
-        Cow::Owned(serde_json::to_string(&task).expect("it has only string keys and finite numbers"))
+        self.hidden.get_or_init(|| {
+            // What cannot be read is not shown to those who may not see all of it.
+            let Ok(mut task) = serde_json::from_str::<Task>(&self.row.body) else { return "{}".into() };
+            task.hide_content();
+            serde_json::to_string(&task).expect("it has only string keys and finite numbers").into()
+        })
     }
 }
 

@@ -89,11 +89,11 @@ pub(crate) async fn guard(
             tracing::debug!(key = %caller.key, user = %caller.user_id, "admitted");
             request.extensions_mut().insert(caller.clone());
             request.extensions_mut().insert(reach);
-            let path = request.uri().path().to_owned();
+            let uri = request.uri().clone();
             let response = next.run(request).await;
             drop(place);
             if response.status() == StatusCode::FORBIDDEN {
-                app.auth_audit.denied(&caller, operation, &path);
+                app.auth_audit.denied(&caller, operation, uri.path());
             }
             response
         }

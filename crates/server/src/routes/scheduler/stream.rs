@@ -96,7 +96,7 @@ impl Waiting {
     fn event(self, reader: &Reader) -> Event {
         match self {
             Self::Shown(event) => event,
-            Self::Told(change) => event(change.row.sequence, &change.row.kind, &change.body_for(reader)),
+            Self::Told(change) => event(change.row.sequence, &change.row.kind, change.body_for(reader)),
         }
     }
 }

@@ -177,8 +177,7 @@ impl Store {
     /// What waits and runs now, and what ended since an instant. Hidden tasks are not counted.
     pub async fn queue_counts(&self, since: Micros) -> Result<QueueCounts, StoreError> {
         let mut counts = QueueCounts::default();
-        for mut row in self.reads().point(sql::COUNT_BY_STATUS, &[]).await? {
-            let (status, tasks): (TaskStatus, i64) = (row.parse()?, row.int()?);
+        for (status, tasks) in self.tasks_by_status().await? {
             match status {
                 TaskStatus::Queued => counts.queued += tasks,
                 TaskStatus::Preparing | TaskStatus::Running | TaskStatus::Collecting => counts.running += tasks,
@@ -201,8 +200,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn tasks_by_status(&self) -> Result<Vec<(TaskStatus, i64)>, StoreError> {
-        let rows = self.reads().point(sql::COUNT_BY_STATUS, &[]).await?;
-        rows.into_iter().map(|mut row| Ok((row.parse()?, row.int()?))).collect()
+        all(self.reads().point(sql::COUNT_BY_STATUS, &[]).await?, |mut row| Ok((row.parse()?, row.int()?)))
     }
 
     /// Quotas that were set, by scope and name.

@@ -22,7 +22,10 @@ use crate::{
 use fetchml_api::{AuditDraft, AuditKind, HealthStatus};
 use fetchml_store::{Store, Write};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The server's parts.
@@ -63,7 +66,7 @@ pub struct App {
     /// Places of requests that are worked on.
     pub(crate) requests: Semaphore,
     /// Turns for reads that may look through all tasks.
-    pub(crate) scans: Semaphore,
+    scans: Semaphore,
     /// Places for requests that wait for a task to change.
     pub(crate) task_waits: Semaphore,
     pub(crate) document: bytes::Bytes,
@@ -139,6 +142,19 @@ impl App {
             ((HealthStatus::Healthy, _), Some(alarm)) => (HealthStatus::Degraded, Some(alarm)),
             (health, _) => health,
         }
+    }
+
+    /// A turn for a read that may look through many rows: others need the store meanwhile.
+    ///
+    /// # Errors
+    /// Others are at it for too long: `busy` says with what.
+    pub(crate) async fn scan_turn(&self, busy: &str) -> Result<SemaphorePermit<'_>, AppError> {
+        let turn = timeout(limits::SCAN_WAIT, self.scans.acquire()).await;
+        let turn = turn.map_err(|_| AppError::Unavailable {
+            reason: busy.into(),
+            retry_after_s: u64::from(limits::RETRY_AFTER_S),
+        })?;
+        Ok(turn.expect("it is never closed"))
     }
 
     /// Resolves when streams of this caller must end: its key ended, or the server stops.

@@ -5,7 +5,7 @@ use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
 };
-use fetchml_api::Problem;
+use fetchml_api::{Micros, Problem};
 use percent_encoding::percent_decode_str;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -108,6 +108,11 @@ impl Query {
             self.problem(name, format!("must be {wanted}"));
         }
         value
+    }
+
+    /// An instant, as RFC 3339 writes it.
+    pub(crate) fn instant(&mut self, name: &str) -> Option<Micros> {
+        self.parsed(name, "an instant such as 2026-01-31T12:00:00Z (a + in it must be sent as %2B)")
     }
 
     /// Notes a problem.

@@ -70,8 +70,7 @@ impl AuthAudit {
 
     /// A key was refused and shall have an event of its own.
     pub(crate) fn refused(&self, why: Option<KeyError>, key: Option<&KeyId>, ip: Option<IpAddr>) {
-        let mut draft = event(wall_clock(), ip, "authenticate", false);
-        draft.error = Some(why.map_or("no key", KeyError::as_str).to_owned());
+        let mut draft = failure(ip, "authenticate", why.map_or("no key", KeyError::as_str));
         if let Some(key) = key {
             draft.resource = format!("keys/{key}");
             name_key(&mut draft, key, false);
@@ -98,18 +97,12 @@ impl AuthAudit {
     }
 
     fn denials_counted(&self, ip: Option<IpAddr>, denials: u32) {
-        let mut draft = event(wall_clock(), ip, "denied_more", false);
-        draft.error = Some("more was refused to right keys within one minute".into());
-        draft.metadata.insert("count".into(), denials.to_string());
-        self.send(draft);
+        self.send(sum(ip, "denied_more", "more was refused to right keys within one minute", denials.into()));
     }
 
     /// Refused keys that had no event of their own.
     pub(crate) fn counted(&self, ip: Option<IpAddr>, failures: u32) {
-        let mut draft = event(wall_clock(), ip, "authenticate_failures", false);
-        draft.error = Some("more refused keys within one minute".into());
-        draft.metadata.insert("count".into(), failures.to_string());
-        self.send(draft);
+        self.send(sum(ip, "authenticate_failures", "more refused keys within one minute", failures.into()));
     }
 
     fn send(&self, draft: AuditDraft) {
@@ -119,18 +112,26 @@ impl AuthAudit {
     }
 }
 
-fn event(at: Micros, ip: Option<IpAddr>, action: &str, success: bool) -> AuditDraft {
+/// What nobody known did.
+fn failure(ip: Option<IpAddr>, action: &str, why: &str) -> AuditDraft {
     AuditDraft {
-        at,
+        at: wall_clock(),
         kind: AuditKind::AuthAttempt,
         user_id: "unknown".into(),
         resource: "keys".into(),
         action: action.into(),
-        success,
+        success: false,
         ip_address: ip.map(|ip| ip.to_string()),
-        error: None,
+        error: Some(why.into()),
         metadata: BTreeMap::new(),
     }
+}
+
+/// So many failures that have no event of their own.
+fn sum(ip: Option<IpAddr>, action: &str, why: &str, count: u64) -> AuditDraft {
+    let mut draft = failure(ip, action, why);
+    draft.metadata.insert("count".into(), count.to_string());
+    draft
 }
 
 async fn write(
@@ -168,10 +169,8 @@ async fn write(
 async fn commit(audit: &AuthAudit, store: &Store, drafts: &mut Vec<AuditDraft>) {
     let dropped = audit.0.dropped.swap(0, Ordering::Relaxed);
     if dropped > 0 {
-        let mut draft = event(wall_clock(), None, "authenticate_dropped", false);
-        draft.error = Some("events of authentication that found the queue full".into());
-        draft.metadata.insert("count".into(), dropped.to_string());
-        drafts.push(draft);
+        let why = "events of authentication that found the queue full";
+        drafts.push(sum(None, "authenticate_dropped", why, dropped));
     }
     if drafts.is_empty() {
         return;

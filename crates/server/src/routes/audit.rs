@@ -27,9 +27,7 @@ use futures_util::{Stream, stream};
 use serde::Serialize;
 use serde_json::Value;
 use std::{convert::Infallible, sync::Arc};
-use tokio::time::timeout;
 
-const AN_INSTANT: &str = "an instant such as 2026-01-31T12:00:00Z (a + in it must be sent as %2B)";
 const A_KIND: &str = "one of job_queued, job_started, job_completed, file_access, auth_attempt, plugin_configured, \
     scheduler_drain, audit_verified";
 
@@ -49,8 +47,8 @@ pub(super) async fn list_audit_events(
     let offset = query.int("offset", 0..=i64::MAX).unwrap_or(0);
     let order: AuditOrder = query.parsed("order", "asc or desc").unwrap_or_default();
     let filter = AuditFilter {
-        from: query.parsed("from", AN_INSTANT),
-        to: query.parsed("to", AN_INSTANT),
+        from: query.instant("from"),
+        to: query.instant("to"),
         kind: query.parsed::<AuditKind>("event_type", A_KIND),
         user_id: query.text("user_id"),
         resource: query.text("resource"),
@@ -60,12 +58,8 @@ pub(super) async fn list_audit_events(
         limit,
     };
     query.finish()?;
-    // Counting may look through the index of a long log: others need the store meanwhile.
-    let turn = timeout(limits::SCAN_WAIT, app.scans.acquire()).await;
-    let _turn = turn.map_err(|_| AppError::Unavailable {
-        reason: "Others are looking through many rows.".into(),
-        retry_after_s: u64::from(limits::RETRY_AFTER_S),
-    })?;
+    // Counting may look through the index of a long log.
+    let _turn = app.scan_turn("Others are looking through many rows.").await?;
     let (events, total) = app.store.audit_events(&filter).await?;
     Ok(Json(AuditEventList { events: events.into_iter().map(shown).collect(), total, limit, offset }))
 }

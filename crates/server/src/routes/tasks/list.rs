@@ -1,7 +1,7 @@
 //! `GET /v1/tasks`.
 
 use super::task_view_at;
-use crate::{app::App, auth::Caller, error::AppError, limits, query::Query};
+use crate::{app::App, auth::Caller, error::AppError, query::Query};
 use axum::{Extension, Json, extract::State};
 use fetchml_api::{
     TaskList, TaskListQuery, TaskStatus,
@@ -9,9 +9,6 @@ use fetchml_api::{
 };
 use fetchml_store::TaskFilter;
 use std::sync::Arc;
-use tokio::time::timeout;
-
-const AN_INSTANT: &str = "an instant such as 2026-01-31T12:00:00Z (a + in it must be sent as %2B)";
 
 /// Tasks, newest first
 ///
@@ -40,8 +37,8 @@ pub(crate) async fn list_tasks(
         reservation: None,
         experiment: query.parsed("experiment_id", "the id of an experiment"),
         array: query.parsed("array_id", "the id of an array"),
-        created_after: query.parsed("created_after", AN_INSTANT),
-        created_before: query.parsed("created_before", AN_INSTANT),
+        created_after: query.instant("created_after"),
+        created_before: query.instant("created_before"),
         metadata: query.texts_below("metadata.", METADATA_ENTRIES),
         before: query.parsed("after", "the id of a task"),
         offset,
@@ -60,15 +57,11 @@ pub(crate) async fn list_tasks(
         }
     }
     query.finish()?;
-    // Every task may have to be read for it: others need the store meanwhile.
+    // Every task may have to be read for it.
     let _turn = if filter.metadata.is_empty() {
         None
     } else {
-        let turn = timeout(limits::SCAN_WAIT, app.scans.acquire()).await;
-        Some(turn.map_err(|_| AppError::Unavailable {
-            reason: "Others are looking through the metadata of tasks.".into(),
-            retry_after_s: u64::from(limits::RETRY_AFTER_S),
-        })?)
+        Some(app.scan_turn("Others are looking through the metadata of tasks.").await?)
     };
     let (tasks, total) = if possible { app.store.tasks(&filter).await? } else { (Vec::new(), 0) };
     let now = app.driver.now();

@@ -108,10 +108,7 @@ impl Session {
             .iter()
             .flat_map(|task| [Some(task.id), task.array_id])
             .flatten()
-            .filter(|id| {
-                let id = id.to_string();
-                id.starts_with(part) || id.ends_with(part)
-            })
+            .filter(|id| is_part(part, id))
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
@@ -142,6 +139,12 @@ impl Session {
             tracing::debug!("cannot remember the task in {}: {error}", path.display());
         }
     }
+}
+
+/// Whether `part`, in lower case, is long enough to name something, and begins or ends this id.
+pub(crate) fn is_part(part: &str, id: &impl ToString) -> bool {
+    let id = id.to_string();
+    part.len() >= limits::SHORT_ID_CHARS && (id.starts_with(part) || id.ends_with(part))
 }
 
 fn last_path() -> Option<PathBuf> {

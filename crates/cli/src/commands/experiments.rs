@@ -3,7 +3,7 @@
 use crate::{
     failure::{Exit, Failure},
     quantity,
-    session::{ServerFlags, Session},
+    session::{ServerFlags, Session, is_part},
     terminal,
 };
 use clap::{Args, Subcommand};
@@ -204,10 +204,7 @@ pub(super) async fn find(session: &Session, text: &str) -> anyhow::Result<Experi
 fn pick(experiments: Vec<Experiment>, text: &str) -> Result<Experiment, Failure> {
     let is_named = |experiment: &Experiment| experiment.name == text;
     let part = text.to_ascii_lowercase();
-    let has_part = |experiment: &Experiment| {
-        let id = experiment.id.to_string();
-        part.len() >= crate::limits::SHORT_ID_CHARS && (id.starts_with(&part) || id.ends_with(&part))
-    };
+    let has_part = |experiment: &Experiment| is_part(&part, &experiment.id);
     let by_name = experiments.iter().any(is_named);
     let mut found: Vec<Experiment> =
         experiments.into_iter().filter(|one| if by_name { is_named(one) } else { has_part(one) }).collect();

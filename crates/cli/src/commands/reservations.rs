@@ -3,7 +3,7 @@
 use crate::{
     failure::{Exit, Failure},
     quantity,
-    session::{ServerFlags, Session},
+    session::{ServerFlags, Session, is_part},
     terminal,
 };
 use clap::Args;
@@ -133,16 +133,13 @@ fn pick(reservations: Vec<Reservation>, text: &str) -> Result<Found, Failure> {
         let found = reservations.into_iter().find(|reservation| reservation.id == id);
         return Ok(found.map_or(Found::Id(id), |reservation| Found::Live(Box::new(reservation))));
     }
-    if text.len() < crate::limits::SHORT_ID_CHARS {
-        let least = crate::limits::SHORT_ID_CHARS;
+    let least = crate::limits::SHORT_ID_CHARS;
+    if text.len() < least {
         return Err(Failure::usage(format!("{text:?} is too short for the id of a reservation"))
             .hint(format!("give at least {least} characters of its beginning or end; {hint}")));
     }
-    let named = |reservation: &Reservation| {
-        let id = reservation.id.to_string();
-        id.starts_with(text) || id.ends_with(text)
-    };
-    let mut matches: Vec<Reservation> = reservations.into_iter().filter(named).collect();
+    let mut matches: Vec<Reservation> =
+        reservations.into_iter().filter(|reservation| is_part(text, &reservation.id)).collect();
     match (matches.pop(), matches.len()) {
         (Some(reservation), 0) => Ok(Found::Live(Box::new(reservation))),
         (None, _) => Err(Failure::new(format!("no reservation has an id like {text:?}")).hint(hint)),

@@ -2,8 +2,8 @@
 
 use crate::{
     failure::{Exit, Failure},
-    limits, quantity,
-    session::{ServerFlags, Session},
+    quantity,
+    session::{ServerFlags, Session, is_part},
     terminal,
 };
 use clap::{Args, Subcommand};
@@ -162,11 +162,7 @@ async fn find(session: &Session, text: &str) -> anyhow::Result<WebhookId> {
 
 fn pick(ids: impl Iterator<Item = WebhookId>, text: &str) -> Result<WebhookId, Failure> {
     let part = text.to_ascii_lowercase();
-    let has_part = |id: &WebhookId| {
-        let id = id.to_string();
-        part.len() >= limits::SHORT_ID_CHARS && (id.starts_with(&part) || id.ends_with(&part))
-    };
-    let mut found = ids.filter(has_part);
+    let mut found = ids.filter(|id| is_part(&part, id));
     match (found.next(), found.next()) {
         (Some(id), None) => Ok(id),
         (None, _) => {

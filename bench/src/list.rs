@@ -3,7 +3,7 @@
 use crate::{
     Setup,
     http::Connection,
-    load,
+    load::{self, Plan},
     report::{Report, Target},
     server::Server,
     submit::submit,
@@ -33,7 +33,7 @@ pub(crate) fn measure(setup: &Setup, report: &mut Report) -> Result<()> {
                 let id = before["tasks"][0]["id"].as_str().context("a page without a task")?;
                 (format!("pages of 50, {depth} deep"), format!("/v1/tasks?limit=50&after={id}"))
             };
-            let load = load::repeat(&server, vec![server.request("GET", &path, "")], CLIENTS).await?;
+            let load = load::repeat(&server, Plan::reads(vec![server.request("GET", &path, "")], CLIENTS)).await?;
             report.add(&name, load.rate, "/s", Target::AtLeast(1_500.0));
             report.add(format!("{name}, p99"), load.p99_ms, "ms", Target::Below(30.0));
         }

@@ -9,24 +9,42 @@ use std::{
 use tokio::task::JoinSet;
 
 const WARM_UP: Duration = Duration::from_millis(500);
-const MEASURED: Duration = Duration::from_secs(5);
+
+/// What is repeated.
+pub(crate) struct Plan {
+    /// Each client begins at another one.
+    pub(crate) requests: Vec<Vec<u8>>,
+    pub(crate) clients: usize,
+    pub(crate) measured: Duration,
+    /// Of every answer, else the run fails.
+    pub(crate) status: u16,
+}
+
+impl Plan {
+    /// Reads for 5 s.
+    pub(crate) fn reads(requests: Vec<Vec<u8>>, clients: usize) -> Self {
+        Self { requests, clients, measured: Duration::from_secs(5), status: 200 }
+    }
+}
 
 /// What the clients saw.
 pub(crate) struct Load {
-    /// Answers with 200 per second in the measured time.
+    /// Answers per second in the measured time.
     pub(crate) rate: f64,
+    /// All answers, those of the warm-up included.
+    pub(crate) all: u64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     /// CPU time of the server for a request, microseconds.
     pub(crate) server_us: f64,
 }
 
-/// `clients` clients repeat the requests, each beginning at another one.
-pub(crate) async fn repeat(server: &Server, requests: Vec<Vec<u8>>, clients: usize) -> Result<Load> {
+pub(crate) async fn repeat(server: &Server, plan: Plan) -> Result<Load> {
+    let Plan { requests, clients, measured: lasts, status } = plan;
     let requests = Arc::new(requests);
     let cpu_before = processes::cpu_of(server.pid())?;
     let from = Instant::now() + WARM_UP;
-    let until = from + MEASURED;
+    let until = from + lasts;
     let mut running = JoinSet::new();
     for client in 0..clients {
         let (requests, mut connection) = (Arc::clone(&requests), Connection::open(server.address).await?);
@@ -36,13 +54,13 @@ pub(crate) async fn repeat(server: &Server, requests: Vec<Vec<u8>>, clients: usi
             let mut began = Instant::now();
             while began < until {
                 let answer = connection.exchange(&requests[next % requests.len()]).await?;
-                if answer.status != 200 {
+                if answer.status != status {
                     bail!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body));
                 }
                 next += 1;
                 all += 1;
                 let now = Instant::now();
-                if now >= from {
+                if (from..until).contains(&now) {
                     measured.push((now - began).as_secs_f64() * 1e3);
                 }
                 began = now;
@@ -58,7 +76,8 @@ pub(crate) async fn repeat(server: &Server, requests: Vec<Vec<u8>>, clients: usi
     }
     let cpu = processes::cpu_of(server.pid())? - cpu_before;
     Ok(Load {
-        rate: times.len() as f64 / MEASURED.as_secs_f64(),
+        rate: times.len() as f64 / lasts.as_secs_f64(),
+        all,
         p50_ms: quantile(&mut times, 0.50),
         p99_ms: quantile(&mut times, 0.99),
         server_us: cpu * 1e6 / all as f64,

@@ -3,9 +3,10 @@
 use crate::{
     Setup,
     http::Connection,
-    load::{self, Load},
+    load::{self, Load, Plan},
     report::{Report, Target},
     server::Server,
+    submit::submitted,
 };
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -26,9 +27,10 @@ pub(crate) fn measure(setup: &Setup, report: &mut Report) -> Result<()> {
     let server = Server::start(setup, "serve", "read")?;
     let (active, open, authenticated) = runtime.block_on(async {
         let ids = submit_all(&server, WAITING, ACTIVE).await?;
-        let active = load::repeat(&server, reads_of(&server, &ids), CLIENTS).await?;
-        let open = load::repeat(&server, vec![server.request("GET", "/health", "")], CLIENTS).await?;
-        let authenticated = load::repeat(&server, vec![server.request("GET", "/v1/whoami", "")], CLIENTS).await?;
+        let active = load::repeat(&server, Plan::reads(reads_of(&server, &ids), CLIENTS)).await?;
+        let open = load::repeat(&server, Plan::reads(vec![server.request("GET", "/health", "")], CLIENTS)).await?;
+        let authenticated =
+            load::repeat(&server, Plan::reads(vec![server.request("GET", "/v1/whoami", "")], CLIENTS)).await?;
         anyhow::Ok((active, open, authenticated))
     })?;
     server.stop()?;
@@ -42,7 +44,7 @@ pub(crate) fn measure(setup: &Setup, report: &mut Report) -> Result<()> {
     let ended = runtime.block_on(async {
         let ids = submit_all(&server, TALKING, ENDED).await?;
         wait_for_all(&server, &ids).await?;
-        load::repeat(&server, reads_of(&server, &ids), CLIENTS).await
+        load::repeat(&server, Plan::reads(reads_of(&server, &ids), CLIENTS)).await
     })?;
     drop(runtime);
     server.stop()?;
@@ -66,10 +68,7 @@ async fn submit_all(server: &Server, body: &str, count: usize) -> Result<Vec<Str
     let mut connection = Connection::open(server.address).await?;
     let mut ids = Vec::with_capacity(count);
     for _ in 0..count {
-        let answer = connection.exchange(&request).await?;
-        if answer.status != 201 {
-            bail!("POST /v1/tasks: {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
-        }
+        let answer = submitted(&mut connection, &request).await?;
         let task: Value = serde_json::from_slice(&answer.body)?;
         ids.push(task["id"].as_str().context("a task without an id")?.to_owned());
     }

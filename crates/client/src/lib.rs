@@ -7,6 +7,7 @@ mod blob;
 mod connection;
 mod error;
 mod events;
+pub mod guarded;
 pub mod limits;
 mod logs;
 mod metrics;

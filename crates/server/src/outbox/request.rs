@@ -3,29 +3,16 @@
 
 use crate::limits;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fetchml_api::address;
+use fetchml_api::address::Refused;
+use fetchml_client::guarded::{self, GuardError, Guarded};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use ipnet::IpNet;
-use reqwest::{
-    Client, Url,
-    dns::{Addrs, Name, Resolve, Resolving},
-};
+use reqwest::Url;
 use sha2::Sha256;
-use std::{
-    error::Error,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::time::Duration;
 
 /// Sends requests to webhooks.
-pub(super) struct Requests {
-    allowed: Arc<[IpNet]>,
-    answer_within: Duration,
-    /// Without TLS: reading the system's certificates takes time, and may fail.
-    plain: OnceLock<Client>,
-    secure: OnceLock<Client>,
-}
+pub(super) struct Requests(Guarded);
 
 /// What is sent, as Standard Webhooks has it.
 pub(super) struct Message<'a> {
@@ -39,7 +26,9 @@ pub(super) struct Message<'a> {
 
 impl Requests {
     pub(super) fn new(allowed: &[IpNet], answer_within: Duration) -> Self {
-        Self { allowed: allowed.into(), answer_within, plain: OnceLock::new(), secure: OnceLock::new() }
+        Self(Guarded::new(allowed, move |builder| {
+            builder.connect_timeout(limits::WEBHOOK_CONNECT_WITHIN).timeout(answer_within).pool_max_idle_per_host(1)
+        }))
     }
 
     /// What is wrong with a URL, as far as can be said without asking anybody.
@@ -49,18 +38,7 @@ impl Requests {
 
     fn checked(&self, url: &str) -> Result<Url, String> {
         let url = Url::parse(url).map_err(|error| format!("is not a URL: {error}"))?;
-        if !["http", "https"].contains(&url.scheme()) {
-            return Err("must begin with http:// or https://".into());
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("must not hold a password: requests are signed instead".into());
-        }
-        let host = url.host_str().ok_or("names no host")?;
-        // Addresses in the URL are never resolved: they are checked here.
-        let literal: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
-        if let Some(literal) = literal {
-            address::check(literal, &self.allowed).map_err(|refused| format!("{refused}; {ALLOW}"))?;
-        }
+        self.0.check(&url).map_err(unasked)?;
         Ok(url)
     }
 
@@ -70,7 +48,7 @@ impl Requests {
     /// Why it is not, without anything of the answer but its status.
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<(), String> {
         let url = self.checked(message.url).map_err(|why| format!("the URL {why}"))?;
-        let client = self.client_for(&url)?;
+        let client = self.0.client_for(&url).map_err(unasked)?;
         let request = client
             .post(url)
             .header("content-type", "application/json")
@@ -81,45 +59,22 @@ impl Requests {
         let answer = request.send().await.map_err(|error| words(&error))?;
         if answer.status().is_success() { Ok(()) } else { Err(format!("it answered {}", answer.status().as_u16())) }
     }
-
-    fn client_for(&self, url: &Url) -> Result<&Client, String> {
-        let plain = url.scheme() == "http";
-        let cell = if plain { &self.plain } else { &self.secure };
-        if let Some(client) = cell.get() {
-            return Ok(client);
-        }
-        let builder = Client::builder()
-            .user_agent(concat!("fetchml/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(limits::WEBHOOK_CONNECT_WITHIN)
-            .timeout(self.answer_within)
-            .redirect(reqwest::redirect::Policy::none())
-            // A proxy would resolve names by itself.
-            .no_proxy()
-            .pool_max_idle_per_host(1)
-            .retry(reqwest::retry::never())
-            .dns_resolver(Arc::new(CheckedNames(Arc::clone(&self.allowed))));
-        let builder = if plain { builder.tls_certs_only([]) } else { builder };
-        let client = builder.build().map_err(|error| format!("this server cannot speak HTTP: {error}"))?;
-        Ok(cell.get_or_init(|| client))
-    }
 }
 
 const ALLOW: &str = "whoever runs the server can allow its network with --webhook-allow-net";
 
-/// Resolves names to addresses that may be asked. One that may not refuses the name: nobody mixes them by accident.
-struct CheckedNames(Arc<[IpNet]>);
+fn advice(refused: Refused) -> String {
+    format!("{refused}; {ALLOW}")
+}
 
-impl Resolve for CheckedNames {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allowed = Arc::clone(&self.0);
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            for address in &found {
-                address::check(address.ip(), &allowed)?;
-            }
-            let addresses: Addrs = Box::new(found.into_iter());
-            Ok(addresses)
-        })
+/// Why a URL is not asked.
+fn unasked(error: GuardError) -> String {
+    match error {
+        GuardError::Scheme(_) => "must begin with http:// or https://".into(),
+        GuardError::Password => "must not hold a password: requests are signed instead".into(),
+        GuardError::NoHost => "names no host".into(),
+        GuardError::Refused(refused) => advice(refused),
+        GuardError::Client(error) => format!("this server cannot speak HTTP: {error}"),
     }
 }
 
@@ -133,12 +88,8 @@ fn signature(message: &Message<'_>) -> String {
 
 /// Why a request failed: an address that was refused, or what kind of failure it was.
 fn words(error: &reqwest::Error) -> String {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        if let Some(refused) = cause.downcast_ref::<address::Refused>() {
-            return format!("{refused}; {ALLOW}");
-        }
-        next = cause.source();
+    if let Some(refused) = guarded::refused(error) {
+        return advice(refused);
     }
     if error.is_timeout() {
         "no answer in time".into()

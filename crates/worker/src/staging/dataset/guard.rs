@@ -6,40 +6,24 @@ use super::{
     source::{definite, transient},
 };
 use crate::{limits, staging::SourceError};
-use fetchml_api::address::{self, Refused};
+use fetchml_api::address::Refused;
+use fetchml_client::guarded::{self, GuardError, Guarded};
 use ipnet::IpNet;
-use reqwest::{
-    Client, Request, Response, StatusCode, Url,
-    dns::{Addrs, Name, Resolve, Resolving},
-    header::LOCATION,
-};
-use std::{
-    error::Error,
-    fmt,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
-};
+use reqwest::{Client, Request, Response, StatusCode, Url, header::LOCATION};
+use std::error::Error;
 use tokio::time::timeout;
-use url::Host;
 
 /// A client that asks only addresses that may be asked.
+#[derive(Debug)]
 pub(super) struct Guard {
-    allowed: Arc<[IpNet]>,
+    clients: Guarded,
     patience: Patience,
-    /// Without TLS: reading the system's certificates takes time, and may fail.
-    plain: OnceLock<Client>,
-    secure: OnceLock<Client>,
-}
-
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("allowed", &self.allowed).finish_non_exhaustive()
-    }
 }
 
 impl Guard {
     pub(super) fn new(allowed: &[IpNet], patience: Patience) -> Self {
-        Self { allowed: allowed.into(), patience, plain: OnceLock::new(), secure: OnceLock::new() }
+        let connect = patience.connect;
+        Self { clients: Guarded::new(allowed, move |builder| builder.connect_timeout(connect)), patience }
     }
 
     /// Sends a GET; follows redirects, each checked like the first. `build` is asked for every hop.
@@ -76,58 +60,12 @@ impl Guard {
 
     /// The client for a URL, once the URL itself is one that may be asked. Names are checked when they are resolved.
     fn client_for(&self, url: &Url) -> Result<&Client, SourceError> {
-        let cell = match url.scheme() {
-            "http" => &self.plain,
-            "https" => &self.secure,
-            other => return Err(definite(format!("{other:?} is not followed; only http and https are"))),
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(definite(format!("{} is to be asked with a password from a redirect", host(url))));
-        }
-        // Addresses in the URL are never resolved: they are checked here.
-        let literal = match url.host() {
-            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-            Some(Host::Domain(_)) => None,
-            None => return Err(definite("the source names no host".to_owned())),
-        };
-        if let Some(address) = literal {
-            address::check(address, &self.allowed).map_err(|refused| definite(advice(refused)))?;
-        }
-        if let Some(client) = cell.get() {
-            return Ok(client);
-        }
-        let client = self.build(url.scheme() == "http")?;
-        Ok(cell.get_or_init(|| client))
-    }
-
-    fn build(&self, plain: bool) -> Result<Client, SourceError> {
-        let builder = Client::builder()
-            .user_agent(concat!("fetchml/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(self.patience.connect)
-            .redirect(reqwest::redirect::Policy::none())
-            // A proxy would resolve names by itself.
-            .no_proxy()
-            .retry(reqwest::retry::never())
-            .dns_resolver(Arc::new(CheckedNames(Arc::clone(&self.allowed))));
-        let builder = if plain { builder.tls_certs_only([]) } else { builder };
-        builder.build().map_err(|error| transient(format!("this worker cannot speak HTTP: {}", chain(&error))))
-    }
-}
-
-/// Resolves names to addresses that may be asked. One that may not refuses the name: nobody mixes them by accident.
-struct CheckedNames(Arc<[IpNet]>);
-
-impl Resolve for CheckedNames {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allowed = Arc::clone(&self.0);
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            for address in &found {
-                address::check(address.ip(), &allowed)?;
-            }
-            let addresses: Addrs = Box::new(found.into_iter());
-            Ok(addresses)
+        self.clients.client_for(url).map_err(|error| match error {
+            GuardError::Scheme(other) => definite(format!("{other:?} is not followed; only http and https are")),
+            GuardError::Password => definite(format!("{} is to be asked with a password from a redirect", host(url))),
+            GuardError::NoHost => definite("the source names no host".to_owned()),
+            GuardError::Refused(refused) => definite(advice(refused)),
+            GuardError::Client(error) => transient(format!("this worker cannot speak HTTP: {}", chain(&error))),
         })
     }
 }
@@ -151,12 +89,8 @@ fn host(url: &Url) -> &str {
 
 /// A failed request. An address that was refused stays so; everything else may go better another time.
 pub(super) fn fault(error: &reqwest::Error) -> SourceError {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        if let Some(refused) = cause.downcast_ref::<Refused>() {
-            return definite(advice(*refused));
-        }
-        next = cause.source();
+    if let Some(refused) = guarded::refused(error) {
+        return definite(advice(refused));
     }
     transient(chain(error))
 }
